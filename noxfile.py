@@ -1,0 +1,48 @@
+"""Every check, each in its own environment: ``nox``, or one of them: ``nox -s lint``."""
+
+import nox
+
+RUFF = "ruff==0.17.6"
+MYPY = "mypy==2.4.1"
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "docs", "doctests", "tests"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(RUFF)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package."""
+    session.install(MYPY, ".")
+    session.run("mypy", "--strict", "parmap")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install("-e", ".[docs]")
+    session.run(
+        *("sphinx-build", "-W", "--keep-going", "-n", "-b", "html"), "docs", "docs/_build/html"
+    )
+
+
+@nox.session
+def doctests(session: nox.Session) -> None:
+    """Run the examples of the docstrings."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "--doctest-modules", "parmap")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after ``--`` go to pytest."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)

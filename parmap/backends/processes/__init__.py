@@ -1,0 +1,1 @@
+"""Plan ``processes``: our own pool of worker processes. See README.md beside this file."""

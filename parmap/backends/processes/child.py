@@ -1,0 +1,149 @@
+"""A worker process: reads a task, runs it, answers; leaves when its channel closes."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import mmap
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from parmap.backends.processes.wire import Frame, Inbox, Kind, Reference, decode, encode_result, send
+from parmap.errors import SerializationError
+from parmap.worker import context, culprit
+from parmap.worker.parcel import pack_error
+
+__all__ = ["NOTES", "main"]
+
+NOTES = 8  # bytes at the start of the notes file: the element that runs; last words follow
+
+
+def main(channel: int, notes: int) -> None:
+    """Be a worker on the descriptors that the parent gave."""
+    # Written by the interpreter itself if it crashes, so it holds even for a segfault.
+    faulthandler.enable(notes, all_threads=False)
+    context.worker = context.Worker(
+        is_worker=True, slot=memoryview(mmap.mmap(notes, NOTES)), words=notes
+    )
+    context.frame.set(None)
+    context.worker.note(-1)
+    worker = _Child(socket.socket(fileno=channel))
+    signal.signal(signal.SIGINT, worker.interrupt)
+    _reseed()
+    with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
+        worker.serve()
+    _flush()
+
+
+class _Child:
+    """Serves one channel.
+
+    `_running` is true only while a task's own code runs, and only then may SIGINT raise:
+    an interrupt that comes late, when the task has just ended, must not hit the next one.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._placed: dict[int, _Placed] = {}
+        self._running = False
+
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._running:
+            # The terminal and the parent may both send one; the second finds it false.
+            self._running = False
+            raise KeyboardInterrupt
+
+    def serve(self) -> None:
+        inbox = Inbox(self._channel, blocking=True)
+        while True:
+            message = inbox.read()
+            assert message is not None
+            kind, key, frames = message
+            del message
+            match kind:
+                case Kind.TASK:
+                    answer = self._perform(frames)
+                    del frames
+                    _flush()
+                    send(self._channel, answer[0], key, answer[1])
+                    del answer
+                case Kind.PLACE:
+                    self._placed[key] = _Placed(frames)
+                case Kind.DROP:
+                    self._placed.pop(key, None)
+                case Kind.SETUP:
+                    send(self._channel, *_setup(frames))
+
+    def _perform(self, frames: Sequence[Frame]) -> tuple[Kind, Sequence[Frame]]:
+        """Run a task; give the answer."""
+        try:
+            fn, args, kwargs = decode(frames)
+            args = [self._placed[arg.key].value() if type(arg) is Reference else arg for arg in args]
+        except SystemExit as error:
+            return _failed(SerializationError(f"unpickling the task called sys.exit({error.code})"))
+        except SerializationError as error:
+            return _failed(error)
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            return _failed(culprit.unreadable(error))
+        try:
+            self._running = True
+            value = fn(*args, **kwargs)
+            self._running = False
+        except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the task
+            self._running = False
+            return _failed(error)
+        try:
+            return Kind.RESULT, encode_result(value)
+        except BaseException as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            return _failed(error)
+
+
+class _Placed:
+    """A placed value, unpickled when a task first asks for it: so its error is that task's."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self._frames: Sequence[Frame] | None = frames
+        self._value: Any = None
+
+    def value(self) -> Any:
+        if self._frames is not None:
+            try:
+                self._value = decode(self._frames)
+            except Exception as error:
+                raise culprit.unreadable(error) from error
+            self._frames = None
+        return self._value
+
+
+def _setup(frames: Sequence[Frame]) -> tuple[Kind, int, Sequence[Frame]]:
+    path, argv = decode(frames[:1])
+    sys.path[:], sys.argv[:] = path, argv
+    try:
+        initializer, initargs = decode(frames[1:])
+        if initializer is not None:
+            initializer(*initargs)
+    except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
+        return Kind.BROKEN, 0, encode_result(pack_error(error, crosses=True))
+    return Kind.READY, 0, ()
+
+
+def _failed(error: BaseException) -> tuple[Kind, Sequence[Frame]]:
+    return Kind.ERROR, encode_result(pack_error(error, crosses=True))
+
+
+def _reseed() -> None:
+    """Give a forked worker random state of its own, where the parent's came along."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()  # type: ignore[attr-defined]  # Python's own reseeds itself at a fork
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A task may have closed or replaced it, and the other end of a pipe may be gone.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()

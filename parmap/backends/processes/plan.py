@@ -1,0 +1,45 @@
+"""Plan ``processes``."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from parmap.engine.site import Traits
+from parmap.errors import PlanError
+from parmap.plans import Plan
+
+__all__ = ["Processes"]
+
+_STARTS = ("fresh", "fork")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes(Plan):
+    """Worker processes on this machine: for Python code that computes.
+
+    Parameters
+    ----------
+    start_method : {"fresh", "fork"}, default "fresh"
+        Written ``start=`` in options. ``"fresh"``: workers are new interpreters, to which
+        functions travel; no ``if __name__ == "__main__"`` is needed. ``"fork"``: workers
+        begin as copies of this process and share its loaded data, unsafe where threads run.
+    """
+
+    start_method: Literal["fresh", "fork"] = field(default="fresh", metadata={"option": "start"})
+
+    name: ClassVar[str] = "processes"
+    traits: ClassVar[Traits] = Traits(replaces_workers=True, places=True, abandons=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start_method not in _STARTS:
+            raise PlanError(f"start={self.start_method!r}: give one of {', '.join(map(repr, _STARTS))}")
+
+    def start(self) -> Executor:
+        """Start the workers, without waiting until they are ready."""
+        # Imported here: only this plan needs selectors, sockets and subprocesses.
+        from parmap.backends.processes.pool import ProcessExecutor
+
+        return ProcessExecutor(self.count(), self.initializer, start=self.start_method)

@@ -1,0 +1,45 @@
+"""What differs between operating systems, behind three small functions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+
+__all__ = ["anonymous_file", "die_with_parent", "interpreter"]
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+def anonymous_file() -> int:
+    """Open a file without a name, which is gone once nobody has it open; give its descriptor."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("parmap", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, where the kernel can.
+
+    Parameters
+    ----------
+    parent : int
+        The parent's process number. If it has ended before the kernel was asked, this
+        process ends at once.
+    """
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def interpreter() -> list[str]:
+    """Give the command of a Python like this one: the same program, the same flags."""
+    # The standard library has no public name for this; multiprocessing uses this one.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
+    return [sys.executable, *flags]

@@ -1,0 +1,200 @@
+"""The zygote: a small process that has parmap loaded and forks workers when told to.
+
+A worker from the zygote costs a millisecond, not an interpreter's start. The zygote never
+runs users' code and has one thread, so forking it is safe, which forking the parent, with
+its threads and locks, is not. It is also the workers' parent: it alone learns how they
+ended, and it ends them all when its own channel closes. So a killed parent leaves nothing.
+
+With ``start="fork"`` the zygote is itself a fork of the parent, made before the pool's own
+thread starts; all else is the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from parmap.backends.processes import child
+from parmap.backends.processes.system import die_with_parent, interpreter
+
+__all__ = ["Birth", "Burial", "Zygote", "main"]
+
+_REQUEST = struct.Struct("<BQ")  # what, worker
+_REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
+_FORK, _KILL, _BURY = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A worker was forked."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """A worker has ended and is reaped; the exit code is as in `subprocess`."""
+
+    worker: int
+    exitcode: int
+    peak_memory: int
+
+
+class Zygote:
+    """The parent's end of a zygote. Only the pool's own thread uses it after its start.
+
+    Parameters
+    ----------
+    start : {"fresh", "fork"}
+        Whether it is a new interpreter or a fork of this process.
+    """
+
+    def __init__(self, start: str) -> None:
+        self.control, theirs = socket.socketpair()
+        self._rest = b""
+        with theirs:
+            self.pid, self._process = _forked(theirs) if start == "fork" else _spawned(theirs)
+
+    def fork(self, worker: int, channel: socket.socket, notes: int) -> None:
+        """Ask for a worker, which gets `channel` and the descriptor `notes`.
+
+        Never fails: where the zygote is gone, the channel closes as if the worker had died.
+        """
+        try:
+            socket.send_fds(self.control, [_REQUEST.pack(_FORK, worker)], [channel.fileno(), notes])
+        except OSError:
+            return
+
+    def kill(self, worker: int) -> None:
+        """Ask for a worker's end by SIGKILL."""
+        self._ask(_KILL, worker)
+
+    def bury(self, worker: int) -> None:
+        """Ask for the exit code of a worker whose channel has closed."""
+        self._ask(_BURY, worker)
+
+    def _ask(self, what: int, worker: int) -> None:
+        try:
+            self.control.sendall(_REQUEST.pack(what, worker))
+        except OSError:
+            return  # it is gone, and `replies` will say so
+
+    def replies(self) -> list[Birth | Burial]:
+        """Read what has been answered, without waiting.
+
+        Raises
+        ------
+        EOFError
+            If the zygote is gone.
+        """
+        try:
+            data = self.control.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError:
+            raise EOFError from None
+        if not data:
+            raise EOFError
+        data = self._rest + data
+        whole = len(data) - len(data) % _REPLY.size
+        self._rest = data[whole:]
+        return [_read(*reply) for reply in _REPLY.iter_unpack(data[:whole])]
+
+    def close(self) -> None:
+        """Tell it to end, with all its workers, and wait until it has."""
+        self.control.close()
+        if self._process is not None:
+            self._process.wait()
+            return
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            return  # somebody waits for all children, as some servers do
+
+
+def _read(what: int, worker: int, first: int, second: int) -> Birth | Burial:
+    return Birth(worker, first) if what == _FORK else Burial(worker, first, second)
+
+
+def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"from parmap.backends.processes.zygote import main; main({theirs.fileno()})"
+    )
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter
+        [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+    )
+    return process.pid, process
+
+
+def _forked(theirs: socket.socket) -> tuple[int, None]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            main(theirs.fileno())
+        finally:
+            os._exit(0)
+    return pid, None
+
+
+def main(control: int) -> None:
+    """Be a zygote: serve requests until the parent closes the channel."""
+    # Ctrl-C in a terminal reaches all processes; workers set their own handler.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What stands now stays: workers then share its pages for longer.
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=control) as channel:
+        pids: dict[int, int] = {}
+        while True:
+            data, fds, _, _ = socket.recv_fds(channel, _REQUEST.size, 2, socket.MSG_WAITALL)
+            if len(data) < _REQUEST.size:
+                break
+            what, worker = _REQUEST.unpack(data)
+            if what == _FORK:
+                _reply(channel, what, worker, _fork(pids, worker, fds, channel))
+            elif worker in pids:
+                os.kill(pids[worker], signal.SIGKILL)
+                if what == _BURY:
+                    _reply(channel, what, worker, *_buried(pids.pop(worker)))
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _fork(pids: dict[int, int], worker: int, fds: list[int], control: socket.socket) -> int:
+    zygote = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            control.close()
+            die_with_parent(zygote)
+            child.main(*fds)
+        finally:
+            os._exit(0)
+    for fd in fds:
+        os.close(fd)
+    pids[worker] = pid
+    return pid
+
+
+def _buried(pid: int) -> tuple[int, int]:
+    # Its channel is closed, so it is past its last instruction or about to be: the SIGKILL
+    # before this cannot change how it ends, except for one that closed the channel itself.
+    _, status, usage = os.wait4(pid, 0)
+    # ru_maxrss counts kibibytes, on macOS bytes.
+    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _reply(channel: socket.socket, what: int, worker: int, first: int, second: int = 0) -> None:
+    try:
+        channel.sendall(_REPLY.pack(what, worker, first, second))
+    except OSError:
+        return  # the parent is gone; the next read says so

@@ -1,0 +1,1 @@
+"""When something runs: the one loop, and the policies that cut its input."""

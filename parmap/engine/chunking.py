@@ -1,0 +1,330 @@
+"""How the input is cut: policies, pure. Sizes in, sizes out; no pool, no clock.
+
+A policy is a value that a user writes down. `begin` makes its running half, a chunker,
+for one call: the engine asks it for the next chunk's size, and tells it what chunks took.
+Policies change when and with whom an element runs, never the result or its order.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Auto", "Chunker", "Dynamic", "Guided", "Policy", "Static", "policy_named"]
+
+
+class Chunker(Protocol):
+    """A policy at work on one call."""
+
+    def size(self, left: int | None) -> int:
+        """Say how many elements the next chunk takes; `left` are not cut yet, if known."""
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear that a chunk of `size` elements took `seconds` in its worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What all policies share.
+
+    Parameters
+    ----------
+    cost : callable or sequence of float, optional
+        The relative cost of each element: a function of the element's arguments, or one
+        number per element. Costly elements start first.
+    shuffle : bool or int, default False
+        Whether to run the elements in random order, so that costly neighbours are spread;
+        an int is the seed, True means 0: the order is the same each time.
+    """
+
+    cost: Callable[..., float] | Sequence[float] | None = None
+    shuffle: bool | int = False
+
+    def __post_init__(self) -> None:
+        if self.cost is not None and self.shuffle is not False:
+            raise ValueError("give cost= or shuffle=, not both: each sets the order of the elements")
+
+    @property
+    def reorders(self) -> bool:
+        """Whether elements run in another order than the input's, so that all must be at hand."""
+        return self.cost is not None or self.shuffle is not False
+
+    @property
+    def counts(self) -> bool:
+        """Whether the number of elements must be known at the start."""
+        return self.reorders
+
+    def order(self, rows: Sequence[tuple[Any, ...]], workers: int) -> list[int]:  # noqa: ARG002
+        """Give the order in which to run the elements: their indices.
+
+        Parameters
+        ----------
+        rows : sequence of tuple
+            The arguments of each element.
+        workers : int
+            How many workers there are.
+        """
+        if self.cost is not None:
+            costs = self._costs(rows)
+            # Longest first is within 4/3 of the best makespan (Graham 1969); ties keep order.
+            return sorted(range(len(rows)), key=lambda i: -costs[i])
+        if self.shuffle is not False:
+            order = list(range(len(rows)))
+            random.Random(int(self.shuffle)).shuffle(order)  # noqa: S311 - its own generator
+            return order
+        return list(range(len(rows)))
+
+    def _costs(self, rows: Sequence[tuple[Any, ...]]) -> list[float]:
+        if callable(self.cost):
+            return [float(self.cost(*row)) for row in rows]
+        assert self.cost is not None
+        if len(self.cost) != len(rows):
+            raise ValueError(f"cost= has {len(self.cost)} numbers for {len(rows)} elements")
+        return [float(cost) for cost in self.cost]
+
+    def begin(self, total: int | None, workers: int) -> Chunker:
+        """Make the chunker for a call of `total` elements, None where that is not known."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static(Policy):
+    """One chunk per worker, all cut at the start (prescheduling).
+
+    Least overhead; right when all elements cost the same.
+
+    Parameters
+    ----------
+    cyclic : bool, default False
+        Deal the elements like cards: with 3 workers 0, 3, … / 1, 4, … / 2, 5, …; costs
+        that rise or fall along the input are then shared out.
+    cost : callable or sequence of float, optional
+        See `Policy`: the relative cost of each element.
+    shuffle : bool or int, default False
+        See `Policy`: run the elements in random order.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> parmap.pmap(abs, range(-3, 3), chunks=parmap.Static(cyclic=True))
+    [3, 2, 1, 0, 1, 2]
+    """
+
+    cyclic: bool = False
+
+    @property
+    def reorders(self) -> bool:
+        """Dealing is an order, too."""
+        return self.cyclic or super().reorders
+
+    @property
+    def counts(self) -> bool:
+        """Always: the number of elements sets the size."""
+        return True
+
+    def order(self, rows: Sequence[tuple[Any, ...]], workers: int) -> list[int]:
+        """Deal the elements round, after what `cost` or `shuffle` ask for."""
+        order = super().order(rows, workers)
+        if not self.cyclic:
+            return order
+        return [i for worker in range(workers) for i in order[worker::workers]]
+
+    def begin(self, total: int | None, workers: int) -> Chunker:
+        """Share the elements out evenly: sizes differ by one at most, larger ones first."""
+        total = total or 0
+        share, more = divmod(total, workers)
+        return _Listed([share + 1] * more + [share] * (workers - more))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamic(Policy):
+    """Chunks of one size, each taken by the next worker that is free.
+
+    Parameters
+    ----------
+    size : int, default 1
+        Elements per chunk.
+    cost : callable or sequence of float, optional
+        See `Policy`: the relative cost of each element.
+    shuffle : bool or int, default False
+        See `Policy`: run the elements in random order.
+    """
+
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_size("size", self.size)
+
+    def begin(self, total: int | None, workers: int) -> Chunker:  # noqa: ARG002
+        """Cut chunks of the one size."""
+        return _Fixed(self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided(Policy):
+    """Large chunks first, then ever smaller ones: each takes 1/workers of what is left.
+
+    As ``schedule(guided)`` in OpenMP: little overhead at first, little waiting at the end.
+
+    Parameters
+    ----------
+    smallest : int, default 1
+        The least elements per chunk.
+    cost : callable or sequence of float, optional
+        See `Policy`: the relative cost of each element.
+    shuffle : bool or int, default False
+        See `Policy`: run the elements in random order.
+    """
+
+    smallest: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_size("smallest", self.smallest)
+
+    @property
+    def counts(self) -> bool:
+        """Always: what is left sets the size."""
+        return True
+
+    def begin(self, total: int | None, workers: int) -> Chunker:  # noqa: ARG002
+        """Cut shares of what is left."""
+        return _Shrinking(workers, self.smallest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Policy):
+    """The default: starts with single elements, measures, then cuts chunks of `target` seconds.
+
+    Parameters
+    ----------
+    target : float, default 0.05
+        How long a chunk should run, in seconds: long against the cost of handing it out
+        (about 0.1 ms on one machine), short against the whole.
+    cost : callable or sequence of float, optional
+        See `Policy`: the relative cost of each element.
+    shuffle : bool or int, default False
+        See `Policy`: run the elements in random order.
+    """
+
+    target: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.target < math.inf:
+            raise ValueError(f"target={self.target!r}: give seconds, more than 0")
+
+    def begin(self, total: int | None, workers: int) -> Chunker:  # noqa: ARG002
+        """Cut chunks from what is learnt."""
+        return _Learning(workers, self.target)
+
+
+class _Listed:
+    """Sizes known beforehand; then singles, for an input that was longer than it said."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = iter(sizes)
+
+    def size(self, left: int | None) -> int:  # noqa: ARG002
+        return max(1, next(self._sizes, 1))
+
+    def learn(self, size: int, seconds: float) -> None:
+        pass
+
+
+class _Fixed:
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def size(self, left: int | None) -> int:  # noqa: ARG002
+        return self._size
+
+    def learn(self, size: int, seconds: float) -> None:
+        pass
+
+
+class _Shrinking:
+    def __init__(self, workers: int, smallest: int) -> None:
+        self._workers, self._smallest = workers, smallest
+
+    def size(self, left: int | None) -> int:
+        return max(self._smallest, math.ceil((left or 0) / self._workers))
+
+    def learn(self, size: int, seconds: float) -> None:
+        pass
+
+
+class _Learning:
+    """Sizes from the time that recent elements took.
+
+    The first chunks are single elements; the first answer sets the size in one jump. The
+    estimate then follows the newest chunks, because costs drift along an input, but a
+    single chunk may at most double it: one element that waited for a disk says little.
+    Towards the end a chunk takes at most a third of one worker's share of what is left, so
+    that workers finish together, but no less than would cost more to hand out than to run.
+    """
+
+    _FLOOR = 0.02  # of the target: a chunk shorter than 1 ms is not worth a message
+    _TAIL = 3
+
+    def __init__(self, workers: int, target: float) -> None:
+        self._workers, self._target = workers, target
+        self._each: float | None = None  # seconds per element
+
+    def size(self, left: int | None) -> int:
+        if self._each is None:
+            return 1
+        wanted = self._target / self._each
+        if left is not None:
+            share = left / (self._workers * self._TAIL)
+            wanted = min(wanted, max(share, self._target * self._FLOOR / self._each))
+        return max(1, int(wanted))
+
+    def learn(self, size: int, seconds: float) -> None:
+        each = max(seconds / size, 1e-9)
+        if self._each is None or each < self._each:
+            self._each = each
+        else:
+            self._each = min(2 * self._each, (self._each + each) / 2)
+
+
+def _check_size(name: str, size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"{name}={size!r}: give a whole number of elements")
+    if size < 1:
+        raise ValueError(f"{name}={size!r}: a chunk holds at least 1 element")
+
+
+_NAMED: dict[str, Policy] = {
+    "auto": Auto(),
+    "static": Static(),
+    "dynamic": Dynamic(),
+    "guided": Guided(),
+}
+
+
+def policy_named(chunks: object) -> Policy:
+    """Turn a ``chunks=`` option into a policy.
+
+    Raises
+    ------
+    ValueError
+        If it is an unknown word or a number below 1.
+    TypeError
+        If it is nothing of the kind.
+    """
+    if isinstance(chunks, Policy):
+        return chunks
+    if isinstance(chunks, int) and not isinstance(chunks, bool):
+        return Dynamic(size=chunks)
+    if isinstance(chunks, str) and chunks in _NAMED:
+        return _NAMED[chunks]
+    kind = ValueError if isinstance(chunks, str) else TypeError
+    raise kind(
+        f"chunks={chunks!r}: give one of {', '.join(map(repr, _NAMED))}, the number of elements "
+        "per chunk, or a policy such as parmap.Guided(smallest=4)"
+    )

@@ -1,0 +1,206 @@
+"""The input of a call, cut into chunks as they are asked for."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any
+
+from parmap.engine.chunking import Policy
+from parmap.worker.values import Chunk
+
+__all__ = ["Cutter", "Piece", "Source"]
+
+# Slices of these hold what iterating them gives, cost nothing per element, and travel as
+# small as they are: a range as a range. Exact types only: a subclass may iterate otherwise.
+_SLICEABLE = (list, tuple, range, str, bytes)
+
+
+class Source:
+    """The elements of a call: as many columns as the function has arguments.
+
+    Pulls from an iterator only what the next chunk takes. An iterable that raises ends the
+    source there: what was pulled before it is still cut, and `error` keeps what it raised,
+    as if the element that it could not give had failed.
+
+    Parameters
+    ----------
+    iterables : sequence of iterable
+        The arguments, as given to ``map``; the shortest ends the source.
+    """
+
+    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
+        self.error: Exception | None = None
+        self.pulled = 0
+        self.total = _shortest(iterables)
+        self._columns: tuple[Any, ...] | None = None
+        self._rows: Iterator[Any] = iter(())
+        if all(map(_sliceable, iterables)):
+            self._columns = tuple(iterables)
+        elif len(iterables) == 1:
+            self._rows = iter(iterables[0])
+        else:
+            self._rows = zip(*iterables, strict=False)
+        self._single = len(iterables) == 1
+
+    @property
+    def left(self) -> int | None:
+        """How many elements are not cut yet; None where that is not known."""
+        return None if self.total is None else max(0, self.total - self.pulled)
+
+    def take_all(self) -> list[tuple[Any, ...]]:
+        """Pull everything and give it as rows; `cut` then has nothing left.
+
+        An iterable's error is kept in `error`, and the rows before it are given.
+        """
+        columns = self.cut(sys.maxsize)
+        self.total = self.pulled
+        return list(zip(*columns, strict=True)) if columns else []
+
+    def cut(self, size: int) -> tuple[Sequence[Any], ...] | None:
+        """Cut the next `size` elements, fewer at the end; None when there are none."""
+        columns = self._sliced(size) if self._columns is not None else self._iterated(size)
+        count = len(columns[0]) if columns else 0
+        self.pulled += count
+        return columns if count else None
+
+    def _sliced(self, size: int) -> tuple[Sequence[Any], ...]:
+        assert self._columns is not None
+        assert self.total is not None
+        stop = min(self.pulled + size, self.total)
+        return tuple(column[self.pulled : stop] for column in self._columns)
+
+    def _iterated(self, size: int) -> tuple[Sequence[Any], ...]:
+        rows: list[Any] = []
+        if self.error is None:
+            try:
+                # extend keeps what came before an error.
+                rows.extend(itertools.islice(self._rows, size))
+            except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
+                self.error = error
+        return (rows,) if self._single else tuple(zip(*rows, strict=True))
+
+
+def _sliceable(iterable: Iterable[Any]) -> bool:
+    if type(iterable) in _SLICEABLE:
+        return True
+    # An array can only be here if NumPy was imported.
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0  # type: ignore[attr-defined]
+
+
+def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
+    """Count the elements, where all who can be endless can be counted."""
+    sizes = [len(it) if isinstance(it, Sized) and not isinstance(it, Iterator) else None for it in iterables]
+    return None if None in sizes else min(size for size in sizes if size is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk as the engine keeps it: which elements it holds, and their history.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        The elements' places in the input; a range where they are neighbours.
+    chunk : Chunk
+        What travels.
+    attempts : int, default 0
+        How often its element has failed; only a piece of one element has a history.
+    deaths : int, default 0
+        How many workers have died of its element.
+    """
+
+    indices: Sequence[int]
+    chunk: Chunk
+    attempts: int = 0
+    deaths: int = 0
+
+    def __len__(self) -> int:
+        """Count the elements."""
+        return len(self.indices)
+
+    def part(self, start: int, stop: int) -> Piece:
+        """Cut out the elements from `start` to before `stop`, as if never sent."""
+        columns = tuple(column[start:stop] for column in self.chunk.columns)
+        return Piece(self.indices[start:stop], Chunk(columns))
+
+    def parts(self, *cuts: int) -> list[Piece]:
+        """Cut before each of the offsets `cuts`; what would be empty is left out."""
+        edges = [0, *cuts, len(self)]
+        return [self.part(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+    def careful(self) -> Piece:
+        """Make the same piece, to be run with each element noted."""
+        return replace(self, chunk=replace(self.chunk, careful=True))
+
+
+class Cutter:
+    """Cuts a source by a policy, in the policy's order.
+
+    Parameters
+    ----------
+    source : Source
+        The input.
+    policy : Policy
+        How to cut it.
+    workers : int
+        How many workers there are.
+    lists : bool
+        Whether the first column must be a list, which the engine can empty to stop a chunk
+        that runs in the caller's memory.
+    """
+
+    def __init__(self, source: Source, policy: Policy, workers: int, *, lists: bool) -> None:
+        self._source, self._lists = source, lists
+        self._order: list[int] | None = None
+        self._rows: list[tuple[Any, ...]] = []
+        if policy.reorders or (policy.counts and source.total is None):
+            self._rows = source.take_all()
+            self._order = policy.order(self._rows, workers)
+        self._chunker = policy.begin(source.total, workers)
+        self.learn = self._chunker.learn
+        self._cut = 0
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been cut, or passed over."""
+        return self._source.pulled if self._order is None else self._cut
+
+    def next(self, at_most: int, below: int | None) -> Piece | None:
+        """Cut the next piece; None when there is nothing more to run.
+
+        Parameters
+        ----------
+        at_most : int
+            The most elements it may hold.
+        below : int or None
+            Pass over elements from this index on: the call has failed there.
+        """
+        if at_most < 1:
+            return None
+        if self._order is not None:
+            return self._next_ordered(self._order, at_most, below)
+        start = self._source.pulled
+        if below is not None and start >= below:
+            return None
+        columns = self._source.cut(min(at_most, self._chunker.size(self._source.left)))
+        if columns is None:
+            return None
+        if self._lists and type(columns[0]) is not list:
+            columns = (list(columns[0]), *columns[1:])
+        return Piece(range(start, self._source.pulled), Chunk(columns))
+
+    def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> Piece | None:
+        while self._cut < len(order):
+            size = min(at_most, self._chunker.size(len(order) - self._cut))
+            indices = order[self._cut : self._cut + size]
+            self._cut += size
+            if below is not None:
+                indices = [i for i in indices if i < below]
+            if indices:
+                columns = zip(*(self._rows[i] for i in indices), strict=True)
+                return Piece(indices, Chunk(tuple(map(list, columns))))
+        return None

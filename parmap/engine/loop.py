@@ -1,0 +1,307 @@
+"""The one loop: pull, cut, submit, order, retry, cancel.
+
+One thread, the caller's, runs it; futures land in a queue from whatever thread resolves
+them. So the loop needs no lock: all of its state is touched by that one thread alone.
+
+Which error does a call raise when several elements fail? The one that the built-in ``map``
+would meet first: the lowest index. A failure at index *i* therefore stops all that comes
+after *i* at once, but what comes before it, and may fail yet, runs on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from parmap import events
+from parmap.engine.blame import after_death
+from parmap.engine.chunking import Policy
+from parmap.engine.cutting import Cutter, Piece, Source
+from parmap.engine.shelf import shelf
+from parmap.engine.site import Site
+from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
+from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack, unpack_error
+from parmap.worker.values import Job, Origin, Outcome
+
+__all__ = ["Call", "Settings"]
+
+# Chunks in the backend's hands, per worker: one that runs and one that waits for it.
+_DEPTH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run a call: the validated map options.
+
+    Parameters
+    ----------
+    policy : Policy
+        How to cut the input.
+    errors : {"raise", "return", "group"}
+        What to do with an element that fails.
+    retries : int
+        How often a failing element is run again.
+    timeout : float or None
+        Seconds per element.
+    label : str
+        What to call the call in notes and progress.
+    observers : tuple of callable
+        Who is told of events.
+    ordered : bool, default True
+        Whether results come in the input's order.
+    window : int or None, default None
+        The most elements that are pulled but not yet consumed.
+    """
+
+    policy: Policy
+    errors: Literal["raise", "return", "group"]
+    retries: int
+    timeout: float | None
+    label: str
+    observers: tuple[events.Observer, ...]
+    ordered: bool = True
+    window: int | None = None
+
+
+class Call:
+    """One parallel map at work: made, iterated once, and over.
+
+    Parameters
+    ----------
+    site : Site
+        Where chunks run.
+    fn : callable
+        The user's function.
+    iterables : sequence of iterable
+        Its arguments, one iterable for each.
+    settings : Settings
+        How to run it.
+    star : bool, default False
+        Whether the one iterable holds argument tuples.
+
+    Attributes
+    ----------
+    failures : list of Failure
+        Elements that failed for good, in the order of their failing.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        fn: Callable[..., Any],
+        iterables: Sequence[Iterable[Any]],
+        settings: Settings,
+        *,
+        star: bool = False,
+    ) -> None:
+        self._site, self._settings = site, settings
+        self._job = Job(
+            fn,
+            star=star,
+            stop=settings.errors == "raise" and not settings.retries,
+            timeout=settings.timeout,
+            crosses=not site.traits.shares_memory,
+            expendable=site.traits.replaces_workers,
+            nested=site.nested,
+        )
+        self._source = Source(iterables)
+        self._again: deque[Piece] = deque()
+        self._flying: dict[Future[Outcome], Piece] = {}
+        self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
+        self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
+        self._shelf = shelf(ordered=settings.ordered)
+        self.failures: list[Failure] = []
+
+    @property
+    def endless(self) -> bool:
+        """Whether nobody knows how many elements there are."""
+        return self._source.total is None
+
+    def results(self) -> Generator[list[Any], None, None]:
+        """Run the call; give the results in lists, as they become ready.
+
+        Raises
+        ------
+        Exception
+            What an element raised (``errors="raise"``), or the input's own error.
+        """
+        site, source = self._site, self._source
+        workers = site.workers
+        cutter = Cutter(source, self._settings.policy, workers, lists=site.traits.shares_memory)
+        placed = site.place(self._job)
+        self._tell(events.CallStarted, self._settings.label, source.total, workers)
+        try:
+            moved = True
+            while self._flying or moved:
+                self._fill(cutter, placed)
+                moved = False
+                for values in self._shelf.ready():
+                    moved = True  # the window has room again
+                    yield values
+                if self._flying:
+                    self._absorb(self._landed.get(), cutter)
+                    moved = True
+            self._conclude()
+        finally:
+            self._abandon(self._flying)
+            site.drop(placed)
+            self._tell(events.CallFinished)
+
+    def _fill(self, cutter: Cutter, placed: Any) -> None:
+        """Hand out pieces until the backend has enough; what has landed is looked at first."""
+        flying = self._flying
+        while len(flying) < _DEPTH * self._site.workers and (not flying or self._landed.empty()):
+            piece = self._next(cutter)
+            if piece is None:
+                break
+            self._send(piece, placed)
+
+    def _next(self, cutter: Cutter) -> Piece | None:
+        below = self._end[0] if self._end else None
+        while self._again:
+            piece = self._again.popleft()
+            if below is None or min(piece.indices) < below:
+                return piece
+        piece = cutter.next(self._room(cutter), below)
+        if self._source.error is not None and below is None:
+            self._end = (self._source.pulled, self._source.error)
+        return piece
+
+    def _room(self, cutter: Cutter) -> int:
+        window = self._settings.window
+        if window is None:
+            return sys.maxsize
+        # A share of the window, so that one large chunk does not take it from the others.
+        share = max(1, window // (_DEPTH * self._site.workers))
+        return min(share, window - (cutter.taken - self._shelf.released))
+
+    def _send(self, piece: Piece, placed: Any) -> None:
+        try:
+            future = self._site.send(placed, piece.chunk)
+        except SerializationError as error:
+            self._unsendable(piece, error)
+            return
+        self._flying[future] = piece
+        future.add_done_callback(self._landed.put)
+        self._tell(events.ChunkSent, piece.indices[0], len(piece))
+
+    def _unsendable(self, piece: Piece, error: SerializationError) -> None:
+        """Find out which element of a piece cannot travel: send them one by one."""
+        if len(piece) > 1:
+            self._again.extendleft(reversed(piece.parts(*range(1, len(piece)))))
+        else:
+            self._fail(piece, 0, pack_error(error, crosses=False), Origin())
+
+    def _absorb(self, future: Future[Outcome], cutter: Cutter) -> None:
+        """Take in what came of a piece."""
+        piece = self._flying.pop(future, None)
+        if piece is None:  # abandoned meanwhile
+            return
+        if future.cancelled():
+            raise SessionClosed("the session was closed in the middle of this call, by another thread or task")
+        error = future.exception()
+        if isinstance(error, WorkerDied):
+            self._bury(piece, error)
+        elif error is not None:
+            raise error
+        else:
+            self._unload(piece, future.result(), cutter)
+
+    def _unload(self, piece: Piece, outcome: Outcome, cutter: Cutter) -> None:
+        """Shelve the results of a piece; fail or retry the elements that failed."""
+        try:
+            if outcome.unreadable is not None:
+                raise unpack_error(outcome.unreadable)
+            values = unpack(outcome.values) if isinstance(outcome.values, Parcel) else outcome.values
+        except SerializationError as error:
+            self._unsendable(piece, error)
+            return
+        if len(values):
+            cutter.learn(len(values), outcome.seconds)
+        start = 0
+        for misfire in outcome.misfires:
+            self._shelve(piece.indices[start : misfire.offset], values[start : misfire.offset])
+            self._fail(piece, misfire.offset, misfire.error, outcome.origin)
+            start = misfire.offset + 1
+        if outcome.misfires and self._job.stop:
+            # What came after the failure did not run; in another order it may yet have to.
+            self._again.extend(piece.parts(start)[1:] if start < len(piece) else ())
+        else:
+            self._shelve(piece.indices[start:], values[start:] if start else values)
+        done = len(values) - len(outcome.misfires)
+        origin = outcome.origin
+        self._tell(events.ChunkFinished, piece.indices[0], max(0, done), outcome.seconds, origin.host, origin.pid)
+
+    def _shelve(self, indices: Sequence[int], values: list[Any]) -> None:
+        if len(indices):
+            self._shelf.put(indices, values)
+
+    def _bury(self, piece: Piece, death: WorkerDied) -> None:
+        """Run again what a dead worker had in hand, and fail the element that killed it."""
+        self._tell(events.WorkerLost, death)
+        offset, again = after_death(piece, death)
+        self._again.extendleft(reversed(again))
+        if offset is None:
+            return
+        error: Exception = death
+        if death.timed_out:
+            error = TaskTimeout(
+                f"it ran longer than timeout={self._settings.timeout:g} s, and was stopped here:\n"
+                f"{death.last_words.rstrip()}"
+            )
+        packed = PackedError(error, death.last_words)
+        self._fail(piece, offset, packed, replace(Origin(), pid=death.pid))
+
+    def _fail(self, piece: Piece, offset: int, packed: PackedError, origin: Origin) -> None:
+        """Retry an element that failed, or fail it for good."""
+        index = piece.indices[offset]
+        error = unpack_error(packed)
+        failure = Failure(error, index, packed.traceback, origin.host, origin.pid, self._settings.label)
+        if isinstance(error, KeyboardInterrupt):
+            # It may be the user's own, and always means the whole call.
+            failure.reraise()
+        if piece.attempts < self._settings.retries:
+            again = replace(piece.part(offset, offset + 1), attempts=piece.attempts + 1)
+            self._again.append(again)
+            self._tell(events.ElementRetried, failure)
+            return
+        self.failures.append(failure)
+        self._tell(events.ElementFailed, failure)
+        if self._settings.errors == "raise":
+            self._end_at(index, failure)
+        else:
+            self._shelf.put(range(index, index + 1), [failure])
+
+    def _end_at(self, index: int, why: Failure) -> None:
+        """Note where the call fails, and stop all that comes after that place."""
+        if self._end is not None and self._end[0] < index:
+            return
+        self._end = (index, why)
+        self._abandon({f: piece for f, piece in self._flying.items() if min(piece.indices) > index})
+
+    def _abandon(self, flying: dict[Future[Outcome], Piece]) -> None:
+        for future, piece in list(flying.items()):
+            del self._flying[future]
+            if not future.cancel():
+                self._site.abandon(future, piece.chunk)
+
+    def _conclude(self) -> None:
+        if self._end is None:
+            return
+        why = self._end[1]
+        # The loop's frames hold the failures, and an error's traceback holds the frames:
+        # break the circle, or all of it would stay until the collector comes round.
+        self._end = None
+        self.failures.clear()
+        if isinstance(why, Failure):
+            why.reraise()
+        raise why
+
+    def _tell(self, event: Callable[..., events.Event], *facts: Any) -> None:
+        for observer in self._settings.observers:
+            observer(event(*facts))

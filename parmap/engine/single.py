@@ -1,0 +1,72 @@
+"""One call in one worker, as a future."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from parmap.engine.site import Site
+from parmap.errors import Failure
+from parmap.worker.parcel import Parcel, unpack, unpack_error
+from parmap.worker.values import Chunk, Job, Outcome
+
+__all__ = ["single"]
+
+
+def single(site: Site, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+    """Send one call; give a future of its result.
+
+    Parameters
+    ----------
+    site : Site
+        Where it runs.
+    fn : callable
+        The function.
+    args, kwargs
+        Its arguments.
+    """
+    job = Job(
+        functools.partial(fn, **kwargs) if kwargs else fn,
+        star=True,
+        crosses=not site.traits.shares_memory,
+        nested=site.nested,
+    )
+    placed = site.place(job)
+    outer: Future[Any] = Future()
+    inner = site.send(placed, Chunk(([args],)))
+
+    def pass_on(inner: Future[Outcome]) -> None:
+        # A cancelled future wakes who waits for it only after this call, and a second one
+        # is an error: this, the end of the inner future, is the one path to it.
+        site.drop(placed)
+        if inner.cancelled():
+            outer.cancel()
+        if outer.set_running_or_notify_cancel():
+            _resolve(outer, inner)
+
+    def pass_back(outer: Future[Any]) -> None:
+        if outer.cancelled():
+            inner.cancel()
+
+    outer.add_done_callback(pass_back)
+    inner.add_done_callback(pass_on)
+    return outer
+
+
+def _resolve(outer: Future[Any], inner: Future[Outcome]) -> None:
+    try:
+        outer.set_result(_value(inner.result()))
+    except BaseException as error:  # noqa: BLE001 - whatever the task raised is the future's
+        outer.set_exception(error)
+
+
+def _value(outcome: Outcome) -> Any:
+    if outcome.unreadable is not None:
+        raise unpack_error(outcome.unreadable)
+    for misfire in outcome.misfires:
+        error, origin = unpack_error(misfire.error), outcome.origin
+        Failure(error, 0, misfire.error.traceback, origin.host, origin.pid).reraise()
+    values = unpack(outcome.values) if isinstance(outcome.values, Parcel) else outcome.values
+    return values[0]

@@ -1,0 +1,64 @@
+"""What the engine asks of a place where chunks run."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from parmap.worker.values import Chunk, Job, Outcome
+
+__all__ = ["Site", "Traits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Facts about a place.
+
+    Parameters
+    ----------
+    shares_memory : bool, default False
+        Tasks see the caller's own objects: nothing is packed.
+    same_host : bool, default True
+        Workers run on the caller's machine.
+    replaces_workers : bool, default False
+        A worker process that ends is replaced, and only its own task is lost.
+    places : bool, default False
+        The executor has ``put(value) -> reference`` and ``drop(reference)``.
+    abandons : bool, default False
+        The executor has ``abandon(future)``, which stops a task that runs.
+    """
+
+    shares_memory: bool = False
+    same_host: bool = True
+    replaces_workers: bool = False
+    places: bool = False
+    abandons: bool = False
+
+
+class Site(Protocol):
+    """A running place, as the engine sees it; `parmap.Session` is one."""
+
+    @property
+    def workers(self) -> int:
+        """How many chunks run at once; may change."""
+
+    @property
+    def traits(self) -> Traits:
+        """Facts about the place."""
+
+    @property
+    def nested(self) -> tuple[Any, ...]:
+        """The plans for calls inside the tasks."""
+
+    def place(self, job: Job) -> Any:
+        """Put a job where every worker reaches it; the handle is for `send` and `drop`."""
+
+    def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk of a placed job."""
+
+    def drop(self, placed: Any) -> None:
+        """Forget a placed job."""
+
+    def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
+        """Stop a chunk that nobody waits for any more, as far as the place can."""

@@ -1,0 +1,180 @@
+"""What: ``pmap``, ``starmap`` and ``imap``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeVar, Unpack
+
+from parmap.engine.loop import Call, Settings
+from parmap.errors import FailureGroup
+from parmap.options import MapOptions, settings
+from parmap.plans import current_session
+
+__all__ = ["imap", "pmap", "starmap"]
+
+R = TypeVar("R")
+
+# Enough for Auto to fill its chunks with fast functions; a few megabytes of small results.
+_WINDOW = 1 << 17
+
+
+def pmap(fn: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[MapOptions]) -> list[R]:
+    """Map a function over data in parallel: ``list(map(fn, *iterables))``.
+
+    Parameters
+    ----------
+    fn : callable
+        Called with one element of each iterable.
+    *iterables : iterable
+        The arguments; the shortest sets the number of elements.
+    **options
+        See `MapOptions`.
+
+    Returns
+    -------
+    list
+        ``fn``'s results, in the order of the input, whatever the plan and the chunks.
+
+    Raises
+    ------
+    Exception
+        What ``fn`` raised for the first element, in input order, that failed: the original
+        exception, with a note that names the element, the host and the process; if it comes
+        from another process, its ``__cause__`` shows the traceback there. See ``errors=``.
+    WorkerDied
+        If an element ended its worker process.
+    TaskTimeout
+        If an element ran longer than ``timeout=``.
+    SerializationError
+        If ``fn``, an element or a result cannot travel to or from the workers.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> parmap.pmap(pow, [2, 3, 4], [5, 2, 1])
+    [32, 9, 4]
+    """
+    _check("pmap", fn, iterables)
+    return _collected(fn, iterables, settings("pmap", options))
+
+
+def starmap(fn: Callable[..., R], iterable: Iterable[Iterable[Any]], /, **options: Unpack[MapOptions]) -> list[R]:
+    """Map a function over argument tuples: ``list(itertools.starmap(fn, iterable))``.
+
+    Parameters
+    ----------
+    fn : callable
+        Called with the items of each element as its arguments.
+    iterable : iterable of iterable
+        The argument tuples.
+    **options
+        See `MapOptions`.
+
+    Returns
+    -------
+    list
+        As for `pmap`; so are the errors.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> parmap.starmap(pow, [(2, 5), (3, 2)])
+    [32, 9]
+    """
+    _check("starmap", fn, (iterable,))
+    return _collected(fn, (iterable,), settings("starmap", options), star=True)
+
+
+def imap(
+    fn: Callable[..., R],
+    /,
+    *iterables: Iterable[Any],
+    ordered: bool = True,
+    window: int | None = None,
+    **options: Unpack[MapOptions],
+) -> Iterator[R]:
+    """Map lazily both ways: pull input only as results are consumed.
+
+    Parameters
+    ----------
+    fn : callable
+        Called with one element of each iterable.
+    *iterables : iterable
+        The arguments; may be endless.
+    ordered : bool, default True
+        Give results in the input's order; False gives each as soon as it is there.
+    window : int, optional
+        The most elements that may be pulled but not yet consumed: those waiting, running,
+        and done before their turn. Default: 131,072. Give a small one where elements or
+        results are large.
+    **options
+        See `MapOptions`; ``errors="group"`` is for calls that end.
+
+    Returns
+    -------
+    iterator
+        The results. Nothing runs before the first is asked for; closing the iterator
+        early cancels the rest.
+
+    Raises
+    ------
+    Exception
+        As `pmap`, after the results of all elements before the one that failed.
+
+    Examples
+    --------
+    >>> import itertools, parmap
+    >>> squares = parmap.imap(lambda x: x * x, itertools.count())
+    >>> list(itertools.islice(squares, 4))
+    [0, 1, 4, 9]
+    >>> squares.close()
+    """
+    _check("imap", fn, iterables)
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise ValueError(f"window={window!r}: give a whole number of elements, 1 or more")
+    chosen = settings("imap", options, ordered=ordered, window=window or _WINDOW)
+    if chosen.errors == "group":
+        raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
+    call = Call(current_session(), fn, iterables, chosen)
+    if chosen.policy.counts and call.endless:
+        raise ValueError(
+            "these chunks must know how many elements there are, and the input has no length: "
+            "use chunks='auto', 'dynamic' or a number, or pmap"
+        )
+    return _flat(call)
+
+
+def _flat(call: Call) -> Iterator[Any]:
+    # Not chain.from_iterable: closing must reach the call.
+    results = call.results()
+    try:
+        for values in results:
+            yield from values
+    finally:
+        results.close()
+
+
+def _collected(fn: Callable[..., R], iterables: Sequence[Iterable[Any]], chosen: Settings, *, star: bool = False) -> list[R]:
+    call = Call(current_session(), fn, iterables, chosen, star=star)
+    results = list(chain.from_iterable(call.results()))
+    if call.failures and chosen.errors == "group":
+        raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))
+    return results
+
+
+def _check(name: str, fn: object, iterables: Sequence[object]) -> None:
+    if not callable(fn):
+        raise TypeError(f"{name}() needs a function first, not {_shown(fn)}: {name}(fn, data)")
+    if not iterables:
+        raise TypeError(f"{name}() needs data to map over: {name}(fn, data)")
+    for place, iterable in enumerate(iterables, 1):
+        try:
+            iter(iterable)  # type: ignore[call-overload]
+        except TypeError:
+            raise TypeError(f"{name}() cannot iterate over argument {place} after the function: {_shown(iterable)}") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"  # noqa: PLR2004

@@ -1,0 +1,110 @@
+"""The map options: one typed definition, validated once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, get_type_hints
+
+from parmap import progress as progress_
+from parmap.engine.chunking import Policy, policy_named
+from parmap.engine.loop import Settings
+from parmap.registry import suggest
+
+__all__ = ["MapOptions", "settings"]
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of `pmap`, `starmap` and `imap`.
+
+    Attributes
+    ----------
+    chunks : {"auto", "static", "dynamic", "guided"}, int or Policy, default "auto"
+        How the input is cut; a number is the elements per chunk.
+    errors : {"raise", "return", "group"}, default "raise"
+        What to do with elements that fail: raise the first failure, in input order; put a
+        `Failure` in the place of each; or run all, then raise one `FailureGroup`.
+    retries : int, default 0
+        How often an element that failed is run again.
+    timeout : float, optional
+        Seconds that one element may take, measured in the worker. Where the worker can be
+        replaced (plan ``processes``) it is stopped; elsewhere the element fails when it
+        returns.
+    progress : bool or callable, optional
+        True shows a bar; a callable gets `Counts` as they change.
+    label : str, optional
+        What to call this call in progress, errors and notes.
+    """
+
+    chunks: str | int | Policy
+    errors: Literal["raise", "return", "group"]
+    retries: int
+    timeout: float | None
+    progress: bool | Callable[[progress_.Counts], Any] | None
+    label: str | None
+
+
+_NAMES = tuple(get_type_hints(MapOptions))
+_ERRORS = ("raise", "return", "group")
+
+
+def settings(
+    call: str, options: MapOptions, *, ordered: bool = True, window: int | None = None
+) -> Settings:
+    """Validate the options of a call.
+
+    Parameters
+    ----------
+    call : str
+        The public function's name, for messages.
+    options : MapOptions
+        What the user wrote.
+    ordered, window
+        See `Settings`.
+
+    Raises
+    ------
+    TypeError
+        If an option is unknown, or of a wrong type.
+    ValueError
+        If a value is out of range.
+    """
+    for name in options:
+        if name not in _NAMES:
+            raise TypeError(
+                f"{call}() has no option {name!r}{suggest(name, _NAMES)}. Options: {', '.join(_NAMES)}"
+            )
+    errors = options.get("errors", "raise")
+    if errors not in _ERRORS:
+        raise ValueError(f"errors={errors!r}: give one of {', '.join(map(repr, _ERRORS))}")
+    progress = options.get("progress")
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise TypeError(f"progress={progress!r}: give True, or a function that takes the counts")
+    return Settings(
+        policy=policy_named(options.get("chunks", "auto")),
+        errors=errors,
+        retries=_retries(options.get("retries", 0)),
+        timeout=_timeout(options.get("timeout")),
+        label=options.get("label") or "",
+        observers=(progress_.observer(progress),) if progress else (),
+        ordered=ordered,
+        window=window,
+    )
+
+
+def _retries(retries: object) -> int:
+    if isinstance(retries, bool) or not isinstance(retries, int):
+        raise TypeError(f"retries={retries!r}: give a whole number")
+    if retries < 0:
+        raise ValueError(f"retries={retries!r}: give 0 or more")
+    return retries
+
+
+def _timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout={timeout!r}: give seconds, or None")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout={timeout!r}: give seconds, more than 0; None means no limit")
+    return float(timeout)

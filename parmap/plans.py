@@ -1,0 +1,494 @@
+"""Where: plans, their sessions, and which plan is in force.
+
+A `Plan` is a value. Entering it opens a `Session`, a running thing. Which session a call
+uses is found in this order:
+
+1. the session entered last in this context (``with plan: …``);
+2. inside a task: the next of the plans that were nested for it, else ``sequential``;
+3. the process-wide plan: that of `set_plan`, else of the environment variable
+   ``PARMAP_PLAN``, else ``sequential``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import math
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, fields, replace
+from types import TracebackType
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
+
+from parmap import registry
+from parmap.cores import available_cores
+from parmap.engine.chunking import Auto
+from parmap.engine.loop import Call, Settings
+from parmap.engine.single import single
+from parmap.engine.site import Traits
+from parmap.errors import PlanError, SessionClosed
+from parmap.worker import context
+from parmap.worker.parcel import pack
+from parmap.worker.run import run_chunk
+from parmap.worker.values import Chunk, Embedded, Job, Outcome
+
+__all__ = ["Plan", "Session", "current_plan", "current_session", "plan", "set_plan"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_ENVIRONMENT = "PARMAP_PLAN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ABC):
+    """Where to run: a value that starts nothing until it is entered or started.
+
+    Make one with `plan`. Use it in a ``with`` statement, as a decorator, or hold its
+    executor yourself with `start`.
+
+    Parameters
+    ----------
+    workers : int or callable, optional
+        How many workers; a callable without arguments is asked where they start.
+        Default: `available_cores`.
+    setup : callable or str, optional
+        Run once in each worker before its first task, without arguments; a text names it
+        as ``"package.module:function"``.
+    nested : tuple of Plan, default ()
+        The plans for calls made inside tasks, outermost first.
+
+    Attributes
+    ----------
+    name : str
+        The plan's registered name.
+    traits : Traits
+        Facts about the place, for the engine.
+    """
+
+    workers: int | Callable[[], int] | None = None
+    setup: Callable[[], object] | str | None = None
+    nested: tuple[Plan, ...] = ()
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits] = Traits()
+
+    def __post_init__(self) -> None:
+        _check_workers(self.workers)
+        if self.setup is not None and not callable(self.setup):
+            _imported(self.setup)
+        object.__setattr__(self, "nested", _nested(self.nested))
+
+    @abstractmethod
+    def start(self) -> Executor:
+        """Start the workers; give the executor, which the caller must shut down."""
+
+    def place(self) -> Traits:
+        """Give the facts about the place; a plan that adopts something looks at it."""
+        return self.traits
+
+    def replace(self, **options: Any) -> Self:
+        """Make the same plan with some options changed.
+
+        Raises
+        ------
+        PlanError
+            If an option is unknown or wrong.
+        """
+        return replace(self, **_fields(type(self), options))
+
+    def count(self) -> int:
+        """Settle how many workers to start, here and now.
+
+        Raises
+        ------
+        PlanError
+            If a callable ``workers=`` gives no positive whole number.
+        """
+        workers = self.workers() if callable(self.workers) else self.workers
+        _check_workers(workers)
+        return available_cores() if workers is None else int(workers)  # type: ignore[arg-type]
+
+    @property
+    def initializer(self) -> Callable[[], object] | None:
+        """What ``setup=`` names, ready to be called."""
+        return _imported(self.setup) if isinstance(self.setup, str) else self.setup
+
+    def __enter__(self) -> Session:
+        """Open a session and make it the current one in this context."""
+        session = Session(self, outer=context.frame.get())
+        context.frame.set(session)
+        return session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the session that `__enter__` opened in this context."""
+        session = context.frame.get()
+        if not isinstance(session, Session) or session.plan is not self:
+            raise PlanError(
+                f"{self} is left in another order, or in another context, than it was entered in: "
+                "use one `with` block per plan, and leave it in the task or thread that entered it"
+            )
+        context.frame.set(session.outer)
+        session.close(cancel=error is not None)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each of its calls runs inside this plan."""
+
+        @functools.wraps(function)
+        def planned(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return planned
+
+    def __str__(self) -> str:
+        """Write the plan as the text that `plan` reads."""
+        if not self.nested:
+            return self._text()
+        return f"[{', '.join([replace(self, nested=())._text(), *(level._text() for level in self.nested)])}]"
+
+    def _text(self) -> str:
+        set_ = (
+            (_option(f.name, f.metadata), getattr(self, f.name))
+            for f in fields(self)
+            if f.name != "nested" and getattr(self, f.name) != f.default
+        )
+        options = ", ".join(f"{name}={_written(value)}" for name, value in set_)
+        return f"{self.name}({options})" if options else self.name
+
+
+def plan(spec: object, /, **options: Any) -> Plan:
+    """Make a plan: where calls run.
+
+    Parameters
+    ----------
+    spec : str, Plan, concurrent.futures.Executor or list
+        A name such as ``"processes"``; a text such as ``"processes(workers=4)"``, which is
+        what ``str(plan)`` gives; a `Plan`; a running executor, which is used and never
+        closed; or a list of these: the first for the calls you make, the next for calls
+        inside their tasks.
+    **options
+        Options of the plan: for all of them ``workers``, ``setup``, ``nested``.
+
+    Returns
+    -------
+    Plan
+        A frozen value; nothing is started.
+
+    Raises
+    ------
+    PlanError
+        If a name or an option is unknown or wrong; the message names the valid ones.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> with parmap.plan("threads", workers=2):
+    ...     parmap.pmap(len, ["a", "bb", "ccc"])
+    [1, 2, 3]
+    """
+    if isinstance(spec, Plan):
+        return spec.replace(**options) if options else spec
+    if isinstance(spec, str):
+        spec = [_made(registry.named(name), given) for name, given in registry.parse(spec)]
+    if isinstance(spec, list):
+        return _levels(spec, options)
+    return _made(registry.adopter(spec), {"adopted": spec, **options})
+
+
+def _levels(specs: list[Any], options: dict[str, Any]) -> Plan:
+    if not specs:
+        raise PlanError("the list of plans is empty: name at least one")
+    outer, *inner = map(plan, specs)
+    nested = tuple(itertools.chain.from_iterable((level.replace(nested=()), *level.nested) for level in inner))
+    return outer.replace(**({"nested": (*outer.nested, *nested)} | options))
+
+
+def _made(kind: type[Plan], options: dict[str, Any]) -> Plan:
+    return kind(**_fields(kind, options))
+
+
+def _fields(kind: type[Plan], options: dict[str, Any]) -> dict[str, Any]:
+    """Translate options into fields: an option may have a name that the class needs itself."""
+    valid = {_option(f.name, f.metadata): f.name for f in fields(kind) if f.init}
+    for name in options:
+        if name not in valid:
+            raise PlanError(
+                f"the plan {kind.name!r} has no option {name!r}{registry.suggest(name, valid)}. "
+                f"Options: {', '.join(sorted(valid))}"
+            )
+    return {valid[name]: value for name, value in options.items()}
+
+
+def _option(name: str, metadata: Any) -> str:
+    return str(metadata.get("option", name))
+
+
+def _nested(levels: Any) -> tuple[Plan, ...]:
+    if isinstance(levels, (str, Plan)):
+        levels = [levels]
+    return tuple(map(plan, levels))
+
+
+def _check_workers(workers: object) -> None:
+    if workers is None or callable(workers):
+        return
+    if isinstance(workers, bool) or not hasattr(workers, "__index__"):
+        number = "nan" if isinstance(workers, float) and math.isnan(workers) else repr(workers)
+        raise PlanError(f"workers={number}: give a whole number of workers, 1 or more")
+    if workers.__index__() < 1:
+        raise PlanError(f"workers={workers!r}: max_workers must be greater than 0")
+
+
+def _imported(name: object) -> Callable[[], object]:
+    module, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not colon:
+        raise PlanError(f"setup={name!r}: give a function without arguments, or a text such as 'package.module:function'")
+    try:
+        found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise PlanError(f"setup={name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise PlanError(f"setup={name!r} names {found!r}, which is not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _written(value: Any) -> str:
+    if callable(value):
+        module, path = getattr(value, "__module__", "?"), getattr(value, "__qualname__", repr(value))
+        return repr(f"{module}:{path}")
+    return repr(value)
+
+
+class Session:
+    """A plan at work: its executor, and what parmap needs to use it.
+
+    Made by entering a plan; ends with the ``with`` block.
+
+    Attributes
+    ----------
+    plan : Plan
+        What was entered.
+    executor : concurrent.futures.Executor
+        Where tasks run.
+    """
+
+    # A key for each embedded job: a worker that serves several callers must not mix them up.
+    _keys = itertools.count()
+
+    def __init__(self, plan: Plan, outer: object = None) -> None:
+        self.plan, self.outer = plan, outer
+        self.traits = plan.place()
+        self.executor: Any = plan.start()
+        self._closed = False
+        self._pid = os.getpid()
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        return int(self.executor.workers)
+
+    @property
+    def nested(self) -> tuple[Plan, ...]:
+        """The plans for calls made inside the tasks."""
+        return self.plan.nested
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of a page that shows the workers, where the plan has one."""
+        return getattr(self.executor, "dashboard", None)
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Start one call in a worker, as `parmap.submit` does in the current session."""
+        self.check()
+        return single(self, fn, args, kwargs)
+
+    def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]:
+        """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
+        self.check()
+        settings = Settings(Auto(), errors="raise", retries=0, timeout=None, label="", observers=())
+        return list(itertools.chain.from_iterable(Call(self, fn, iterables, settings).results()))
+
+    def place(self, job: Job) -> Any:
+        """Put a job where every worker reaches it."""
+        self.check()
+        if self.traits.shares_memory:
+            return job
+        if self.traits.places:
+            return self.executor.put(job)
+        return Embedded((*_ORIGIN, next(self._keys)), pack(job, "job"))
+
+    def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk of a placed job."""
+        self.check()
+        travels = chunk if self.traits.shares_memory else pack(chunk, "chunk")
+        return self.executor.submit(run_chunk, placed, travels)  # type: ignore[no-any-return]
+
+    def drop(self, placed: Any) -> None:
+        """Forget a placed job."""
+        if self.traits.places and not self._closed:
+            self.executor.drop(placed)
+
+    def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
+        """Stop a chunk that nobody waits for any more, as far as the place can."""
+        if self.traits.shares_memory:
+            # map() reads this very list as it goes: emptied, it ends after the element
+            # that runs now, which nothing can stop in a thread.
+            chunk.columns[0].clear()  # type: ignore[attr-defined]
+        elif self.traits.abandons:
+            self.executor.abandon(future)
+
+    def check(self) -> None:
+        """Refuse work after the end.
+
+        Raises
+        ------
+        SessionClosed
+            If the session is over, or belongs to the process that this one was forked from.
+        """
+        if self._closed:
+            raise SessionClosed(f"the session of {self.plan} is over: its `with` block has ended. Enter the plan again")
+        if self._pid != os.getpid():
+            raise SessionClosed(
+                f"the session of {self.plan} belongs to process {self._pid}, of which this one "
+                f"({os.getpid()}) is a fork: enter a plan of its own here"
+            )
+
+    def close(self, *, cancel: bool = False) -> None:
+        """End the session; wait for what was submitted. An adopted executor stays open.
+
+        Parameters
+        ----------
+        cancel : bool, default False
+            Whether to cancel what has not begun.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._pid == os.getpid():
+            self.executor.shutdown(wait=True, cancel_futures=cancel)
+
+    def __repr__(self) -> str:
+        """Show the plan and whether the session is open."""
+        return f"<Session of {self.plan}: {'closed' if self._closed else 'open'}>"
+
+
+_ORIGIN = (os.uname().nodename if hasattr(os, "uname") else "", os.getpid())
+
+
+class _ProcessWide:
+    """The process-wide plan and the sessions opened for it.
+
+    Invariant, under `_lock`: at most one session per plan is open here, and it stays open
+    until the interpreter ends: a call in another thread may be using it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plan: Plan | None = None
+        self._sessions: dict[Plan, Session] = {}
+
+    def get(self) -> Plan:
+        with self._lock:
+            if self._plan is None:
+                # A worker must not open what the environment chose for its parent.
+                text = None if context.worker.is_worker else os.environ.get(_ENVIRONMENT)
+                self._plan = _from_environment(text) if text else plan("sequential")
+            return self._plan
+
+    def set(self, new: Plan) -> Plan:
+        old = self.get()
+        with self._lock:
+            self._plan = new
+        return old
+
+    def session(self, wanted: Plan) -> Session:
+        with self._lock:
+            if wanted not in self._sessions:
+                self._sessions[wanted] = Session(wanted)
+            return self._sessions[wanted]
+
+
+def _from_environment(text: str) -> Plan:
+    try:
+        return plan(text)
+    except PlanError as error:
+        raise PlanError(f"in the environment variable {_ENVIRONMENT}: {error}") from None
+
+
+_process = _ProcessWide()
+
+
+def _forget() -> None:
+    global _process  # noqa: PLW0603 - the forked child's own
+    chosen = _process._plan  # noqa: SLF001
+    _process = _ProcessWide()
+    _process._plan = chosen  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork inherits neither the lock's owner nor the workers: it opens sessions of its own.
+    os.register_at_fork(after_in_child=_forget)
+
+
+def set_plan(spec: object, /, **options: Any) -> Plan:
+    """Set the process-wide plan, for scripts and notebooks.
+
+    Parameters
+    ----------
+    spec, **options
+        As for `plan`.
+
+    Returns
+    -------
+    Plan
+        The plan that was process-wide before.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> before = parmap.set_plan("threads", workers=2)
+    >>> parmap.pmap(abs, [-1, -2])
+    [1, 2]
+    >>> _ = parmap.set_plan(before)
+    """
+    return _process.set(plan(spec, **options))
+
+
+def current_plan() -> Plan:
+    """Give the plan in force here.
+
+    Returns
+    -------
+    Plan
+        That of the innermost ``with`` block; inside a task the next nested plan; else the
+        process-wide plan: of `set_plan`, of the environment variable ``PARMAP_PLAN`` (read
+        at the first use, never in a worker), or ``sequential``.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> with parmap.plan("threads", workers=2):
+    ...     print(parmap.current_plan())
+    threads(workers=2)
+    """
+    frame = context.frame.get()
+    if isinstance(frame, Session):
+        return frame.plan
+    if isinstance(frame, context.Task):
+        return plan(list(frame.nested)) if frame.nested else plan("sequential")
+    return _process.get()
+
+
+def current_session() -> Session:
+    """Give the session that a call made here uses; open it if it is the process-wide one."""
+    frame = context.frame.get()
+    if isinstance(frame, Session):
+        frame.check()
+        return frame
+    return _process.session(current_plan())

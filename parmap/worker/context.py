@@ -1,0 +1,77 @@
+"""What a task may know of where it runs, and what a worker notes for its pool.
+
+One context variable says which frame a piece of code runs in: a session that it entered,
+or a task that it is part of. Plans read it to find the plan in force; a task that runs in
+the caller's own thread (plan ``sequential``) must hide the caller's session, or an inner
+call would find the outer plan again.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator, MutableSequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Task", "Worker", "frame", "task", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The frame of code that runs as part of a task; `nested` are the plans left to it."""
+
+    nested: tuple[Any, ...] = ()
+
+
+frame: ContextVar[Any] = ContextVar("parmap.frame", default=None)
+
+
+@contextmanager
+def task(nested: tuple[Any, ...]) -> Iterator[None]:
+    """Run the block as part of a task."""
+    token = frame.set(Task(nested))
+    try:
+        yield
+    finally:
+        frame.reset(token)
+
+
+class Worker:
+    """This process, as a worker: set up once by its pool, before the first task.
+
+    Parameters
+    ----------
+    is_worker : bool, default False
+        Whether this process is one; then the environment chooses no plan in it.
+    slot : writable buffer of 8 bytes, optional
+        Where `note` writes; the pool shares it.
+    words : int, optional
+        The descriptor that takes what the interpreter writes when it dies.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_worker: bool = False,
+        slot: memoryview | MutableSequence[int] | None = None,
+        words: int | None = None,
+    ) -> None:
+        self.is_worker = is_worker
+        self._slot = bytearray(8) if slot is None else slot
+        self._words = words
+
+    def note(self, position: int) -> None:
+        """Write down which element of the chunk runs now; -1 for none."""
+        struct.pack_into("q", self._slot, 0, position)  # type: ignore[arg-type]
+
+    @property
+    def words(self) -> int:
+        """The descriptor for last words: the pool's, else the standard error's."""
+        return sys.__stderr__.fileno() if self._words is None else self._words  # type: ignore[union-attr]
+
+
+# Replaced as a whole by a pool's child; read at each use, so never imported by name.
+worker = Worker()

@@ -1,0 +1,187 @@
+"""Values and errors, packed for the border.
+
+Results are tried with C pickle first: it is several times faster, and what a worker could
+pickle by reference the caller can look up. Whatever the *caller* sends goes through
+cloudpickle at once, since C pickle would send functions of ``__main__`` by name, and a
+worker's ``__main__`` is another one.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from parmap.errors import RemoteTraceback, SerializationError
+from parmap.worker import culprit
+
+__all__ = ["PackedError", "Parcel", "dumps", "pack", "pack_error", "pack_result", "unpack"]
+
+PROTOCOL = 5
+# Of these types alone is it certain that C pickle and cloudpickle do the same.
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+
+class Parcel:
+    """A packed value: its pickle, which an executor may move as it likes."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
+        # A PickleBuffer lets a wire that knows protocol 5 move the bytes without a copy.
+        return (Parcel, (pickle.PickleBuffer(self.data) if protocol >= 5 else bytes(self.data),))  # noqa: PLR2004
+
+
+@dataclass(frozen=True, slots=True)
+class PackedError:
+    """An error ready to travel, and its traceback as text."""
+
+    error: BaseException | Parcel
+    traceback: str
+
+
+def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
+    """Pickle what the caller sends; `what` begins the path in the error's message."""
+    import cloudpickle  # 10 ms, and the sequential plan never needs it
+
+    try:
+        return cloudpickle.dumps(  # type: ignore[no-any-return]
+            value, PROTOCOL, buffer_callback=None if buffers is None else buffers.append
+        )
+    except Exception as error:
+        raise culprit.accuse(value, what, error) from error
+
+
+def pack(value: Any, what: str) -> Parcel:
+    """Pack what the caller sends."""
+    return Parcel(dumps(value, what))
+
+
+def pack_result(value: Any) -> Parcel:
+    """Pack what a worker sends back."""
+    try:
+        return Parcel(pickle.dumps(value, PROTOCOL))
+    except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
+        return pack(value, "result")
+
+
+def unpack(parcel: Parcel) -> Any:
+    """Give the packed value."""
+    try:
+        return pickle.loads(parcel.data)
+    except Exception as error:
+        raise culprit.unreadable(error) from error
+
+
+def pack_error(error: BaseException, *, crosses: bool) -> PackedError:
+    """Make an error ready to travel, whatever its class does in its constructor."""
+    if not crosses:
+        return PackedError(error, "".join(traceback.format_exception(error)))
+    error.__traceback__ = _trimmed(error.__traceback__)
+    text = "".join(traceback.format_exception(error))
+    return PackedError(Parcel(_pickled_error(error)), text)
+
+
+def unpack_error(packed: PackedError) -> BaseException:
+    """Give the error; one that travelled has the worker's traceback as its cause."""
+    if not isinstance(packed.error, Parcel):
+        return packed.error
+    error: BaseException = unpack(packed.error)
+    error.__cause__ = RemoteTraceback(packed.traceback)
+    return error
+
+
+def _trimmed(tb: TracebackType | None) -> TracebackType | None:
+    """Drop parmap's own frames from the top: a user looks for the user's lines."""
+    inner = tb
+    while inner and inner.tb_frame.f_globals.get("__name__", "").startswith("parmap.worker"):
+        inner = inner.tb_next
+    return inner or tb
+
+
+def _pickled_error(error: BaseException) -> bytes:
+    """Pickle an error so that it can be read again, with as much of it as can travel.
+
+    Pickle rebuilds an exception by calling its class with `args`, which fails at the far
+    end when ``__init__`` takes something else. So the pickle is read back here; if that
+    fails, the error is rebuilt without calling ``__init__``.
+    """
+    try:
+        data = _plain(error)
+        same = pickle.loads(data)
+    except BaseException:  # noqa: BLE001 - a user's class may raise anything, even SystemExit
+        same = None
+    if type(same) is type(error):
+        return data
+    for candidate in (
+        (_rebuild, (type(error), error.args, _portable(vars(error)))),
+        (_rebuild, (type(error), tuple(map(_or_repr, error.args)), _portable(vars(error)))),
+    ):
+        try:
+            data = _plain(_Reduced(candidate))
+            pickle.loads(data)
+        except BaseException:  # noqa: BLE001, S112 - as above; the next candidate asks for less
+            continue
+        return data
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    stand_in = SerializationError(
+        f"an element raised {kind}, and that error cannot travel from the worker: "
+        f"{_safe_repr(error)}. Its traceback is the cause of this error."
+    )
+    return _plain(stand_in)
+
+
+def _plain(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, PROTOCOL)
+    except Exception:  # noqa: BLE001 - a local class, say, which cloudpickle sends by value
+        import cloudpickle
+
+        return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
+
+
+class _Reduced:
+    """Pickles as a call that somebody else wrote down."""
+
+    def __init__(self, call: tuple[Any, ...]) -> None:
+        self._call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._call
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _portable(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if _travels(value)}
+
+
+def _or_repr(value: Any) -> Any:
+    return value if _travels(value) else _safe_repr(value)
+
+
+def _travels(value: Any) -> bool:
+    if type(value) in _ATOMS:
+        return True
+    try:
+        pickle.loads(_plain(value))
+    except BaseException:  # noqa: BLE001 - see _pickled_error
+        return False
+    return True
+
+
+def _safe_repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__
+        return f"<{type(value).__qualname__}>"

@@ -1,0 +1,135 @@
+"""The one function that runs remotely."""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from parmap.errors import SerializationError, TaskTimeout
+from parmap.worker import context
+from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
+from parmap.worker.values import Chunk, Embedded, Job, Misfire, Origin, Outcome, opened
+
+__all__ = ["run_chunk"]
+
+
+def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel) -> Outcome:
+    """Run a job on the elements of a chunk.
+
+    Never raises for anything that an element is or does: what fails is told in the outcome.
+
+    Raises
+    ------
+    SerializationError
+        If the job cannot be unpickled here, so that no chunk of the call can run.
+    """
+    job = opened(job)
+    if isinstance(chunk, Parcel):
+        try:
+            chunk = unpack(chunk)
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
+            return Outcome([], (), 0.0, Origin(), pack_error(error, crosses=True))
+    assert isinstance(chunk, Chunk)
+    work = _watched if chunk.careful or job.timeout is not None else _swift
+    began = time.perf_counter()
+    with context.task(job.nested):
+        values, misfires = work(job, chunk)
+    seconds = time.perf_counter() - began
+    if job.crosses:
+        return _packed(job, values, misfires, seconds)
+    return Outcome(values, tuple(misfires), seconds, Origin())
+
+
+def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
+    if job.star:
+        return itertools.starmap(job.fn, chunk.columns[0])
+    return map(job.fn, *chunk.columns)
+
+
+def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
+    """Run all elements in C: an element costs its call and one append."""
+    values: list[Any] = []
+    misfires: list[Misfire] = []
+    calls = _calls(job, chunk)
+    size = len(chunk)
+    while len(values) < size:
+        try:
+            values.extend(calls)
+            if len(values) < len(chunk):
+                # map() takes a StopIteration from the function for its own end. Read anew:
+                # a chunk whose call is over may have been emptied meanwhile.
+                raise _stopped()  # noqa: TRY301 - the failure of an element like any other
+            break
+        except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
+            misfires.append(Misfire(len(values), pack_error(error, crosses=job.crosses)))
+            if job.stop or isinstance(error, KeyboardInterrupt):
+                break
+            values.append(None)
+    return values, misfires
+
+
+def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
+    """Run element by element, noting each before it runs and timing it."""
+    values: list[Any] = []
+    misfires: list[Misfire] = []
+    calls = _calls(job, chunk)
+    for offset in range(len(chunk)):
+        try:
+            values.append(_one(job, calls, offset))
+        except BaseException as error:  # noqa: BLE001 - as above
+            misfires.append(Misfire(offset, pack_error(error, crosses=job.crosses)))
+            if job.stop or isinstance(error, KeyboardInterrupt):
+                break
+            values.append(None)
+    context.worker.note(-1)
+    return values, misfires
+
+
+def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
+    context.worker.note(offset)
+    limit = job.timeout
+    if limit is not None and job.expendable:
+        # A thread in C that needs no GIL: it writes down where the element hangs, and ends
+        # the process, whatever the element does. The pool tells this death by those words.
+        faulthandler.dump_traceback_later(limit, exit=True, file=context.worker.words)
+    began = time.perf_counter()
+    try:
+        value = next(calls, _NOTHING)
+    finally:
+        if limit is not None and job.expendable:
+            faulthandler.cancel_dump_traceback_later()
+    if value is _NOTHING:
+        raise _stopped()
+    if limit is not None and (took := time.perf_counter() - began) > limit:
+        # Where the worker cannot be replaced, the element fails once it returns.
+        raise TaskTimeout(f"it took {took:.3g} s; timeout={limit:g} allows no more")
+    return value
+
+
+_NOTHING = object()
+
+
+def _stopped() -> RuntimeError:
+    return RuntimeError("the function raised StopIteration, which would end the map early; raise another error")
+
+
+def _packed(job: Job, values: list[Any], misfires: list[Misfire], seconds: float) -> Outcome:
+    try:
+        parcel = pack_result(values)
+    except SerializationError:
+        # Some result cannot travel: find out which, and let only that one fail.
+        for offset, value in enumerate(values):
+            try:
+                pack_result(value)
+            except SerializationError as error:
+                misfires.append(Misfire(offset, pack_error(error, crosses=True)))
+                values[offset] = None
+        misfires.sort(key=lambda misfire: misfire.offset)
+        if job.stop:
+            del misfires[1:]
+            del values[misfires[0].offset :]
+        parcel = pack_result(values)
+    return Outcome(parcel, tuple(misfires), seconds, Origin())

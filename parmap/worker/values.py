@@ -1,0 +1,129 @@
+"""All that crosses the border between the caller and a worker: frozen, picklable values."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from parmap.worker.parcel import PackedError, Parcel, unpack
+
+__all__ = ["Chunk", "Embedded", "Job", "Misfire", "Origin", "Outcome", "opened"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where something ran."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all chunks of a call share; placed once where every worker reaches it.
+
+    Parameters
+    ----------
+    fn : callable
+        The user's function.
+    star : bool, default False
+        Whether a chunk's one column holds argument tuples, as in ``starmap``.
+    stop : bool, default True
+        Whether the first failure ends the chunk.
+    timeout : float or None, default None
+        Seconds that one element may take.
+    crosses : bool, default True
+        Whether chunks and outcomes leave the caller's memory, so that they travel packed.
+    expendable : bool, default False
+        Whether the worker may end itself when an element runs too long: it is replaced.
+    nested : tuple, default ()
+        The plans for calls made inside the function, outermost first.
+    """
+
+    fn: Callable[..., Any]
+    star: bool = False
+    stop: bool = True
+    timeout: float | None = None
+    crosses: bool = True
+    expendable: bool = False
+    nested: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some elements: one column per argument of the function, all of one length.
+
+    Parameters
+    ----------
+    columns : tuple of sequence
+        The arguments; ``columns[j][i]`` is argument j of element i.
+    careful : bool, default False
+        Whether to note each element before it runs, so that a death can be laid to it.
+    """
+
+    columns: tuple[Sequence[Any], ...]
+    careful: bool = False
+
+    def __len__(self) -> int:
+        """Count the elements."""
+        return len(self.columns[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Misfire:
+    """One element of a chunk that failed: its place in the chunk, and its error."""
+
+    offset: int
+    error: PackedError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a chunk.
+
+    Parameters
+    ----------
+    values : list or Parcel
+        One result per element that ran, None where it failed; a `Parcel` of that list
+        where the outcome crosses the border.
+    misfires : tuple of Misfire
+        The failures, in order.
+    seconds : float
+        The time the function took for all of them, measured in the worker.
+    origin : Origin
+        Where it ran.
+    unreadable : PackedError or None, default None
+        Why the chunk could not be unpickled, so that nothing ran.
+    """
+
+    values: list[Any] | Parcel
+    misfires: tuple[Misfire, ...]
+    seconds: float
+    origin: Origin
+    unreadable: PackedError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A job that travels with every chunk, for backends that cannot place one."""
+
+    key: tuple[str, int, int]
+    parcel: Parcel
+
+
+def opened(job: Job | Embedded) -> Job:
+    """Give the job itself."""
+    return job if isinstance(job, Job) else _open(job.key, job.parcel)
+
+
+# A worker sees a few calls at a time (an outer one and what nests in it), each in many
+# chunks; unpickling the function for each of them would cost more than most chunks.
+@lru_cache(maxsize=8)
+def _open(key: tuple[str, int, int], parcel: Parcel) -> Job:  # noqa: ARG001 - key is the cache's
+    job = unpack(parcel)
+    assert isinstance(job, Job)
+    return job
