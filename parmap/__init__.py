@@ -24,8 +24,9 @@ from parmap.errors import (
 from parmap.futures import submit
 from parmap.maps import imap, pmap, starmap
 from parmap.options import MapOptions
-from parmap.plans import Plan, Session, current_plan, plan, set_plan
+from parmap.plans import Plan, current_plan, plan, set_plan
 from parmap.progress import Counts
+from parmap.session import Session
 
 __all__ = [
     "Auto",

@@ -10,7 +10,7 @@
     ├── PoolBroken           (BrokenExecutor)  no worker can be started that works
     ├── WorkerDied                             a worker process ended in the middle of a task
     ├── TaskTimeout          (TimeoutError)    an element ran longer than ``timeout=`` allows
-    └── TaskExited                             an element called ``sys.exit`` (``errors="group"`` only)
+    └── TaskExited                             an element called ``sys.exit``; only in groups
 
 Errors that a task raises are not wrapped: they come through as they are.
 """
@@ -130,8 +130,10 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
             how = f"exited with status {self.exitcode}"
         else:
             how = "is gone"
-        peak = f"; its peak memory was {self.peak_memory / 2**20:,.0f} MiB" if self.peak_memory else ""
-        words = f"\n{self.last_words.rstrip()}" if self.last_words else ""
+        peak = (
+            f"; its peak memory was {self.peak_memory / 2**20:,.0f} MiB" if self.peak_memory else ""
+        )
+        words = f"\n{self.last_words}" if self.last_words else ""
         return f"the worker process {self.pid} {how}{peak}{words}"
 
 
@@ -228,7 +230,8 @@ class FailureGroup(ExceptionGroup[Exception]):
         return super().__new__(cls, message, [_as_exception(failure) for failure in failures])
 
     def __init__(self, results: Sequence[Any], failures: Sequence[Failure]) -> None:
-        super().__init__(results, failures)
+        # Not the parent's: __new__ has made the message and the members from both.
+        Exception.__init__(self, results, failures)
         self.results = list(results)
 
     def derive(self, excs: Sequence[Exception], /) -> ExceptionGroup[Exception]:  # type: ignore[override]
@@ -240,7 +243,9 @@ def _as_exception(failure: Failure) -> Exception:
     error = failure.error
     if not isinstance(error, Exception):
         # An ExceptionGroup, which `except Exception` must catch, cannot hold SystemExit.
-        exited = TaskExited(f"element {failure.index} called sys.exit({error.args[0] if error.args else ''})")
+        exited = TaskExited(
+            f"element {failure.index} called sys.exit({error.args[0] if error.args else ''})"
+        )
         exited.__cause__ = error
         error = exited
     error.add_note(failure.note)

@@ -41,5 +41,7 @@ def submit(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
     1024
     """
     if not callable(fn):
-        raise TypeError(f"submit() needs a function first, not {type(fn).__name__}: submit(fn, *args)")
+        raise TypeError(
+            f"submit() needs a function first, not {type(fn).__name__}: submit(fn, *args)"
+        )
     return current_session().submit(fn, *args, **kwargs)

@@ -19,7 +19,9 @@ R = TypeVar("R")
 _WINDOW = 1 << 17
 
 
-def pmap(fn: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[MapOptions]) -> list[R]:
+def pmap(
+    fn: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[MapOptions]
+) -> list[R]:
     """Map a function over data in parallel: ``list(map(fn, *iterables))``.
 
     Parameters
@@ -59,7 +61,9 @@ def pmap(fn: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[M
     return _collected(fn, iterables, settings("pmap", options))
 
 
-def starmap(fn: Callable[..., R], iterable: Iterable[Iterable[Any]], /, **options: Unpack[MapOptions]) -> list[R]:
+def starmap(
+    fn: Callable[..., R], iterable: Iterable[Iterable[Any]], /, **options: Unpack[MapOptions]
+) -> list[R]:
     """Map a function over argument tuples: ``list(itertools.starmap(fn, iterable))``.
 
     Parameters
@@ -131,9 +135,7 @@ def imap(
     >>> squares.close()
     """
     _check("imap", fn, iterables)
-    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise ValueError(f"window={window!r}: give a whole number of elements, 1 or more")
-    chosen = settings("imap", options, ordered=ordered, window=window or _WINDOW)
+    chosen = settings("imap", options, ordered=ordered, window=_window(window))
     if chosen.errors == "group":
         raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
     call = Call(current_session(), fn, iterables, chosen)
@@ -143,6 +145,16 @@ def imap(
             "use chunks='auto', 'dynamic' or a number, or pmap"
         )
     return _flat(call)
+
+
+def _window(window: object) -> int:
+    if window is None:
+        return _WINDOW
+    if isinstance(window, bool) or not isinstance(window, int):
+        raise TypeError(f"window={window!r}: give a whole number of elements")
+    if window < 1:
+        raise ValueError(f"window={window!r}: give 1 or more elements")
+    return window
 
 
 def _flat(call: Call) -> Iterator[Any]:
@@ -155,7 +167,13 @@ def _flat(call: Call) -> Iterator[Any]:
         results.close()
 
 
-def _collected(fn: Callable[..., R], iterables: Sequence[Iterable[Any]], chosen: Settings, *, star: bool = False) -> list[R]:
+def _collected(
+    fn: Callable[..., R],
+    iterables: Sequence[Iterable[Any]],
+    chosen: Settings,
+    *,
+    star: bool = False,
+) -> list[R]:
     call = Call(current_session(), fn, iterables, chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
@@ -172,7 +190,8 @@ def _check(name: str, fn: object, iterables: Sequence[object]) -> None:
         try:
             iter(iterable)  # type: ignore[call-overload]
         except TypeError:
-            raise TypeError(f"{name}() cannot iterate over argument {place} after the function: {_shown(iterable)}") from None
+            what = f"argument {place} after the function: {_shown(iterable)}"
+            raise TypeError(f"{name}() cannot iterate over {what}") from None
 
 
 def _shown(value: object) -> str:

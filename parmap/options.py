@@ -72,13 +72,14 @@ def settings(
     for name in options:
         if name not in _NAMES:
             raise TypeError(
-                f"{call}() has no option {name!r}{suggest(name, _NAMES)}. Options: {', '.join(_NAMES)}"
+                f"{call}() has no option {name!r}{suggest(name, _NAMES)}. "
+                f"Options: {', '.join(_NAMES)}"
             )
     errors = options.get("errors", "raise")
     if errors not in _ERRORS:
         raise ValueError(f"errors={errors!r}: give one of {', '.join(map(repr, _ERRORS))}")
-    progress = options.get("progress")
-    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+    progress = options.get("progress") or None  # False is as good as nothing
+    if not (progress is None or progress is True or callable(progress)):
         raise TypeError(f"progress={progress!r}: give True, or a function that takes the counts")
     return Settings(
         policy=policy_named(options.get("chunks", "auto")),
@@ -86,7 +87,7 @@ def settings(
         retries=_retries(options.get("retries", 0)),
         timeout=_timeout(options.get("timeout")),
         label=options.get("label") or "",
-        observers=(progress_.observer(progress),) if progress else (),
+        observers=(progress_.observer(progress),) if progress is not None else (),
         ordered=ordered,
         window=window,
     )

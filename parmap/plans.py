@@ -18,25 +18,20 @@ import math
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
 
 from parmap import registry
 from parmap.cores import available_cores
-from parmap.engine.chunking import Auto
-from parmap.engine.loop import Call, Settings
-from parmap.engine.single import single
 from parmap.engine.site import Traits
-from parmap.errors import PlanError, SessionClosed
+from parmap.errors import PlanError
+from parmap.session import Session
 from parmap.worker import context
-from parmap.worker.parcel import pack
-from parmap.worker.run import run_chunk
-from parmap.worker.values import Chunk, Embedded, Job, Outcome
 
-__all__ = ["Plan", "Session", "current_plan", "current_session", "plan", "set_plan"]
+__all__ = ["Plan", "current_plan", "current_session", "plan", "set_plan"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,7 +105,7 @@ class Plan(ABC):
         """
         workers = self.workers() if callable(self.workers) else self.workers
         _check_workers(workers)
-        return available_cores() if workers is None else int(workers)  # type: ignore[arg-type]
+        return available_cores() if workers is None else int(workers)
 
     @property
     def initializer(self) -> Callable[[], object] | None:
@@ -124,7 +119,10 @@ class Plan(ABC):
         return session
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the session that `__enter__` opened in this context."""
         session = context.frame.get()
@@ -150,7 +148,8 @@ class Plan(ABC):
         """Write the plan as the text that `plan` reads."""
         if not self.nested:
             return self._text()
-        return f"[{', '.join([replace(self, nested=())._text(), *(level._text() for level in self.nested)])}]"
+        levels = [replace(self, nested=()), *self.nested]
+        return f"[{', '.join(map(str, levels))}]"
 
     def _text(self) -> str:
         set_ = (
@@ -205,7 +204,9 @@ def _levels(specs: list[Any], options: dict[str, Any]) -> Plan:
     if not specs:
         raise PlanError("the list of plans is empty: name at least one")
     outer, *inner = map(plan, specs)
-    nested = tuple(itertools.chain.from_iterable((level.replace(nested=()), *level.nested) for level in inner))
+    nested = tuple(
+        itertools.chain.from_iterable((level.replace(nested=()), *level.nested) for level in inner)
+    )
     return outer.replace(**({"nested": (*outer.nested, *nested)} | options))
 
 
@@ -248,137 +249,27 @@ def _check_workers(workers: object) -> None:
 def _imported(name: object) -> Callable[[], object]:
     module, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not colon:
-        raise PlanError(f"setup={name!r}: give a function without arguments, or a text such as 'package.module:function'")
+        raise PlanError(
+            f"setup={name!r}: give a function without arguments, or a text such as "
+            "'package.module:function'"
+        )
     try:
         found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise PlanError(f"setup={name!r} cannot be imported: {error}") from error
     if not callable(found):
         raise PlanError(f"setup={name!r} names {found!r}, which is not a function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _written(value: Any) -> str:
     if callable(value):
-        module, path = getattr(value, "__module__", "?"), getattr(value, "__qualname__", repr(value))
+        module, path = (
+            getattr(value, "__module__", "?"),
+            getattr(value, "__qualname__", repr(value)),
+        )
         return repr(f"{module}:{path}")
     return repr(value)
-
-
-class Session:
-    """A plan at work: its executor, and what parmap needs to use it.
-
-    Made by entering a plan; ends with the ``with`` block.
-
-    Attributes
-    ----------
-    plan : Plan
-        What was entered.
-    executor : concurrent.futures.Executor
-        Where tasks run.
-    """
-
-    # A key for each embedded job: a worker that serves several callers must not mix them up.
-    _keys = itertools.count()
-
-    def __init__(self, plan: Plan, outer: object = None) -> None:
-        self.plan, self.outer = plan, outer
-        self.traits = plan.place()
-        self.executor: Any = plan.start()
-        self._closed = False
-        self._pid = os.getpid()
-
-    @property
-    def workers(self) -> int:
-        """How many workers there are now."""
-        return int(self.executor.workers)
-
-    @property
-    def nested(self) -> tuple[Plan, ...]:
-        """The plans for calls made inside the tasks."""
-        return self.plan.nested
-
-    @property
-    def dashboard(self) -> str | None:
-        """The address of a page that shows the workers, where the plan has one."""
-        return getattr(self.executor, "dashboard", None)
-
-    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """Start one call in a worker, as `parmap.submit` does in the current session."""
-        self.check()
-        return single(self, fn, args, kwargs)
-
-    def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]:
-        """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
-        self.check()
-        settings = Settings(Auto(), errors="raise", retries=0, timeout=None, label="", observers=())
-        return list(itertools.chain.from_iterable(Call(self, fn, iterables, settings).results()))
-
-    def place(self, job: Job) -> Any:
-        """Put a job where every worker reaches it."""
-        self.check()
-        if self.traits.shares_memory:
-            return job
-        if self.traits.places:
-            return self.executor.put(job)
-        return Embedded((*_ORIGIN, next(self._keys)), pack(job, "job"))
-
-    def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
-        """Have a worker run a chunk of a placed job."""
-        self.check()
-        travels = chunk if self.traits.shares_memory else pack(chunk, "chunk")
-        return self.executor.submit(run_chunk, placed, travels)  # type: ignore[no-any-return]
-
-    def drop(self, placed: Any) -> None:
-        """Forget a placed job."""
-        if self.traits.places and not self._closed:
-            self.executor.drop(placed)
-
-    def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
-        """Stop a chunk that nobody waits for any more, as far as the place can."""
-        if self.traits.shares_memory:
-            # map() reads this very list as it goes: emptied, it ends after the element
-            # that runs now, which nothing can stop in a thread.
-            chunk.columns[0].clear()  # type: ignore[attr-defined]
-        elif self.traits.abandons:
-            self.executor.abandon(future)
-
-    def check(self) -> None:
-        """Refuse work after the end.
-
-        Raises
-        ------
-        SessionClosed
-            If the session is over, or belongs to the process that this one was forked from.
-        """
-        if self._closed:
-            raise SessionClosed(f"the session of {self.plan} is over: its `with` block has ended. Enter the plan again")
-        if self._pid != os.getpid():
-            raise SessionClosed(
-                f"the session of {self.plan} belongs to process {self._pid}, of which this one "
-                f"({os.getpid()}) is a fork: enter a plan of its own here"
-            )
-
-    def close(self, *, cancel: bool = False) -> None:
-        """End the session; wait for what was submitted. An adopted executor stays open.
-
-        Parameters
-        ----------
-        cancel : bool, default False
-            Whether to cancel what has not begun.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        if self._pid == os.getpid():
-            self.executor.shutdown(wait=True, cancel_futures=cancel)
-
-    def __repr__(self) -> str:
-        """Show the plan and whether the session is open."""
-        return f"<Session of {self.plan}: {'closed' if self._closed else 'open'}>"
-
-
-_ORIGIN = (os.uname().nodename if hasattr(os, "uname") else "", os.getpid())
 
 
 class _ProcessWide:
@@ -479,7 +370,7 @@ def current_plan() -> Plan:
     """
     frame = context.frame.get()
     if isinstance(frame, Session):
-        return frame.plan
+        return cast("Plan", frame.plan)
     if isinstance(frame, context.Task):
         return plan(list(frame.nested)) if frame.nested else plan("sequential")
     return _process.get()

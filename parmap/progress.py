@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from parmap.events import (
     CallFinished,
@@ -47,9 +47,9 @@ class Counts:
     label: str
 
 
-def observer(progress: bool | Callable[[Counts], Any]) -> Observer:
+def observer(progress: Literal[True] | Callable[[Counts], Any]) -> Observer:
     """Make the observer that serves a ``progress=`` option other than None and False."""
-    counter = _Counter(_Bar() if progress is True else progress)  # type: ignore[arg-type]
+    counter = _Counter(_Bar() if progress is True else progress)
     return counter.observe
 
 
@@ -77,9 +77,7 @@ class _Counter:
                 return
         seconds = time.perf_counter() - self._began
         finished = isinstance(event, CallFinished)
-        self._show(
-            Counts(self._done, self._failed, self._total, seconds, finished, self._label)
-        )
+        self._show(Counts(self._done, self._failed, self._total, seconds, finished, self._label))
 
 
 class _Bar:

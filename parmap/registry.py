@@ -50,8 +50,12 @@ def named(name: str) -> Any:
             return _offered()[name].load()
         except ImportError as error:
             point = _offered()[name]
-            raise BackendUnavailable(f"the plan {name!r} is offered by {point.value!r}, which fails to import: {error}") from error
-    raise PlanError(f"there is no plan named {name!r}{suggest(name, names())}. Plans: {', '.join(names())}")
+            raise BackendUnavailable(
+                f"the plan {name!r} is offered by {point.value!r}, which fails to import: {error}"
+            ) from error
+    raise PlanError(
+        f"there is no plan named {name!r}{suggest(name, names())}. Plans: {', '.join(names())}"
+    )
 
 
 def adopter(thing: object) -> Any:
@@ -101,7 +105,9 @@ def _parsed(tree: ast.expr, text: str) -> Parsed:
             return name, {}
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
             try:
-                return name, {str(k.arg): ast.literal_eval(k.value) for k in keywords if k.arg or _fail()}
+                return name, {
+                    str(k.arg): ast.literal_eval(k.value) for k in keywords if k.arg or _fail()
+                }
             except ValueError:
                 raise _unreadable(text) from None
     raise _unreadable(text)

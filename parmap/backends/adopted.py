@@ -26,8 +26,8 @@ class Guest(Executor):
             return self._host.submit(fn, *args, **kwargs)
         except BrokenExecutor as error:
             raise ParmapError(
-                f"the adopted {type(self._host).__name__} is broken ({error}), and only its owner can "
-                "replace it. parmap's own plan 'processes' survives the death of a worker"
+                f"the adopted {type(self._host).__name__} is broken ({error}), and only its owner "
+                "can replace it. parmap's own plan 'processes' survives the death of a worker"
             ) from error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -54,7 +54,10 @@ class Adopted(Plan):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.setup is not None:
-            raise PlanError("an adopted executor's workers run already: give setup= to the executor itself, as its initializer")
+            raise PlanError(
+                "an adopted executor's workers run already: give setup= to the executor itself, "
+                "as its initializer"
+            )
 
     def place(self) -> Traits:
         """Tell whether its tasks see the caller's memory."""

@@ -34,4 +34,6 @@ class Threads(Plan):
 
     def start(self) -> Executor:
         """Start the pool; its threads start as tasks come."""
-        return ThreadExecutor(self.count(), thread_name_prefix="parmap", initializer=self.initializer)
+        return ThreadExecutor(
+            self.count(), thread_name_prefix="parmap", initializer=self.initializer
+        )

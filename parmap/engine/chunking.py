@@ -45,7 +45,9 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.cost is not None and self.shuffle is not False:
-            raise ValueError("give cost= or shuffle=, not both: each sets the order of the elements")
+            raise ValueError(
+                "give cost= or shuffle=, not both: each sets the order of the elements"
+            )
 
     @property
     def reorders(self) -> bool:

@@ -93,7 +93,10 @@ def _sliceable(iterable: Iterable[Any]) -> bool:
 
 def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     """Count the elements, where all who can be endless can be counted."""
-    sizes = [len(it) if isinstance(it, Sized) and not isinstance(it, Iterator) else None for it in iterables]
+    sizes = [
+        len(it) if isinstance(it, Sized) and not isinstance(it, Iterator) else None
+        for it in iterables
+    ]
     return None if None in sizes else min(size for size in sizes if size is not None)
 
 

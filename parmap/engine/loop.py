@@ -164,9 +164,9 @@ class Call:
     def _next(self, cutter: Cutter) -> Piece | None:
         below = self._end[0] if self._end else None
         while self._again:
-            piece = self._again.popleft()
-            if below is None or min(piece.indices) < below:
-                return piece
+            again = self._again.popleft()
+            if below is None or min(again.indices) < below:
+                return again
         piece = cutter.next(self._room(cutter), below)
         if self._source.error is not None and below is None:
             self._end = (self._source.pulled, self._source.error)
@@ -203,7 +203,9 @@ class Call:
         if piece is None:  # abandoned meanwhile
             return
         if future.cancelled():
-            raise SessionClosed("the session was closed in the middle of this call, by another thread or task")
+            raise SessionClosed(
+                "the session was closed in the middle of this call, by another thread or task"
+            )
         error = future.exception()
         if isinstance(error, WorkerDied):
             self._bury(piece, error)
@@ -217,7 +219,9 @@ class Call:
         try:
             if outcome.unreadable is not None:
                 raise unpack_error(outcome.unreadable)
-            values = unpack(outcome.values) if isinstance(outcome.values, Parcel) else outcome.values
+            values = (
+                unpack(outcome.values) if isinstance(outcome.values, Parcel) else outcome.values
+            )
         except SerializationError as error:
             self._unsendable(piece, error)
             return
@@ -235,7 +239,14 @@ class Call:
             self._shelve(piece.indices[start:], values[start:] if start else values)
         done = len(values) - len(outcome.misfires)
         origin = outcome.origin
-        self._tell(events.ChunkFinished, piece.indices[0], max(0, done), outcome.seconds, origin.host, origin.pid)
+        self._tell(
+            events.ChunkFinished,
+            piece.indices[0],
+            max(0, done),
+            outcome.seconds,
+            origin.host,
+            origin.pid,
+        )
 
     def _shelve(self, indices: Sequence[int], values: list[Any]) -> None:
         if len(indices):
@@ -252,7 +263,7 @@ class Call:
         if death.timed_out:
             error = TaskTimeout(
                 f"it ran longer than timeout={self._settings.timeout:g} s, and was stopped here:\n"
-                f"{death.last_words.rstrip()}"
+                f"{death.last_words}"
             )
         packed = PackedError(error, death.last_words)
         self._fail(piece, offset, packed, replace(Origin(), pid=death.pid))
@@ -261,7 +272,9 @@ class Call:
         """Retry an element that failed, or fail it for good."""
         index = piece.indices[offset]
         error = unpack_error(packed)
-        failure = Failure(error, index, packed.traceback, origin.host, origin.pid, self._settings.label)
+        failure = Failure(
+            error, index, packed.traceback, origin.host, origin.pid, self._settings.label
+        )
         if isinstance(error, KeyboardInterrupt):
             # It may be the user's own, and always means the whole call.
             failure.reraise()

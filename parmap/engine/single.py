@@ -15,7 +15,9 @@ from parmap.worker.values import Chunk, Job, Outcome
 __all__ = ["single"]
 
 
-def single(site: Site, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+def single(
+    site: Site, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Future[Any]:
     """Send one call; give a future of its result.
 
     Parameters

@@ -40,7 +40,7 @@ def task(nested: tuple[Any, ...]) -> Iterator[None]:
 
 
 class Worker:
-    """This process, as a worker: set up once by its pool, before the first task.
+    """A process as a worker: set up once by its pool, before the first task.
 
     Parameters
     ----------

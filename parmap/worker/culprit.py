@@ -52,7 +52,10 @@ def unreadable(error: BaseException) -> SerializationError:
             f"call cloudpickle.register_pickle_by_value({error.name}) before the call."
         )
     else:
-        advice = "Check its __reduce__, __setstate__ or __init__, and that both ends have the same versions."
+        advice = (
+            "Check its __reduce__, __setstate__ or __init__, and that both ends have the same "
+            "versions."
+        )
     return SerializationError(
         f"something arrived that cannot be unpickled: {type(error).__name__}: {error}. {advice}"
     )
@@ -83,26 +86,18 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     """Name the parts that pickling would visit, each with its step of the path."""
     match value:
         case Mapping():
-            for key, item in value.items():
-                yield f" key {key!r}", key
-                yield f"[{key!r}]", item
+            yield from ((f" key {key!r}", key) for key in value)
+            yield from ((f"[{key!r}]", item) for key, item in value.items())
         case list() | tuple():
-            for i, item in enumerate(value):
-                yield f"[{i}]", item
+            yield from ((f"[{i}]", item) for i, item in enumerate(value))
         case set() | frozenset():
-            for item in value:
-                yield f" member {item!r}", item
+            yield from ((f" member {item!r}", item) for item in value)
         case FunctionType():
             yield from _captured(value)
         case MethodType():
             yield ".__self__", value.__self__
-        case functools.partial():
-            yield ".func", value.func
-            yield ".args", value.args
-            yield ".keywords", value.keywords
         case type():
-            for name, item in vars(value).items():
-                yield f".{name}", item
+            yield from ((f".{name}", item) for name, item in vars(value).items())
         case _:
             yield from _attributes(value)
 
@@ -127,6 +122,9 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, functools.partial):
+        yield from ((f".{name}", getattr(value, name)) for name in ("func", "args", "keywords"))
+        return
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield f".{field.name}", getattr(value, field.name, None)

@@ -113,7 +113,9 @@ _NOTHING = object()
 
 
 def _stopped() -> RuntimeError:
-    return RuntimeError("the function raised StopIteration, which would end the map early; raise another error")
+    return RuntimeError(
+        "the function raised StopIteration, which would end the map early; raise another error"
+    )
 
 
 def _packed(job: Job, values: list[Any], misfires: list[Misfire], seconds: float) -> Outcome:

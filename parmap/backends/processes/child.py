@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from parmap.backends.processes.wire import Frame, Inbox, Kind, Reference, decode, encode_result, send
+from parmap.backends.processes.wire import (
+    Frame,
+    Inbox,
+    Kind,
+    Reference,
+    decode,
+    encode_result,
+    send,
+)
 from parmap.errors import SerializationError
 from parmap.worker import context, culprit
 from parmap.worker.parcel import pack_error
@@ -82,7 +90,9 @@ class _Child:
         """Run a task; give the answer."""
         try:
             fn, args, kwargs = decode(frames)
-            args = [self._placed[arg.key].value() if type(arg) is Reference else arg for arg in args]
+            args = [
+                self._placed[arg.key].value() if type(arg) is Reference else arg for arg in args
+            ]
         except SystemExit as error:
             return _failed(SerializationError(f"unpickling the task called sys.exit({error.code})"))
         except SerializationError as error:
@@ -139,7 +149,7 @@ def _reseed() -> None:
     """Give a forked worker random state of its own, where the parent's came along."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed()  # type: ignore[attr-defined]  # Python's own reseeds itself at a fork
+        numpy_random.seed()  # Python's own reseeds itself at a fork
 
 
 def _flush() -> None:

@@ -35,7 +35,9 @@ class Processes(Plan):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start_method not in _STARTS:
-            raise PlanError(f"start={self.start_method!r}: give one of {', '.join(map(repr, _STARTS))}")
+            raise PlanError(
+                f"start={self.start_method!r}: give one of {', '.join(map(repr, _STARTS))}"
+            )
 
     def start(self) -> Executor:
         """Start the workers, without waiting until they are ready."""

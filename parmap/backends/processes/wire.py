@@ -67,7 +67,7 @@ def encode_result(value: Any) -> list[Frame]:
 
 def decode(frames: Sequence[Frame]) -> Any:
     """Give the value of a message; its arrays use the frames' memory."""
-    return pickle.loads(frames[0], buffers=frames[1:])  # type: ignore[arg-type]
+    return pickle.loads(frames[0], buffers=frames[1:])
 
 
 def _contiguous(buffers: list[pickle.PickleBuffer]) -> list[Frame]:

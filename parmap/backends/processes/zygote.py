@@ -59,8 +59,14 @@ class Zygote:
     def __init__(self, start: str) -> None:
         self.control, theirs = socket.socketpair()
         self._rest = b""
-        with theirs:
-            self.pid, self._process = _forked(theirs) if start == "fork" else _spawned(theirs)
+        self._process: subprocess.Popen[bytes] | None
+        # A Ctrl-C in its first milliseconds, before it can say that it does not care, waits.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            with theirs:
+                self.pid, self._process = _forked(theirs) if start == "fork" else _spawned(theirs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def fork(self, worker: int, channel: socket.socket, notes: int) -> None:
         """Ask for a worker, which gets `channel` and the descriptor `notes`.
@@ -107,15 +113,23 @@ class Zygote:
         self._rest = data[whole:]
         return [_read(*reply) for reply in _REPLY.iter_unpack(data[:whole])]
 
-    def close(self) -> None:
-        """Tell it to end, with all its workers, and wait until it has."""
+    def disown(self) -> None:
+        """In a fork of the parent: let go of a process that is not this one's child."""
         self.control.close()
         if self._process is not None:
+            self._process.returncode = 0  # or it would be waited for, in vain
+
+    def close(self) -> None:
+        """End it, with any worker that it has, and wait until it is gone."""
+        self.control.close()
+        if self._process is not None:
+            self._process.kill()
             self._process.wait()
             return
         try:
+            os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        except ChildProcessError:
+        except (ChildProcessError, ProcessLookupError):
             return  # somebody waits for all children, as some servers do
 
 
@@ -128,7 +142,7 @@ def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
         f"import sys; sys.path[:] = {sys.path!r}; "
         f"from parmap.backends.processes.zygote import main; main({theirs.fileno()})"
     )
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter
+    process = subprocess.Popen(
         [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
     )
     return process.pid, process
@@ -149,6 +163,7 @@ def main(control: int) -> None:
     """Be a zygote: serve requests until the parent closes the channel."""
     # Ctrl-C in a terminal reaches all processes; workers set their own handler.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # What stands now stays: workers then share its pages for longer.
     gc.collect()
     gc.freeze()
@@ -190,7 +205,9 @@ def _buried(pid: int) -> tuple[int, int]:
     # before this cannot change how it ends, except for one that closed the channel itself.
     _, status, usage = os.wait4(pid, 0)
     # ru_maxrss counts kibibytes, on macOS bytes.
-    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def _reply(channel: socket.socket, what: int, worker: int, first: int, second: int = 0) -> None:

@@ -1,0 +1,200 @@
+"""The crew: the thread that hears the workers, and has them born and buried."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from parmap.backends.processes.child import NOTES
+from parmap.backends.processes.desk import Desk
+from parmap.backends.processes.records import Task, Worker
+from parmap.backends.processes.system import anonymous_file
+from parmap.backends.processes.wire import Frame, Kind, decode
+from parmap.backends.processes.zygote import Birth, Burial, Zygote
+from parmap.errors import PoolBroken
+from parmap.worker.culprit import unreadable
+from parmap.worker.parcel import unpack_error
+
+__all__ = ["Crew"]
+
+# So many workers in a row that end before they are ready mean that none ever will be.
+_STILLBORN = 16
+
+
+class Crew:
+    """The workers, and one thread that hears them all through a selector.
+
+    What stands here is that thread's alone, but for the wake-up socket and `desk`, which it
+    shares with callers. It ends when the desk is closing and the last worker is buried.
+
+    Parameters
+    ----------
+    width : int
+        How many workers.
+    setup : sequence of frame
+        The first message to each worker.
+    start : {"fresh", "fork"}
+        How the zygote is made.
+    """
+
+    def __init__(self, width: int, setup: Sequence[Frame], start: str) -> None:
+        self._setup, self._start = setup, start
+        self._zygote = Zygote(start)
+        self._wake, self._woken = socket.socketpair()
+        self.desk = Desk(self._nudge)
+        self._dying: dict[int, tuple[Worker, Task | None]] = {}  # until the zygote buries them
+        self._numbers = itertools.count(1)
+        self._unready = 0  # workers lost in a row before any was ready
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._hear_wake)
+        for _ in range(width):
+            self._spawn()
+        # A daemon: the interpreter's exit must not wait for it before the pool has been told
+        # to close. See pool.py.
+        self.thread = threading.Thread(target=self._run, name="parmap-processes", daemon=True)
+        self.thread.start()
+
+    def disown(self) -> None:
+        """Close what a fork of the parent inherited: a worker must see the parent's end.
+
+        Only closes descriptors: the fork shares the selector's state with the parent.
+        """
+        for worker in (*self.desk.inherited(), *(worker for worker, _ in self._dying.values())):
+            worker.channel.close()
+            os.close(worker.notes)
+        self._zygote.disown()
+        self._wake.close()
+        self._woken.close()
+        self._selector.close()
+
+    def _nudge(self) -> None:
+        try:
+            self._wake.send(b"\0", socket.MSG_DONTWAIT)
+        except OSError:
+            return  # full: it will wake anyway; closed: it has ended
+
+    def _run(self) -> None:
+        desk = self.desk
+        try:
+            while desk.living() or self._dying or not desk.closing:
+                for key, _ in self._selector.select(desk.patience):
+                    key.data()
+                for worker in desk.late():
+                    self._zygote.kill(worker.number)
+                for worker in desk.leaving():
+                    worker.hang_up(socket.SHUT_WR)
+        except BaseException as error:
+            # A bug, here: whoever waits for a task must hear of it, not wait for ever.
+            self._give_up("the pool's own thread failed", error)
+            raise
+        for end in (self._selector, self._wake, self._woken, self._zygote):
+            end.close()
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        notes = anonymous_file()
+        os.ftruncate(notes, NOTES)
+        # The worker shares this position, so its last words come after the notes.
+        os.lseek(notes, NOTES, os.SEEK_SET)
+        worker = Worker(next(self._numbers), ours, notes)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
+        with theirs:
+            self._zygote.fork(worker.number, theirs, notes)
+        worker.send(Kind.SETUP, 0, self._setup)
+        self.desk.enlist(worker)
+
+    def _hear_wake(self) -> None:
+        self._woken.recv(1 << 10)
+
+    def _hear(self, worker: Worker) -> None:
+        try:
+            message = worker.inbox.read()
+        except EOFError:
+            self._lose(worker)
+            return
+        if message is None:
+            return
+        kind, _, frames = message
+        if kind is Kind.READY:
+            worker.ready, self._unready = True, 0
+        elif kind is Kind.BROKEN:
+            self._give_up("setup= failed in a worker", unpack_error(decode(frames)))
+        elif (task := worker.task) is not None:  # else the pool has given up
+            # First keep the worker busy, then unpack what it sent.
+            self.desk.rest(worker)
+            _resolve(task.future, kind, frames)
+
+    def _lose(self, worker: Worker) -> None:
+        """Take out a worker whose channel has closed, have it buried, and replace it."""
+        task = self.desk.remove(worker)
+        self._dying[worker.number] = (worker, task)
+        self._selector.unregister(worker.channel)
+        worker.close()
+        self._zygote.bury(worker.number)
+        self._unready += not worker.ready and not worker.leaving
+        if self._unready >= _STILLBORN and self.desk.broken is None:
+            why = f"{_STILLBORN} workers in a row ended before they were ready"
+            self._give_up(why, worker.death(None))
+        elif self.desk.wants_workers:
+            self._spawn()
+
+    def _hear_zygote(self) -> None:
+        try:
+            replies = self._zygote.replies()
+        except EOFError:
+            self._replace_zygote()
+            return
+        for reply in replies:
+            if isinstance(reply, Burial):
+                self._bury(reply.worker, reply)
+            else:
+                self._name(reply)
+
+    def _name(self, birth: Birth) -> None:
+        worker = self.desk.named(birth.worker) or self._dying[birth.worker][0]
+        worker.pid = birth.pid
+
+    def _bury(self, number: int, burial: Burial | None) -> None:
+        worker, task = self._dying.pop(number)
+        death = worker.death(burial)
+        os.close(worker.notes)
+        if task is not None:
+            task.future.set_exception(death)
+
+    def _replace_zygote(self) -> None:
+        """Begin again: the zygote is gone, and the kernel has killed its workers with it."""
+        self._selector.unregister(self._zygote.control)
+        self._zygote.close()
+        self._zygote = Zygote(self._start)
+        self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
+        for number in list(self._dying):
+            self._bury(number, None)
+
+    def _give_up(self, why: str, cause: BaseException) -> None:
+        """Break the pool: no worker can be made that works."""
+        error = PoolBroken(f"{why}: {type(cause).__name__}: {cause}")
+        error.__cause__ = cause
+        self.desk.give_up(error)
+        for worker in self.desk.living():
+            self._zygote.kill(worker.number)
+
+
+def _resolve(future: Future[Any], kind: Kind, frames: list[bytearray]) -> None:
+    try:
+        value = decode(frames)
+        if kind is Kind.ERROR:
+            value = unpack_error(value)
+    except BaseException as error:  # noqa: BLE001 - a result's __setstate__ may raise anything
+        future.set_exception(unreadable(error))
+        return
+    if kind is Kind.ERROR:
+        future.set_exception(value)
+    else:
+        future.set_result(value)

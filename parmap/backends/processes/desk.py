@@ -1,0 +1,244 @@
+"""The desk: who does what. All that several threads of the parent share, behind one lock."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from parmap.backends.processes.records import Task, Worker
+from parmap.backends.processes.wire import Frame, Reference
+from parmap.errors import ParmapError, SessionClosed
+
+__all__ = ["Desk"]
+
+# After an interrupt, how long a task may take to notice it before its worker is killed.
+_GRACE = 0.5
+# How long a worker may take to leave when asked to.
+_FAREWELL = 2.0
+
+
+class Desk:
+    """Queue, workers and placed values.
+
+    Under `_lock`, always:
+
+    * a worker is in `_idle` if and only if it lives, has no task and is not leaving;
+    * where `_queue` holds a task, `_idle` is empty;
+    * `closing` never becomes false again, and `broken` never None.
+
+    Callbacks of futures run outside the lock, for they may submit.
+
+    Parameters
+    ----------
+    nudge : callable
+        Wakes the crew's thread, so that it looks round.
+    """
+
+    def __init__(self, nudge: Callable[[], None]) -> None:
+        self._nudge = nudge
+        self._lock = threading.Lock()
+        self._queue: deque[Task] = deque()
+        self._idle: list[Worker] = []
+        self._living: dict[int, Worker] = {}
+        self._overdue: list[tuple[float, Worker, Task | None]] = []
+        self._placed: dict[int, Sequence[Frame]] = {}
+        self._keys = itertools.count(1)
+        self._pid = os.getpid()
+        self.closing = False
+        self.broken: ParmapError | None = None
+
+    # -- any thread ------------------------------------------------------------------------
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this process is a fork of the one that the workers belong to."""
+        return self._pid != os.getpid()
+
+    def check(self) -> None:
+        """Refuse work when closed or broken, or in a fork."""
+        if self.broken is not None:
+            raise self.broken
+        if self.foreign:
+            raise SessionClosed(
+                f"these workers belong to process {self._pid}, of which this one is a fork: "
+                "start a plan of its own here"
+            )
+        if self.closing:
+            raise SessionClosed("cannot schedule new futures after shutdown")
+
+    def take(self, task: Task) -> None:
+        """Give a task to an idle worker, from this very thread, or queue it."""
+        worker = None
+        try:
+            with self._lock:
+                self.check()
+                if not self._idle:
+                    self._queue.append(task)
+                    return
+                worker = self._idle.pop()
+                worker.task = task
+                task.future.set_running_or_notify_cancel()
+            worker.give(task, self._placed)
+        except BaseException:
+            # Ctrl-C, here or in the middle of a message: the worker would wait for the rest
+            # for ever. Its channel's end makes it one that has died.
+            if worker is not None:
+                worker.hang_up()
+            raise
+
+    def put(self, frames: Sequence[Frame]) -> Reference:
+        """Keep a value's frames; a worker gets them with the first task that refers to it."""
+        with self._lock:
+            self.check()
+            key = next(self._keys)
+            self._placed[key] = frames
+        return Reference(key)
+
+    def drop(self, key: int) -> None:
+        """Forget a placed value; a busy worker hears of it with its next task."""
+        with self._lock:
+            self._placed.pop(key, None)
+            for worker in self._idle:
+                # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
+                worker.forget(key)
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Interrupt the task that runs for this future; have it killed if it does not mind."""
+        with self._lock:
+            for worker in self._living.values():
+                if worker.task is not None and worker.task.future is future:
+                    # Under the lock the worker cannot get another task, so the signal can
+                    # only hit this one; and it is not reaped before it is out of _living,
+                    # so the number is still its own.
+                    if worker.pid:
+                        os.kill(worker.pid, signal.SIGINT)
+                    self._overdue.append((time.monotonic() + _GRACE, worker, worker.task))
+                    self._nudge()
+                    return
+
+    @property
+    def pids(self) -> list[int]:
+        """The process numbers of the workers that live now."""
+        with self._lock:
+            return [worker.pid for worker in self._living.values() if worker.pid]
+
+    def close(self, *, cancel: bool) -> None:
+        """Take no more tasks; cancel those that wait, or let them be done."""
+        with self._lock:
+            self.closing = True
+            dropped = list(self._queue) if cancel else []
+            if cancel:
+                self._queue.clear()
+        for task in dropped:
+            if task.future.cancel() or task.future.cancelled():
+                task.future.set_running_or_notify_cancel()
+        self._nudge()
+
+    def inherited(self) -> list[Worker]:
+        """In a fork, list the workers; without the lock, for its owner may not exist here."""
+        return list(self._living.values())
+
+    def forget(self) -> None:
+        """Close without the lock: the thread in which garbage is collected may hold it."""
+        if not self.foreign:
+            self.closing = True
+            self._nudge()
+
+    # -- the crew's thread -----------------------------------------------------------------
+
+    def enlist(self, worker: Worker) -> None:
+        """Add a new worker."""
+        with self._lock:
+            self._living[worker.number] = worker
+        self.rest(worker)
+
+    def rest(self, worker: Worker) -> None:
+        """Give a worker the next task, or let it idle."""
+        with self._lock:
+            worker.task = task = self._next_task()
+            if task is None:
+                self._idle.append(worker)
+        if task is not None:
+            worker.give(task, self._placed)
+
+    def _next_task(self) -> Task | None:
+        while self._queue:
+            task = self._queue.popleft()
+            # The one call that wakes those who wait for a cancelled future.
+            if task.future.set_running_or_notify_cancel():
+                return task
+        return None
+
+    def remove(self, worker: Worker) -> Task | None:
+        """Take out a worker that has died; give the task that it had."""
+        with self._lock:
+            del self._living[worker.number]
+            if worker in self._idle:
+                self._idle.remove(worker)
+            task, worker.task = worker.task, None
+        return task
+
+    @property
+    def wants_workers(self) -> bool:
+        """Whether a worker that has died must be replaced."""
+        with self._lock:
+            return self.broken is None and (not self.closing or bool(self._queue))
+
+    def living(self) -> list[Worker]:
+        """List the workers that have not been removed."""
+        with self._lock:
+            return list(self._living.values())
+
+    def named(self, number: int) -> Worker | None:
+        """Give the living worker of that number."""
+        with self._lock:
+            return self._living.get(number)
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds until somebody is overdue, or None."""
+        with self._lock:
+            first = min((when for when, _, _ in self._overdue), default=None)
+        return None if first is None else max(0.0, first - time.monotonic())
+
+    def late(self) -> list[Worker]:
+        """List, once, the workers that should have stopped or left by now."""
+        now = time.monotonic()
+        with self._lock:
+            late = [entry for entry in self._overdue if entry[0] <= now]
+            self._overdue = [entry for entry in self._overdue if entry[0] > now]
+            return [w for _, w, task in late if w.task is task and w.number in self._living]
+
+    def leaving(self) -> list[Worker]:
+        """List, once, the workers for whom there is nothing left to do."""
+        with self._lock:
+            if not self.closing or self._queue:
+                return []
+            # Not only those in _idle: Ctrl-C may have struck between taking one out and
+            # giving it its task.
+            leaving = [w for w in self._living.values() if w.task is None and not w.leaving]
+            self._idle = []
+            for worker in leaving:
+                worker.leaving = True
+                self._overdue.append((time.monotonic() + _FAREWELL, worker, None))
+        return leaving
+
+    def give_up(self, error: ParmapError) -> None:
+        """Fail all tasks, and refuse new ones, for `error`."""
+        with self._lock:
+            self.broken, self.closing = error, True
+            tasks = [*self._queue, *(w.task for w in self._living.values() if w.task)]
+            self._queue.clear()
+            self._idle = []
+            for worker in self._living.values():
+                worker.task = None
+        for task in tasks:
+            if task.future.running() or task.future.set_running_or_notify_cancel():
+                task.future.set_exception(error)

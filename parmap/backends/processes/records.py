@@ -1,0 +1,126 @@
+"""The parent's records: a task on its way, and a worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import parmap
+from parmap.backends.processes.child import NOTES
+from parmap.backends.processes.wire import Frame, Inbox, Kind, send
+from parmap.backends.processes.zygote import Burial
+from parmap.errors import WorkerDied
+
+__all__ = ["Task", "Worker"]
+
+# How the interpreter names a frame of parmap's in a stack that it writes as it dies.
+_OURS = f'File "{os.path.dirname(os.path.abspath(parmap.__file__))}'
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """A call on its way through the pool.
+
+    Parameters
+    ----------
+    future : concurrent.futures.Future
+        Its result to come.
+    frames : list
+        The call, encoded; emptied once sent.
+    keys : tuple of int
+        The placed values that it refers to.
+    """
+
+    future: Future[Any]
+    frames: Sequence[Frame]
+    keys: tuple[int, ...]
+
+
+class Worker:
+    """The parent's record of a worker process.
+
+    `task` changes only under the desk's lock, and who sets it, sends it: so a channel has
+    one writer at a time. `sending` is contended only when the channel of a dead worker is
+    closed: a descriptor closed under a writer may be another file's by the time it writes.
+
+    Parameters
+    ----------
+    number : int
+        Its name, between the parent and the zygote.
+    channel : socket.socket
+        The parent's end.
+    notes : int
+        The descriptor of the file that it notes its position in; the record's own.
+    """
+
+    def __init__(self, number: int, channel: socket.socket, notes: int) -> None:
+        self.number, self.channel, self.notes = number, channel, notes
+        self.inbox = Inbox(channel, blocking=False)
+        self.sending = threading.Lock()
+        self.pid = 0  # until the zygote tells
+        self.task: Task | None = None
+        self.known: set[int] = set()  # keys of placed values that it has
+        self.ready = self.leaving = False
+
+    def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
+        """Send a task, and first the placed values that it refers to."""
+        with self.sending:
+            for stale in [key for key in self.known if key not in placed]:
+                self.forget(stale)
+            for key in task.keys:
+                frames = placed.get(key)
+                if key not in self.known and frames is not None:
+                    self.known.add(key)
+                    self.send(Kind.PLACE, key, frames)
+            self.send(Kind.TASK, 0, task.frames)
+        task.frames = ()  # they may be large, and are not needed again
+
+    def forget(self, key: int) -> None:
+        """Have it forget a placed value."""
+        if key in self.known:
+            self.known.discard(key)
+            self.send(Kind.DROP, key)
+
+    def send(self, kind: Kind, key: int = 0, frames: Sequence[Frame] = ()) -> None:
+        """Write a message; to a dead worker, nothing: its channel's end is on the way."""
+        try:
+            send(self.channel, kind, key, frames)
+        except OSError:
+            return
+
+    def hang_up(self, how: int = socket.SHUT_RDWR) -> None:
+        """End the channel, without closing the descriptor."""
+        try:
+            self.channel.shutdown(how)
+        except OSError:
+            return  # it is closed already
+
+    def close(self) -> None:
+        """Close the channel; a writer has its own error by now, and lets go."""
+        with self.sending:
+            self.channel.close()
+
+    def death(self, burial: Burial | None) -> WorkerDied:
+        """Describe how it ended, from its notes and what the zygote knows."""
+        position = int.from_bytes(os.pread(self.notes, NOTES, 0), sys.byteorder, signed=True)
+        words = os.pread(self.notes, 1 << 16, NOTES).decode(errors="replace")
+        return WorkerDied(
+            self.pid,
+            burial.exitcode if burial else None,
+            burial.peak_memory if burial else None,
+            position if position >= 0 else None,
+            _users_part(words),
+        )
+
+
+def _users_part(words: str) -> str:
+    """Cut a stack, innermost call first, where parmap's own frames begin."""
+    lines = words.splitlines()
+    ours = (i for i, line in enumerate(lines) if _OURS in line)
+    return "\n".join(lines[: next(ours, len(lines))])
