@@ -75,7 +75,8 @@ class Policy:
             return sorted(range(len(rows)), key=lambda i: -costs[i])
         if self.shuffle is not False:
             order = list(range(len(rows)))
-            random.Random(int(self.shuffle)).shuffle(order)  # noqa: S311 - its own generator
+            seed = 0 if self.shuffle is True else self.shuffle
+            random.Random(seed).shuffle(order)  # noqa: S311 - its own generator
             return order
         return list(range(len(rows)))
 

@@ -1,0 +1,112 @@
+"""A site whose tasks a test runs, fails or kills by hand, in the order that it likes.
+
+The engine blocks in one place only: where it waits for the next future to land. There the
+test's `step` is called; it resolves what it wants to. So every order of events can be
+forced in one thread, without waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from parmap.engine.chunking import policy_named
+from parmap.engine.loop import Call, Settings
+from parmap.engine.site import Traits
+from parmap.errors import WorkerDied
+from parmap.worker.run import run_chunk
+from parmap.worker.values import Chunk, Job
+
+
+@dataclass(eq=False)
+class Sent:
+    """A chunk in the site's hands."""
+
+    future: Future
+    job: Job
+    chunk: Chunk
+
+    @property
+    def elements(self) -> list:
+        return list(self.chunk.columns[0])
+
+    def begin(self) -> None:
+        assert self.future.set_running_or_notify_cancel()
+
+    def run(self) -> None:
+        """Run it and resolve its future."""
+        if not self.future.running():
+            self.begin()
+        self.future.set_result(run_chunk(self.job, self.chunk))
+
+    def die(self, exitcode: int | None = -11, position: int | None = None, words: str = "") -> None:
+        if not self.future.running():
+            self.begin()
+        self.future.set_exception(WorkerDied(4711, exitcode, None, position, words))
+
+
+@dataclass(eq=False)
+class HandSite:
+    """Takes chunks; does nothing with them."""
+
+    workers: int = 2
+    traits: Traits = field(default_factory=lambda: Traits(shares_memory=True))
+    nested: tuple = ()
+    sent: list[Sent] = field(default_factory=list)
+    dropped: list[Job] = field(default_factory=list)
+    abandoned: list[Future] = field(default_factory=list)
+    refuse: Callable[[Chunk], None] = lambda chunk: None
+
+    def place(self, job: Job) -> Job:
+        return job
+
+    def send(self, placed: Job, chunk: Chunk) -> Future:
+        self.refuse(chunk)
+        sent = Sent(Future(), placed, chunk)
+        self.sent.append(sent)
+        return sent.future
+
+    def drop(self, placed: Job) -> None:
+        self.dropped.append(placed)
+
+    def abandon(self, future: Future, chunk: Chunk) -> None:
+        self.abandoned.append(future)
+
+    @property
+    def flying(self) -> list[Sent]:
+        return [sent for sent in self.sent if not sent.future.done()]
+
+
+class HandQueue(SimpleQueue):
+    """Calls `step` when the engine would wait."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.step = step
+
+    def get(self):
+        if self.empty():
+            self.step()
+        return super().get(block=False)  # a step that resolves nothing is a test's mistake
+
+
+def hand_call(
+    site: HandSite,
+    step: Callable[[], None],
+    fn: Callable,
+    *iterables,
+    chunks: object = 1,
+    errors: str = "raise",
+    retries: int = 0,
+    ordered: bool = True,
+    window: int | None = None,
+    observers: tuple = (),
+) -> Call:
+    """Make a call on a site, driven by `step`."""
+    settings = Settings(
+        policy_named(chunks), errors, retries, None, "", observers, ordered=ordered, window=window
+    )
+    call = Call(site, fn, iterables, settings)
+    call._landed = HandQueue(step)
+    return call

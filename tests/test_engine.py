@@ -1,0 +1,510 @@
+"""The engine loop, every order of events forced by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parmap import events
+from parmap.engine.blame import after_death
+from parmap.engine.chunking import Auto, Dynamic, Static
+from parmap.engine.cutting import Piece, Source
+from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
+from parmap.worker.values import Chunk
+from tests.hand import HandSite, hand_call
+
+
+def collect(call) -> list:
+    return list(itertools.chain.from_iterable(call.results()))
+
+
+POLICIES = st.sampled_from(
+    [
+        *("auto", "static", "dynamic", "guided", 1, 2, 7),
+        *(Static(cyclic=True), Auto(shuffle=5), Dynamic(size=3, cost=lambda x: x % 7)),
+    ]
+)
+
+
+@given(
+    n=st.integers(0, 60),
+    workers=st.integers(1, 5),
+    chunks=POLICIES,
+    lazy=st.booleans(),
+    data=st.data(),
+)
+def test_results_come_in_the_inputs_order_whatever_lands_first(n, workers, chunks, lazy, data):
+    site = HandSite(workers)
+
+    def step():
+        data.draw(st.sampled_from(site.flying)).run()
+
+    numbers = iter(range(n)) if lazy else range(n)
+    call = hand_call(site, step, lambda x: x * x, numbers, chunks=chunks)
+    assert collect(call) == [x * x for x in range(n)]
+    assert site.dropped == [call._job]
+
+
+@given(
+    n=st.integers(1, 40),
+    workers=st.integers(1, 4),
+    chunks=POLICIES,
+    bad=st.sets(st.integers(0, 39), max_size=6),
+    data=st.data(),
+)
+def test_the_error_raised_is_the_one_that_map_would_meet_first(n, workers, chunks, bad, data):
+    site = HandSite(workers)
+
+    def fn(x):
+        if x in bad:
+            raise ValueError(x)
+        return x
+
+    def step():
+        data.draw(st.sampled_from(site.flying)).run()
+
+    call = hand_call(site, step, fn, range(n), chunks=chunks)
+    expected = min((x for x in bad if x < n), default=None)
+    if expected is None:
+        assert collect(call) == list(range(n))
+    else:
+        with pytest.raises(ValueError) as caught:
+            collect(call)
+        assert caught.value.args == (expected,)
+        assert f"element {expected} failed" in caught.value.__notes__[0]
+
+
+def test_what_comes_before_a_failure_is_awaited_and_what_comes_after_is_stopped():
+    site = HandSite(workers=2)
+
+    def fn(x):
+        if x in (1, 2):
+            raise ValueError(x)
+        return x
+
+    def step():
+        zero, one, two, three = site.sent  # two per worker, and none after the failure
+        if not two.future.done():
+            three.begin()  # runs, so it cannot be cancelled
+            two.run()
+        else:
+            assert site.abandoned == [three.future]
+            (one if zero.future.done() else zero).run()
+
+    with pytest.raises(ValueError) as caught:
+        collect(hand_call(site, step, fn, range(100)))
+    assert caught.value.args == (1,)
+    assert len(site.sent) == 4
+
+
+def test_a_queued_chunk_after_a_failure_is_cancelled():
+    site = HandSite(workers=2)
+
+    def fn(x):
+        raise ValueError(x)
+
+    call = hand_call(site, lambda: site.sent[0].run(), fn, range(100))
+    with pytest.raises(ValueError):
+        collect(call)
+    assert [sent.future.cancelled() for sent in site.sent] == [False, True, True, True]
+
+
+def test_a_failure_in_shuffled_order_still_runs_what_comes_before_it():
+    site = HandSite(workers=1)
+    ran = []
+
+    def fn(x):
+        ran.append(x)
+        if x >= 5:
+            raise ValueError(x)
+        return x
+
+    call = hand_call(
+        site, lambda: site.flying[0].run(), fn, range(10), chunks=Dynamic(cost=lambda x: x)
+    )
+    with pytest.raises(ValueError) as caught:
+        collect(call)
+    assert caught.value.args == (5,)
+    assert sorted(ran) == list(range(10))  # 9 first, and then all below what failed
+
+
+@given(
+    n=st.integers(1, 40),
+    workers=st.integers(1, 4),
+    chunks=POLICIES,
+    bad=st.sets(st.integers(0, 39), max_size=4),
+    killers=st.sets(st.integers(0, 39), max_size=3),
+    locates=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=200)
+def test_deaths_and_failures_cost_only_their_own_elements(
+    n, workers, chunks, bad, killers, locates, data
+):
+    site = HandSite(workers)
+    chance_kills = data.draw(st.integers(0, 3))  # from outside; four would convict
+
+    def fn(x):
+        if x in bad:
+            raise ValueError(x)
+        return x
+
+    def step():
+        nonlocal chance_kills
+        sent = data.draw(st.sampled_from(site.flying))
+        killer = next((i for i, x in enumerate(sent.elements) if x in killers), None)
+        if killer is not None:
+            sent.die(-11, killer if locates and sent.chunk.careful else None)
+        elif chance_kills and data.draw(st.booleans()):
+            chance_kills -= 1
+            position = data.draw(st.integers(0, len(sent.chunk) - 1))
+            sent.die(-9, position if locates and sent.chunk.careful else None)
+        else:
+            sent.run()
+
+    results = collect(hand_call(site, step, fn, range(n), chunks=chunks, errors="return"))
+    assert len(results) == n
+    for i, result in enumerate(results):
+        if i in killers:
+            assert isinstance(result, Failure)
+            assert isinstance(result.error, WorkerDied)
+            assert result.index == i
+        elif i in bad:
+            assert isinstance(result, Failure)
+            assert isinstance(result.error, ValueError)
+            assert result.index == i
+        else:
+            assert result == i
+
+
+@given(
+    window=st.integers(1, 30),
+    workers=st.integers(1, 4),
+    chunks=st.sampled_from(["auto", 1, 5]),
+    ordered=st.booleans(),
+    data=st.data(),
+)
+def test_no_more_than_the_window_is_pulled_and_not_consumed(window, workers, chunks, ordered, data):
+    site = HandSite(workers)
+    pulled = consumed = most = 0
+
+    def numbers():
+        nonlocal pulled, most
+        for pulled in itertools.count(1):
+            most = max(most, pulled - consumed)
+            yield pulled
+
+    def step():
+        data.draw(st.sampled_from(site.flying)).run()
+
+    call = hand_call(
+        site, step, lambda x: x, numbers(), chunks=chunks, ordered=ordered, window=window
+    )
+    results = call.results()
+    seen = []
+    while len(seen) < 60:
+        values = next(results)
+        seen += values
+        consumed += len(values)
+    results.close()
+    # What a list of results holds counts as consumed once it is given out.
+    assert most <= window + 1
+    assert seen == sorted(seen) if ordered else len(set(seen)) == len(seen)
+
+
+def test_closing_early_cancels_what_waits_and_abandons_what_runs():
+    site = HandSite(workers=2)
+
+    def step():
+        site.sent[0].run()
+        site.sent[1].begin()
+
+    results = hand_call(site, step, lambda x: x, itertools.count()).results()
+    assert next(results) == [0]
+    results.close()
+    assert site.abandoned == [site.sent[1].future]
+    assert all(sent.future.cancelled() for sent in site.sent[2:])
+    assert len(site.dropped) == 1
+
+
+def test_ctrl_c_while_waiting_cancels_everything():
+    site = HandSite(workers=2)
+
+    def step():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(hand_call(site, step, lambda x: x, range(10)))
+    assert all(sent.future.cancelled() for sent in site.sent)
+    assert len(site.dropped) == 1
+
+
+def test_a_keyboard_interrupt_in_a_task_ends_the_call_even_where_failures_are_returned():
+    site = HandSite(workers=1)
+
+    def fn(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(hand_call(site, lambda: site.sent[0].run(), fn, range(5), errors="return"))
+
+
+def test_a_failing_element_is_retried_and_keeps_its_place():
+    site = HandSite(workers=1)
+    tries = dict.fromkeys(range(6), 0)
+    seen = []
+
+    def fn(x):
+        tries[x] += 1
+        if x % 2 and tries[x] <= 2:
+            raise ValueError(x)
+        return x
+
+    call = hand_call(
+        site,
+        lambda: site.flying[0].run(),
+        fn,
+        range(6),
+        chunks=3,
+        retries=2,
+        observers=(seen.append,),
+    )
+    assert collect(call) == list(range(6))
+    assert tries == {0: 1, 1: 3, 2: 1, 3: 3, 4: 1, 5: 3}
+    assert sum(isinstance(event, events.ElementRetried) for event in seen) == 6
+
+
+def test_retries_end():
+    site = HandSite(workers=1)
+    tries = 0
+
+    def fn(x):
+        nonlocal tries
+        tries += 1
+        raise ValueError(tries)
+
+    with pytest.raises(ValueError) as caught:
+        collect(hand_call(site, lambda: site.flying[0].run(), fn, [0], retries=3))
+    assert caught.value.args == (4,)
+
+
+def test_an_element_that_cannot_travel_fails_alone():
+    def refuse(chunk):
+        if 3 in chunk.columns[0]:
+            raise SerializationError("args[3] cannot travel")
+
+    site = HandSite(workers=2, refuse=refuse)
+    call = hand_call(
+        site, lambda: site.flying[0].run(), lambda x: x, range(8), chunks=4, errors="return"
+    )
+    results = collect(call)
+    assert isinstance(results[3].error, SerializationError)
+    assert [r for i, r in enumerate(results) if i != 3] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_an_input_that_raises_midway_fails_after_what_came_before_it():
+    site = HandSite(workers=2)
+
+    def numbers():
+        yield from range(5)
+        raise OSError("the disk")
+
+    given_out = []
+    with pytest.raises(OSError, match="the disk"):
+        for values in hand_call(
+            site, lambda: site.flying[-1].run(), lambda x: x, numbers(), chunks=3
+        ).results():
+            given_out += values
+    assert given_out == [0, 1, 2, 3, 4]
+
+
+def test_an_element_that_fails_before_the_input_does_comes_first():
+    site = HandSite(workers=2)
+
+    def numbers():
+        yield from range(5)
+        raise OSError("the disk")
+
+    def fn(x):
+        raise ValueError(x)
+
+    with pytest.raises(ValueError) as caught:
+        collect(hand_call(site, lambda: site.flying[-1].run(), fn, numbers(), chunks=3))
+    assert caught.value.args == (0,)
+
+
+def test_a_session_closed_by_another_thread_is_told():
+    site = HandSite(workers=1)
+
+    def step():
+        site.sent[0].future.cancel()
+        site.sent[0].future.set_running_or_notify_cancel()
+
+    with pytest.raises(SessionClosed):
+        collect(hand_call(site, step, lambda x: x, range(5)))
+
+
+def test_an_error_of_the_place_itself_ends_the_call():
+    site = HandSite(workers=1)
+
+    def step():
+        site.sent[0].begin()
+        site.sent[0].future.set_exception(RuntimeError("the place is on fire"))
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        collect(hand_call(site, step, lambda x: x, range(5), errors="return"))
+    assert site.sent[1].future.cancelled()
+
+
+def test_an_input_whose_length_lies_is_still_mapped_whole():
+    class Liar:
+        def __init__(self, says):
+            self.says = says
+
+        def __len__(self):
+            return self.says
+
+        def __iter__(self):
+            return iter(range(10))
+
+    for says in (0, 3, 25):
+        for chunks in ("auto", "static", "guided", 4, Static(cyclic=True)):
+            site = HandSite(workers=2)
+            call = hand_call(
+                site, lambda s=site: s.flying[0].run(), lambda x: x, Liar(says), chunks=chunks
+            )
+            assert collect(call) == list(range(10)), (says, chunks)
+
+
+def test_observers_hear_of_everything_in_order():
+    site, heard = HandSite(workers=1), []
+
+    def fn(x):
+        if x == 1:
+            raise ValueError(x)
+        return x
+
+    call = hand_call(
+        site,
+        lambda: site.flying[0].run(),
+        fn,
+        range(2),
+        errors="return",
+        observers=(heard.append,),
+    )
+    collect(call)
+    assert [type(event).__name__ for event in heard] == [
+        *("CallStarted", "ChunkSent", "ChunkSent", "ChunkFinished"),
+        *("ElementFailed", "ChunkFinished", "CallFinished"),
+    ]
+    assert heard[0] == events.CallStarted("", 2, 1)
+
+
+def test_an_observer_that_raises_ends_the_call():
+    site = HandSite(workers=1)
+
+    def observe(event):
+        if isinstance(event, events.ChunkFinished):
+            raise RuntimeError("observer")
+
+    with pytest.raises(RuntimeError, match="observer"):
+        collect(hand_call(site, lambda: site.flying[0].run(), int, range(5), observers=(observe,)))
+    assert site.sent[1].future.cancelled()
+
+
+def piece(n: int, **history) -> Piece:
+    return Piece(range(10, 10 + n), Chunk((list(range(n)),)), **history)
+
+
+def test_a_first_death_runs_the_piece_again_with_each_element_noted():
+    offset, again = after_death(piece(4), WorkerDied(1, -11))
+    assert offset is None
+    assert [part.chunk.careful for part in again] == [True]
+    assert again[0].indices == range(10, 14)
+
+
+def test_a_noted_death_isolates_the_suspect_and_frees_the_others():
+    offset, again = after_death(piece(4).careful(), WorkerDied(1, -11, position=2))
+    assert offset is None
+    assert [list(part.indices) for part in again] == [[12], [10, 11], [13]]
+    assert [part.deaths for part in again] == [1, 0, 0]
+    assert not any(part.chunk.careful for part in again)
+
+
+def test_without_notes_a_piece_is_halved_until_the_suspect_is_alone():
+    offset, again = after_death(piece(5).careful(), WorkerDied(1, -11))
+    assert offset is None
+    assert [list(part.indices) for part in again] == [[10, 11], [12, 13, 14]]
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "deaths", "convicted"),
+    [
+        *((-11, 0, False), (-11, 1, True), (3, 0, False), (3, 1, True)),
+        *((-9, 0, False), (-9, 2, False), (-9, 3, True), (None, 2, False), (-15, 2, False)),
+    ],
+)
+def test_own_deaths_convict_at_the_second_and_kills_from_outside_at_the_fourth(
+    exitcode, deaths, convicted
+):
+    offset, again = after_death(piece(1, deaths=deaths), WorkerDied(1, exitcode))
+    assert (offset == 0) is convicted
+    assert [part.deaths for part in again] == ([] if convicted else [deaths + 1])
+
+
+def test_a_timeout_convicts_at_once_and_spares_the_others():
+    site = HandSite(workers=1)
+
+    def step():
+        sent = site.flying[0]
+        if 2 in sent.elements:
+            sent.die(1, sent.elements.index(2), 'Timeout (0:00:01)!\n  File "a.py", line 3 in f')
+        else:
+            sent.run()
+
+    call = hand_call(site, step, lambda x: x, range(4), chunks=4, errors="return")
+    call._settings = call._settings.__class__(
+        **{name: getattr(call._settings, name) for name in call._settings.__slots__}
+        | {"timeout": 1.0}
+    )
+    results = collect(call)
+    assert isinstance(results[2].error, TaskTimeout)
+    assert 'File "a.py", line 3 in f' in str(results[2].error)
+    assert [r for i, r in enumerate(results) if i != 2] == [0, 1, 3]
+
+
+@given(
+    kinds=st.lists(
+        st.sampled_from(["range", "list", "tuple", "iter", "dict"]), min_size=1, max_size=3
+    ),
+    lengths=st.lists(st.integers(0, 20), min_size=3, max_size=3),
+    sizes=st.lists(st.integers(1, 7), min_size=25, max_size=25),
+)
+def test_a_source_gives_what_zip_gives(kinds, lengths, sizes):
+    make = {
+        "range": range,
+        "list": lambda n: list(range(n)),
+        "tuple": lambda n: tuple(range(n)),
+        "iter": lambda n: iter(range(n)),
+        "dict": lambda n: dict.fromkeys(range(n)),
+    }
+    source = Source([make[kind](n) for kind, n in zip(kinds, lengths, strict=False)])
+    rows = []
+    for size in sizes:
+        columns = source.cut(size)
+        if columns is None:
+            break
+        assert 1 <= len(columns[0]) <= size
+        rows += zip(*columns, strict=True)
+    assert rows == list(zip(*map(range, lengths[: len(kinds)]), strict=False))
+
+
+def test_ranges_and_arrays_are_cut_as_what_they_are():
+    numpy = pytest.importorskip("numpy")
+    assert Source([range(10)]).cut(4) == (range(4),)
+    array = numpy.zeros((6, 2))
+    (rows,) = Source([array]).cut(3)
+    assert rows.base is array
