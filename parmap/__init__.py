@@ -6,27 +6,30 @@
 [2, 1, 0]
 """
 
-from parmap.cores import available_cores
-from parmap.engine.chunking import Auto, Dynamic, Guided, Static
-from parmap.errors import (
-    BackendUnavailable,
-    Failure,
-    FailureGroup,
-    ParmapError,
-    PlanError,
-    PoolBroken,
-    SerializationError,
-    SessionClosed,
-    TaskExited,
-    TaskTimeout,
-    WorkerDied,
-)
-from parmap.futures import submit
-from parmap.maps import imap, pmap, starmap
-from parmap.options import MapOptions
-from parmap.plans import Plan, current_plan, plan, set_plan
-from parmap.progress import Counts
-from parmap.session import Session
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parmap.cores import available_cores
+    from parmap.engine.chunking import Auto, Dynamic, Guided, Static
+    from parmap.errors import (
+        BackendUnavailable,
+        Failure,
+        FailureGroup,
+        ParmapError,
+        PlanError,
+        PoolBroken,
+        SerializationError,
+        SessionClosed,
+        TaskExited,
+        TaskTimeout,
+        WorkerDied,
+    )
+    from parmap.futures import submit
+    from parmap.maps import imap, pmap, starmap
+    from parmap.options import MapOptions
+    from parmap.plans import Plan, current_plan, plan, set_plan
+    from parmap.progress import Counts
+    from parmap.session import Session
 
 __all__ = [
     "Auto",
@@ -59,3 +62,36 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Each name is loaded when it is first used. A worker imports this package too, and needs
+# none of them: its start would take half as long again.
+_HOMES = {
+    "cores": ["available_cores"],
+    "engine.chunking": ["Auto", "Dynamic", "Guided", "Static"],
+    "errors": [
+        *("BackendUnavailable", "Failure", "FailureGroup", "ParmapError", "PlanError"),
+        *("PoolBroken", "SerializationError", "SessionClosed", "TaskExited", "TaskTimeout"),
+        "WorkerDied",
+    ],
+    "futures": ["submit"],
+    "maps": ["imap", "pmap", "starmap"],
+    "options": ["MapOptions"],
+    "plans": ["Plan", "current_plan", "plan", "set_plan"],
+    "progress": ["Counts"],
+    "session": ["Session"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"parmap.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'parmap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

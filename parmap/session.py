@@ -12,8 +12,8 @@ from parmap.engine.chunking import Auto
 from parmap.engine.loop import Call, Settings
 from parmap.engine.single import single
 from parmap.engine.site import Traits
-from parmap.errors import SessionClosed
-from parmap.worker.parcel import pack
+from parmap.errors import SerializationError, SessionClosed
+from parmap.worker.parcel import Parcel, pack
 from parmap.worker.run import run_chunk
 from parmap.worker.values import Chunk, Embedded, Job, Origin, Outcome
 
@@ -93,12 +93,12 @@ class Session:
         if self.traits.places:
             return self.executor.put(job)
         origin = Origin()
-        return Embedded((origin.host, origin.pid, next(self._keys)), pack(job, "job"))
+        return Embedded((origin.host, origin.pid, next(self._keys)), pack(job, ""))
 
     def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
         self.check()
-        travels = chunk if self.traits.shares_memory else pack(chunk, "chunk")
+        travels = chunk if self.traits.shares_memory else _packed(chunk)
         return self.executor.submit(run_chunk, placed, travels)  # type: ignore[no-any-return]
 
     def drop(self, placed: Any) -> None:
@@ -151,3 +151,12 @@ class Session:
     def __repr__(self) -> str:
         """Show the plan and whether the session is open."""
         return f"<Session of {self.plan}: {'closed' if self._closed else 'open'}>"
+
+
+def _packed(chunk: Chunk) -> Parcel:
+    try:
+        return pack(chunk, "chunk")
+    except SerializationError:
+        if len(chunk) == 1:  # then name the argument rather than its place in the chunk
+            pack(tuple(column[0] for column in chunk.columns), "args")
+        raise

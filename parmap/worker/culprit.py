@@ -19,6 +19,10 @@ from parmap.errors import SerializationError
 __all__ = ["accuse", "unreadable"]
 
 _DEEPEST = 20
+_INPUT = (
+    "Make it inside the function, or pass what it is made from (a file name, not the open file)"
+)
+_RESULT = "Return plain data instead (a list, not a generator; numbers, not the open file)"
 
 
 def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
@@ -29,18 +33,20 @@ def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
     value : object
         What could not be pickled.
     what : str
-        What to call it, such as ``"fn"``; the path begins so.
+        What to call it, such as ``"args"``; the path begins so. Empty where the parts'
+        own names say enough.
     error : BaseException
         What pickling raised.
     """
     path, culprit = _descend(value, what)
+    path = path.removeprefix(".") or "it"
     kind = type(culprit)
     reason = str(error).partition("\n")[0]
     return SerializationError(
         f"{path} cannot be sent between processes: it is of type "
         f"{kind.__module__}.{kind.__qualname__} ({type(error).__name__}: {reason}). "
-        "Make it inside the function, or pass what it is made from "
-        "(a file name, not the open file); or use a plan that shares memory, such as 'threads'."
+        f"{_RESULT if what == 'result' else _INPUT}; or use a plan that shares memory, "
+        "such as 'threads'."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import mmap
+import os
 import signal
 import socket
 import sys
@@ -113,7 +114,10 @@ class _Child:
 
 
 class _Placed:
-    """A placed value, unpickled when a task first asks for it: so its error is that task's."""
+    """A placed value, unpickled when a task first asks for it: so its error is that task's.
+
+    Frame 0 holds the parent's surroundings at the time, which the value may need.
+    """
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self._frames: Sequence[Frame] | None = frames
@@ -121,8 +125,9 @@ class _Placed:
 
     def value(self) -> Any:
         if self._frames is not None:
+            _settle(*decode(self._frames[:1]))
             try:
-                self._value = decode(self._frames)
+                self._value = decode(self._frames[1:])
             except Exception as error:
                 raise culprit.unreadable(error) from error
             self._frames = None
@@ -139,6 +144,14 @@ def _setup(frames: Sequence[Frame]) -> tuple[Kind, int, Sequence[Frame]]:
     except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
         return Kind.BROKEN, 0, encode_result(pack_error(error, crosses=True))
     return Kind.READY, 0, ()
+
+
+def _settle(path: list[str], directory: str | None) -> None:
+    sys.path[:] = path
+    if directory is not None:
+        # Gone meanwhile, or closed to us: a task that needs it will say so.
+        with contextlib.suppress(OSError):
+            os.chdir(directory)
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Frame]]:

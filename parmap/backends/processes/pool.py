@@ -75,8 +75,12 @@ class ProcessExecutor(Executor):
         return future
 
     def put(self, value: Any) -> Reference:
-        """Place a value; a reference to it may stand among the arguments of `submit`."""
-        return self._desk.put(encode(value, "job"))
+        """Place a value; a reference to it may stand among the arguments of `submit`.
+
+        The surroundings go with it: a script may have changed its directory, or where it
+        imports from, since the workers started.
+        """
+        return self._desk.put([*encode(_surroundings(), "sys.path"), *encode(value, "")])
 
     def drop(self, reference: Reference) -> None:
         """Forget a placed value, here and in the workers."""
@@ -94,6 +98,13 @@ class ProcessExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end the workers when all that were taken are done."""
         _close(self._crew, wait=wait, cancel=cancel_futures)
+
+
+def _surroundings() -> tuple[list[str], str | None]:
+    try:
+        return sys.path, os.getcwd()
+    except FileNotFoundError:  # the directory has been removed
+        return sys.path, None
 
 
 # Pools whose thread may still run. Strong references: a pool that was told to close without

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
 
 __all__ = ["anonymous_file", "die_with_parent", "interpreter"]
 
@@ -16,6 +14,8 @@ def anonymous_file() -> int:
     """Open a file without a name, which is gone once nobody has it open; give its descriptor."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("parmap", os.MFD_CLOEXEC)
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
@@ -40,6 +40,8 @@ def die_with_parent(parent: int) -> None:
 
 def interpreter() -> list[str]:
     """Give the command of a Python like this one: the same program, the same flags."""
+    import subprocess  # not in every worker
+
     # The standard library has no public name for this; multiprocessing uses this one.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
     return [sys.executable, *flags]

@@ -16,12 +16,15 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from parmap.backends.processes import child
 from parmap.backends.processes.system import die_with_parent, interpreter
+
+if TYPE_CHECKING:
+    import subprocess  # loaded by the parent alone
 
 __all__ = ["Birth", "Burial", "Zygote", "main"]
 
@@ -138,6 +141,8 @@ def _read(what: int, worker: int, first: int, second: int) -> Birth | Burial:
 
 
 def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
+    import subprocess
+
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; "
         f"from parmap.backends.processes.zygote import main; main({theirs.fileno()})"
