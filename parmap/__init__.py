@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SessionClosed,
         TaskExited,
         TaskTimeout,
+        UnseededRandomWarning,
         WorkerDied,
     )
     from parmap.futures import submit
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from parmap.plans import Plan, current_plan, plan, set_plan
     from parmap.progress import Counts
     from parmap.session import Session
+    from parmap.worker.rng import Streams
 
 __all__ = [
     "Auto",
@@ -48,8 +50,10 @@ __all__ = [
     "Session",
     "SessionClosed",
     "Static",
+    "Streams",
     "TaskExited",
     "TaskTimeout",
+    "UnseededRandomWarning",
     "WorkerDied",
     "available_cores",
     "current_plan",
@@ -71,7 +75,7 @@ _HOMES = {
     "errors": [
         *("BackendUnavailable", "Failure", "FailureGroup", "ParmapError", "PlanError"),
         *("PoolBroken", "SerializationError", "SessionClosed", "TaskExited", "TaskTimeout"),
-        "WorkerDied",
+        *("UnseededRandomWarning", "WorkerDied"),
     ],
     "futures": ["submit"],
     "maps": ["imap", "pmap", "starmap"],
@@ -79,6 +83,7 @@ _HOMES = {
     "plans": ["Plan", "current_plan", "plan", "set_plan"],
     "progress": ["Counts"],
     "session": ["Session"],
+    "worker.rng": ["Streams"],
 }
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "SessionClosed",
     "TaskExited",
     "TaskTimeout",
+    "UnseededRandomWarning",
     "WorkerDied",
 ]
 
@@ -62,6 +63,10 @@ class PoolBroken(ParmapError, BrokenExecutor):  # noqa: N818 - a state, like Bro
 
 class SerializationError(ParmapError, PicklingError):
     """An object cannot travel to or from a worker; the message names the path to it."""
+
+
+class UnseededRandomWarning(UserWarning):
+    """A task drew from a global random generator, without ``rng=``."""
 
 
 class WorkerDied(ParmapError):  # noqa: N818 - the design's public name

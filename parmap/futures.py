@@ -21,7 +21,8 @@ def submit(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
     fn : callable
         The function.
     *args, **kwargs
-        Its arguments.
+        Its arguments. ``rng=`` is the map option of that name (see `MapOptions`): the
+        function gets the stream that element 0 of a map would get.
 
     Returns
     -------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar, Unpack
 
+from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.errors import FailureGroup
 from parmap.options import MapOptions, settings
@@ -138,13 +139,13 @@ def imap(
     chosen = settings("imap", options, ordered=ordered, window=_window(window))
     if chosen.errors == "group":
         raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
-    call = Call(current_session(), fn, iterables, chosen)
-    if chosen.policy.counts and call.endless:
+    source = Source(iterables)
+    if chosen.policy.counts and source.total is None:
         raise ValueError(
             "these chunks must know how many elements there are, and the input has no length: "
             "use chunks='auto', 'dynamic' or a number, or pmap"
         )
-    return _flat(call)
+    return _flat(Call(current_session(), fn, source, chosen))
 
 
 def _window(window: object) -> int:
@@ -174,7 +175,7 @@ def _collected(
     *,
     star: bool = False,
 ) -> list[R]:
-    call = Call(current_session(), fn, iterables, chosen, star=star)
+    call = Call(current_session(), fn, Source(iterables), chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
         raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))

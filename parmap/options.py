@@ -10,6 +10,7 @@ from parmap import progress as progress_
 from parmap.engine.chunking import Policy, policy_named
 from parmap.engine.loop import Settings
 from parmap.registry import suggest
+from parmap.worker.rng import root_of
 
 __all__ = ["MapOptions", "settings"]
 
@@ -21,6 +22,10 @@ class MapOptions(TypedDict, total=False):
     ----------
     chunks : {"auto", "static", "dynamic", "guided"}, int or Policy, default "auto"
         How the input is cut; a number is the elements per chunk.
+    rng : int, SeedSequence, Generator, BitGenerator or Streams, optional
+        Random streams: element i gets ``SeedSequence(rng).spawn(n)[i]`` as the keyword
+        ``rng``, a `numpy.random.Generator`; a function without that parameter finds NumPy's
+        and Python's global generators seeded from it. See `Streams`.
     errors : {"raise", "return", "group"}, default "raise"
         What to do with elements that fail: raise the first failure, in input order; put a
         `Failure` in the place of each; or run all, then raise one `FailureGroup`.
@@ -37,6 +42,7 @@ class MapOptions(TypedDict, total=False):
     """
 
     chunks: str | int | Policy
+    rng: Any
     errors: Literal["raise", "return", "group"]
     retries: int
     timeout: float | None
@@ -90,6 +96,7 @@ def settings(
         observers=(progress_.observer(progress),) if progress is not None else (),
         ordered=ordered,
         window=window,
+        root=None if options.get("rng") is None else root_of(options["rng"]),
     )
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol, TypeVar
 
 from parmap.engine.chunking import Auto
+from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.engine.single import single
 from parmap.engine.site import Traits
@@ -83,7 +84,9 @@ class Session:
         """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
         self.check()
         settings = Settings(Auto(), errors="raise", retries=0, timeout=None, label="", observers=())
-        return list(itertools.chain.from_iterable(Call(self, fn, iterables, settings).results()))
+        return list(
+            itertools.chain.from_iterable(Call(self, fn, Source(iterables), settings).results())
+        )
 
     def place(self, job: Job) -> Any:
         """Put a job where every worker reaches it."""

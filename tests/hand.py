@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from parmap.engine.chunking import policy_named
+from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.engine.site import Traits
 from parmap.errors import WorkerDied
@@ -107,6 +108,6 @@ def hand_call(
     settings = Settings(
         policy_named(chunks), errors, retries, None, "", observers, ordered=ordered, window=window
     )
-    call = Call(site, fn, iterables, settings)
+    call = Call(site, fn, Source(iterables), settings)
     call._landed = HandQueue(step)
     return call

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import parmap
 
@@ -96,10 +99,27 @@ def test_no_name_hides_what_a_file_is_for():
 
 def test_public_names_are_sorted_and_all_there():
     assert parmap.__all__ == sorted(parmap.__all__)
-    seen = {name for name, value in vars(parmap).items() if not name.startswith("_")}
-    modules = {name.partition(".")[2].partition(".")[0] for name in FILES}
-    # `parmap.plan` the function and `parmap.plans` the module may both be seen.
-    assert seen - modules == set(parmap.__all__) - modules
+    homes = [(home, name) for home, names in parmap._HOMES.items() for name in names]
+    assert sorted(name for _, name in homes) == parmap.__all__
+    assert set(dir(parmap)) == {*parmap.__all__, "__version__"}
+    for home, name in homes:
+        module = importlib.import_module(f"parmap.{home}")
+        assert name in module.__all__
+        assert getattr(parmap, name) is getattr(module, name)
+    with pytest.raises(AttributeError, match="no attribute 'pmapp'"):
+        parmap.pmapp
+
+
+def test_every_public_object_is_documented():
+    for name in parmap.__all__:
+        assert (getattr(parmap, name).__doc__ or "").strip(), name
+
+
+def test_type_checkers_see_the_names_that_users_see():
+    tree = ast.parse(FILES["parmap"].read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = [alias.name for node in block.body for alias in node.names]
+    assert sorted(seen) == parmap.__all__
 
 
 def test_every_file_says_what_it_offers():

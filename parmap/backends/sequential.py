@@ -47,7 +47,7 @@ class Sequential(Plan):
     """
 
     name: ClassVar[str] = "sequential"
-    traits: ClassVar[Traits] = Traits(shares_memory=True)
+    traits: ClassVar[Traits] = Traits(shares_memory=True, same_thread=True)
 
     def count(self) -> int:
         """One worker: the caller."""

@@ -6,12 +6,12 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from parmap.engine.chunking import Policy
 from parmap.worker.values import Chunk
 
-__all__ = ["Cutter", "Piece", "Source"]
+__all__ = ["Cutter", "Cutting", "Feed", "Piece", "Source"]
 
 # Slices of these hold what iterating them gives, cost nothing per element, and travel as
 # small as they are: a range as a range. Exact types only: a subclass may iterate otherwise.
@@ -44,6 +44,10 @@ class Source:
         else:
             self._rows = zip(*iterables, strict=False)
         self._single = len(iterables) == 1
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutter:
+        """Make the cutter of this source."""
+        return Cutter(self, policy, workers, lists=lists)
 
     @property
     def left(self) -> int | None:
@@ -140,6 +144,35 @@ class Piece:
         return replace(self, chunk=replace(self.chunk, careful=True))
 
 
+class Cutting(Protocol):
+    """What hands a call its pieces, one by one."""
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been handed out."""
+
+    @property
+    def broken(self) -> tuple[int, Exception] | None:
+        """What the input itself raised, and the index of the element that it could not give."""
+
+    def next(self, at_most: int, below: int | None) -> Piece | None:
+        """Give the next piece; None when there is none now."""
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+
+
+class Feed(Protocol):
+    """What a call runs on: a `Source`, or a graph."""
+
+    @property
+    def total(self) -> int | None:
+        """How many elements there are, where that is known."""
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
+        """Begin to cut it."""
+
+
 class Cutter:
     """Cuts a source by a policy, in the policy's order.
 
@@ -164,8 +197,17 @@ class Cutter:
             self._rows = source.take_all()
             self._order = policy.order(self._rows, workers)
         self._chunker = policy.begin(source.total, workers)
-        self.learn = self._chunker.learn
         self._cut = 0
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+        self._chunker.learn(size, seconds)
+
+    @property
+    def broken(self) -> tuple[int, Exception] | None:
+        """What the source raised, if it did."""
+        error = self._source.error
+        return None if error is None else (self._source.pulled, error)
 
     @property
     def taken(self) -> int:

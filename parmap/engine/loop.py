@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -21,12 +21,14 @@ from typing import Any, Literal
 from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Policy
-from parmap.engine.cutting import Cutter, Piece, Source
-from parmap.engine.shelf import shelf
+from parmap.engine.cutting import Cutting, Feed, Piece
+from parmap.engine.jobs import job_for, warn_unseeded
+from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack, unpack_error
-from parmap.worker.values import Job, Origin, Outcome
+from parmap.worker.rng import Root
+from parmap.worker.values import Origin, Outcome
 
 __all__ = ["Call", "Settings"]
 
@@ -56,6 +58,8 @@ class Settings:
         Whether results come in the input's order.
     window : int or None, default None
         The most elements that are pulled but not yet consumed.
+    root : Root or None, default None
+        Where the elements' random streams begin.
     """
 
     policy: Policy
@@ -66,6 +70,7 @@ class Settings:
     observers: tuple[events.Observer, ...]
     ordered: bool = True
     window: int | None = None
+    root: Root | None = None
 
 
 class Call:
@@ -77,12 +82,14 @@ class Call:
         Where chunks run.
     fn : callable
         The user's function.
-    iterables : sequence of iterable
-        Its arguments, one iterable for each.
+    feed : Feed
+        Its arguments.
     settings : Settings
         How to run it.
     star : bool, default False
-        Whether the one iterable holds argument tuples.
+        Whether the feed's one column holds argument tuples.
+    shelf : Shelf, optional
+        Where results go. Default: one that gives them in order, or as they come.
 
     Attributes
     ----------
@@ -94,33 +101,28 @@ class Call:
         self,
         site: Site,
         fn: Callable[..., Any],
-        iterables: Sequence[Iterable[Any]],
+        feed: Feed,
         settings: Settings,
         *,
         star: bool = False,
+        shelf: Shelf | None = None,
     ) -> None:
-        self._site, self._settings = site, settings
-        self._job = Job(
+        self._site, self._settings, self._feed = site, settings, feed
+        self._job = job_for(
+            site,
             fn,
             star=star,
             stop=settings.errors == "raise" and not settings.retries,
             timeout=settings.timeout,
-            crosses=not site.traits.shares_memory,
-            expendable=site.traits.replaces_workers,
-            nested=site.nested,
+            root=settings.root,
         )
-        self._source = Source(iterables)
         self._again: deque[Piece] = deque()
         self._flying: dict[Future[Outcome], Piece] = {}
         self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
-        self._shelf = shelf(ordered=settings.ordered)
+        self._shelf = shelf or shelf_for(ordered=settings.ordered)
+        self._warned = False
         self.failures: list[Failure] = []
-
-    @property
-    def endless(self) -> bool:
-        """Whether nobody knows how many elements there are."""
-        return self._source.total is None
 
     def results(self) -> Generator[list[Any], None, None]:
         """Run the call; give the results in lists, as they become ready.
@@ -130,11 +132,10 @@ class Call:
         Exception
             What an element raised (``errors="raise"``), or the input's own error.
         """
-        site, source = self._site, self._source
-        workers = site.workers
-        cutter = Cutter(source, self._settings.policy, workers, lists=site.traits.shares_memory)
+        site, workers = self._site, self._site.workers
+        cutter = self._feed.cutter(self._settings.policy, workers, lists=site.traits.shares_memory)
         placed = site.place(self._job)
-        self._tell(events.CallStarted, self._settings.label, source.total, workers)
+        self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
         try:
             moved = True
             while self._flying or moved:
@@ -152,7 +153,7 @@ class Call:
             site.drop(placed)
             self._tell(events.CallFinished)
 
-    def _fill(self, cutter: Cutter, placed: Any) -> None:
+    def _fill(self, cutter: Cutting, placed: Any) -> None:
         """Hand out pieces until the backend has enough; what has landed is looked at first."""
         flying = self._flying
         while len(flying) < _DEPTH * self._site.workers and (not flying or self._landed.empty()):
@@ -161,18 +162,18 @@ class Call:
                 break
             self._send(piece, placed)
 
-    def _next(self, cutter: Cutter) -> Piece | None:
+    def _next(self, cutter: Cutting) -> Piece | None:
         below = self._end[0] if self._end else None
         while self._again:
             again = self._again.popleft()
             if below is None or min(again.indices) < below:
                 return again
         piece = cutter.next(self._room(cutter), below)
-        if self._source.error is not None and below is None:
-            self._end = (self._source.pulled, self._source.error)
+        if cutter.broken is not None and below is None:
+            self._end = cutter.broken
         return piece
 
-    def _room(self, cutter: Cutter) -> int:
+    def _room(self, cutter: Cutting) -> int:
         window = self._settings.window
         if window is None:
             return sys.maxsize
@@ -181,8 +182,11 @@ class Call:
         return min(share, window - (cutter.taken - self._shelf.released))
 
     def _send(self, piece: Piece, placed: Any) -> None:
+        chunk = piece.chunk
+        if self._job.root is not None:
+            chunk = replace(chunk, indices=piece.indices)
         try:
-            future = self._site.send(placed, piece.chunk)
+            future = self._site.send(placed, chunk)
         except SerializationError as error:
             self._unsendable(piece, error)
             return
@@ -197,7 +201,7 @@ class Call:
         else:
             self._fail(piece, 0, pack_error(error, crosses=False), Origin())
 
-    def _absorb(self, future: Future[Outcome], cutter: Cutter) -> None:
+    def _absorb(self, future: Future[Outcome], cutter: Cutting) -> None:
         """Take in what came of a piece."""
         piece = self._flying.pop(future, None)
         if piece is None:  # abandoned meanwhile
@@ -214,7 +218,7 @@ class Call:
         else:
             self._unload(piece, future.result(), cutter)
 
-    def _unload(self, piece: Piece, outcome: Outcome, cutter: Cutter) -> None:
+    def _unload(self, piece: Piece, outcome: Outcome, cutter: Cutting) -> None:
         """Shelve the results of a piece; fail or retry the elements that failed."""
         try:
             if outcome.unreadable is not None:
@@ -227,6 +231,9 @@ class Call:
             return
         if len(values):
             cutter.learn(len(values), outcome.seconds)
+        if outcome.touched and not self._warned:
+            self._warned = True
+            warn_unseeded(self._job.fn, outcome.touched)
         start = 0
         for misfire in outcome.misfires:
             self._shelve(piece.indices[start : misfire.offset], values[start : misfire.offset])

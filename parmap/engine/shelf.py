@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-__all__ = ["Shelf", "shelf"]
+__all__ = ["Shelf", "shelf_for"]
 
 
 class Shelf(Protocol):
@@ -21,7 +21,7 @@ class Shelf(Protocol):
         """Give what may go out now, and count it in `released`."""
 
 
-def shelf(*, ordered: bool) -> Shelf:
+def shelf_for(*, ordered: bool) -> Shelf:
     """Make a shelf that gives results in the input's order, or as they come."""
     return _Ordered() if ordered else _Unordered()
 

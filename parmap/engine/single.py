@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from parmap.engine.jobs import job_for, warn_unseeded
 from parmap.engine.site import Site
 from parmap.errors import Failure
 from parmap.worker.parcel import Parcel, unpack, unpack_error
-from parmap.worker.values import Chunk, Job, Outcome
+from parmap.worker.rng import root_of
+from parmap.worker.values import Chunk, Outcome
 
 __all__ = ["single"]
 
@@ -27,17 +29,19 @@ def single(
     fn : callable
         The function.
     args, kwargs
-        Its arguments.
+        Its arguments. The keyword ``rng`` is the map option: the call gets the stream of
+        element 0.
     """
-    job = Job(
-        functools.partial(fn, **kwargs) if kwargs else fn,
+    given = {name: value for name, value in kwargs.items() if name != "rng"}
+    job = job_for(
+        site,
+        functools.partial(fn, **given) if given else fn,
         star=True,
-        crosses=not site.traits.shares_memory,
-        nested=site.nested,
+        root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
     placed = site.place(job)
     outer: Future[Any] = Future()
-    inner = site.send(placed, Chunk(([args],)))
+    inner = site.send(placed, Chunk(([args],), indices=(0,) if job.root else ()))
 
     def pass_on(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
@@ -45,6 +49,8 @@ def single(
         site.drop(placed)
         if inner.cancelled():
             outer.cancel()
+        elif inner.exception() is None and inner.result().touched:
+            warn_unseeded(fn, inner.result().touched)
         if outer.set_running_or_notify_cancel():
             _resolve(outer, inner)
 

@@ -19,6 +19,8 @@ class Traits:
     ----------
     shares_memory : bool, default False
         Tasks see the caller's own objects: nothing is packed.
+    same_thread : bool, default False
+        Tasks run in the caller's own thread, inside ``submit``.
     same_host : bool, default True
         Workers run on the caller's machine.
     replaces_workers : bool, default False
@@ -30,6 +32,7 @@ class Traits:
     """
 
     shares_memory: bool = False
+    same_thread: bool = False
     same_host: bool = True
     replaces_workers: bool = False
     places: bool = False

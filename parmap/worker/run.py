@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.worker import context
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
+from parmap.worker.rng import Watch, apart, streamed
 from parmap.worker.values import Chunk, Embedded, Job, Misfire, Origin, Outcome, opened
 
 __all__ = ["run_chunk"]
@@ -34,16 +37,20 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel) -> Outcome:
             return Outcome([], (), 0.0, Origin(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
     work = _watched if chunk.careful or job.timeout is not None else _swift
-    began = time.perf_counter()
-    with context.task(job.nested):
+    with context.task(job.nested), apart() if job.apart else contextlib.nullcontext():
+        watch = Watch(python=job.hints_random) if job.root is None else None
+        began = time.perf_counter()
         values, misfires = work(job, chunk)
-    seconds = time.perf_counter() - began
-    if job.crosses:
-        return _packed(job, values, misfires, seconds)
-    return Outcome(values, tuple(misfires), seconds, Origin())
+        seconds = time.perf_counter() - began
+        touched = watch.touched() if watch else ()
+    outcome = Outcome(values, tuple(misfires), seconds, Origin(), touched=touched)
+    return _packed(job, outcome) if job.crosses else outcome
 
 
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
+    if job.root is not None:
+        rows = chunk.columns[0] if job.star else zip(*chunk.columns, strict=False)
+        return streamed(job.fn, job.root, rows, chunk.indices, keyword=job.takes_rng)
     if job.star:
         return itertools.starmap(job.fn, chunk.columns[0])
     return map(job.fn, *chunk.columns)
@@ -118,7 +125,9 @@ def _stopped() -> RuntimeError:
     )
 
 
-def _packed(job: Job, values: list[Any], misfires: list[Misfire], seconds: float) -> Outcome:
+def _packed(job: Job, outcome: Outcome) -> Outcome:
+    assert isinstance(outcome.values, list)
+    values, misfires = outcome.values, list(outcome.misfires)
     try:
         parcel = pack_result(values)
     except SerializationError:
@@ -134,4 +143,4 @@ def _packed(job: Job, values: list[Any], misfires: list[Misfire], seconds: float
             del misfires[1:]
             del values[misfires[0].offset :]
         parcel = pack_result(values)
-    return Outcome(parcel, tuple(misfires), seconds, Origin())
+    return replace(outcome, values=parcel, misfires=tuple(misfires))

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from parmap.worker.parcel import PackedError, Parcel, unpack
+from parmap.worker.rng import Root
 
 __all__ = ["Chunk", "Embedded", "Job", "Misfire", "Origin", "Outcome", "opened"]
 
@@ -42,6 +43,15 @@ class Job:
         Whether the worker may end itself when an element runs too long: it is replaced.
     nested : tuple, default ()
         The plans for calls made inside the function, outermost first.
+    root : Root or None, default None
+        Where the elements' random streams begin.
+    takes_rng : bool, default False
+        Whether the function gets its stream as the keyword ``rng``.
+    apart : bool, default False
+        Whether chunks run with global generators of their own: where those would be the
+        caller's, or are seeded for each element.
+    hints_random : bool, default False
+        Whether the function's code speaks of Python's ``random``.
     """
 
     fn: Callable[..., Any]
@@ -51,6 +61,10 @@ class Job:
     crosses: bool = True
     expendable: bool = False
     nested: tuple[Any, ...] = ()
+    root: Root | None = None
+    takes_rng: bool = False
+    apart: bool = False
+    hints_random: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +77,13 @@ class Chunk:
         The arguments; ``columns[j][i]`` is argument j of element i.
     careful : bool, default False
         Whether to note each element before it runs, so that a death can be laid to it.
+    indices : sequence of int, default ()
+        The elements' places in the input, where they have random streams.
     """
 
     columns: tuple[Sequence[Any], ...]
     careful: bool = False
+    indices: Sequence[int] = ()
 
     def __len__(self) -> int:
         """Count the elements."""
@@ -98,6 +115,8 @@ class Outcome:
         Where it ran.
     unreadable : PackedError or None, default None
         Why the chunk could not be unpickled, so that nothing ran.
+    touched : tuple of str, default ()
+        The global generators that were drawn from, without a seed.
     """
 
     values: list[Any] | Parcel
@@ -105,6 +124,7 @@ class Outcome:
     seconds: float
     origin: Origin
     unreadable: PackedError | None = None
+    touched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
