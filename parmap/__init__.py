@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from parmap.engine.chunking import Auto, Dynamic, Guided, Static
     from parmap.errors import (
         BackendUnavailable,
+        DependencyFailed,
         Failure,
         FailureGroup,
         ParmapError,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from parmap.futures import submit
+    from parmap.graph import Delayed, compute, delayed
+    from parmap.grids import Grid, pgrid
     from parmap.maps import imap, pmap, starmap
     from parmap.options import MapOptions
     from parmap.plans import Plan, current_plan, plan, set_plan
@@ -37,9 +40,12 @@ __all__ = [
     "Auto",
     "BackendUnavailable",
     "Counts",
+    "Delayed",
+    "DependencyFailed",
     "Dynamic",
     "Failure",
     "FailureGroup",
+    "Grid",
     "Guided",
     "MapOptions",
     "ParmapError",
@@ -56,8 +62,11 @@ __all__ = [
     "UnseededRandomWarning",
     "WorkerDied",
     "available_cores",
+    "compute",
     "current_plan",
+    "delayed",
     "imap",
+    "pgrid",
     "plan",
     "pmap",
     "set_plan",
@@ -73,11 +82,20 @@ _HOMES = {
     "cores": ["available_cores"],
     "engine.chunking": ["Auto", "Dynamic", "Guided", "Static"],
     "errors": [
-        *("BackendUnavailable", "Failure", "FailureGroup", "ParmapError", "PlanError"),
-        *("PoolBroken", "SerializationError", "SessionClosed", "TaskExited", "TaskTimeout"),
+        *("BackendUnavailable", "DependencyFailed", "Failure", "FailureGroup", "ParmapError"),
+        *(
+            "PlanError",
+            "PoolBroken",
+            "SerializationError",
+            "SessionClosed",
+            "TaskExited",
+            "TaskTimeout",
+        ),
         *("UnseededRandomWarning", "WorkerDied"),
     ],
     "futures": ["submit"],
+    "graph": ["Delayed", "compute", "delayed"],
+    "grids": ["Grid", "pgrid"],
     "maps": ["imap", "pmap", "starmap"],
     "options": ["MapOptions"],
     "plans": ["Plan", "current_plan", "plan", "set_plan"],

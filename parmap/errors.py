@@ -9,6 +9,7 @@
     ├── SerializationError   (PicklingError)   an object cannot travel to or from a worker
     ├── PoolBroken           (BrokenExecutor)  no worker can be started that works
     ├── WorkerDied                             a worker process ended in the middle of a task
+    ├── DependencyFailed                       a delayed call needed one that failed
     ├── TaskTimeout          (TimeoutError)    an element ran longer than ``timeout=`` allows
     └── TaskExited                             an element called ``sys.exit``; only in groups
 
@@ -26,6 +27,7 @@ from typing import Any, NoReturn, Self
 
 __all__ = [
     "BackendUnavailable",
+    "DependencyFailed",
     "Failure",
     "FailureGroup",
     "ParmapError",
@@ -148,6 +150,10 @@ class TaskTimeout(ParmapError, TimeoutError):  # noqa: N818 - the design's publi
 
 class TaskExited(ParmapError):  # noqa: N818 - a state, like WorkerDied
     """An element called ``sys.exit``; stands for the SystemExit in a `FailureGroup`."""
+
+
+class DependencyFailed(ParmapError):  # noqa: N818 - a state, like WorkerDied
+    """A delayed call was not run, for it needs the result of one that failed."""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: a cause

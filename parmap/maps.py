@@ -175,7 +175,7 @@ def _collected(
     *,
     star: bool = False,
 ) -> list[R]:
-    call = Call(current_session(), fn, Source(iterables), chosen, star=star)
+    call = Call(current_session(), fn, Source(iterables, star=star), chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
         raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))

@@ -26,7 +26,9 @@ FLOORS = [
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
     | {"parmap.plans", "parmap.registry", "parmap.session"},
-    {"parmap.maps", "parmap.futures", "parmap.options"},
+    {"parmap.options"},
+    {"parmap.maps", "parmap.futures"},
+    {"parmap.graph", "parmap.picture", "parmap.grids"},
     {"parmap", "parmap.testing"},
 ]
 

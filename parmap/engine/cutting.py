@@ -29,9 +29,12 @@ class Source:
     ----------
     iterables : sequence of iterable
         The arguments, as given to ``map``; the shortest ends the source.
+    star : bool, default False
+        Whether the one iterable holds argument tuples.
     """
 
-    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
+    def __init__(self, iterables: Sequence[Iterable[Any]], *, star: bool = False) -> None:
+        self.star = star
         self.error: Exception | None = None
         self.pulled = 0
         self.total = _shortest(iterables)
@@ -195,7 +198,8 @@ class Cutter:
         self._rows: list[tuple[Any, ...]] = []
         if policy.reorders or (policy.counts and source.total is None):
             self._rows = source.take_all()
-            self._order = policy.order(self._rows, workers)
+            arguments = [tuple(row[0]) for row in self._rows] if source.star else self._rows
+            self._order = policy.order(arguments, workers)
         self._chunker = policy.begin(source.total, workers)
         self._cut = 0
 

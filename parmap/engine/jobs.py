@@ -14,7 +14,7 @@ from parmap.errors import UnseededRandomWarning
 from parmap.worker.rng import Root, mentions_random, takes_rng
 from parmap.worker.values import Job
 
-__all__ = ["job_for", "warn_unseeded"]
+__all__ = ["job_for", "refuse_shared_globals", "warn_unseeded"]
 
 
 def job_for(
@@ -44,7 +44,7 @@ def job_for(
     keyword = root is not None and takes_rng(fn)
     seeds_globals = root is not None and not keyword
     if seeds_globals:
-        _refuse_shared_globals(fn, traits)
+        refuse_shared_globals(fn, traits)
     return Job(
         fn,
         star=star,
@@ -60,7 +60,7 @@ def job_for(
     )
 
 
-def _refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
+def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
     """Refuse to seed generators that several threads would draw from at once."""
     if traits.shares_memory and not traits.same_thread:
         name = _name(fn)

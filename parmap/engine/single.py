@@ -49,10 +49,10 @@ def single(
         site.drop(placed)
         if inner.cancelled():
             outer.cancel()
-        elif inner.exception() is None and inner.result().touched:
-            warn_unseeded(fn, inner.result().touched)
         if outer.set_running_or_notify_cancel():
             _resolve(outer, inner)
+        if not inner.cancelled() and not inner.exception() and inner.result().touched:
+            warn_unseeded(fn, inner.result().touched)
 
     def pass_back(outer: Future[Any]) -> None:
         if outer.cancelled():

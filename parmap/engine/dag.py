@@ -1,0 +1,259 @@
+"""A graph of calls, fed to the one loop: what is ready goes out, what comes back makes ready.
+
+To the loop a graph is both its input and its shelf. There are no levels: a call goes out
+once its inputs are there. Calls in single file, each the only user of the one before, are
+one element: they run in one worker without coming home between.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parmap.engine.chunking import Chunker, Policy
+from parmap.engine.cutting import Piece
+from parmap.engine.shape import Shape
+from parmap.errors import DependencyFailed, Failure
+from parmap.worker.rng import Root, apart, streamed, takes_rng
+from parmap.worker.values import Chunk
+
+__all__ = ["Dag", "Node", "Runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One call of a graph.
+
+    Parameters
+    ----------
+    function : int
+        Which function, in the graph's list.
+    shape : Shape
+        ``(args, kwargs)``, with holes for the results of others.
+    needs : tuple of int
+        The nodes whose results fill the holes; all come before this one.
+    name : str
+        What to call it in messages.
+    """
+
+    function: int
+    shape: Shape
+    needs: tuple[int, ...]
+    name: str
+
+
+class Runner:
+    """Runs calls in single file; what the workers get as the function of the map.
+
+    Parameters
+    ----------
+    functions : list of callable
+        All functions of the graph.
+    root : Root or None
+        Where the calls' random streams begin; call i gets stream i.
+    """
+
+    __name__ = "a delayed call"
+
+    def __init__(self, functions: list[Callable[..., Any]], root: Root | None) -> None:
+        self._functions, self._root = functions, root
+
+    def __call__(self, steps: Sequence[tuple[int, Node]], inputs: Any, rng: Any = None) -> Any:  # noqa: ARG002
+        """Run the steps; the first gets `inputs`, each other the result before it.
+
+        The stream that the loop gives is the element's; each call has its own instead.
+        """
+        for place, (index, node) in enumerate(steps):
+            args, kwargs = node.shape.build(inputs)
+            try:
+                inputs = (self._call(index, node, args, kwargs),)
+            except BaseException as error:
+                if len(steps) > 1:
+                    error.add_note(
+                        f"parmap: in {node.name}, call {place + 1} of {len(steps)} in a row"
+                    )
+                raise
+        return inputs[0]
+
+    def _call(self, index: int, node: Node, args: Any, kwargs: Any) -> Any:
+        function = self._functions[node.function]
+        if self._root is None:
+            return function(*args, **kwargs)
+        keyword = takes_rng(function) and "rng" not in kwargs
+        bound = functools.partial(function, **kwargs) if kwargs else function
+        call = streamed(bound, self._root, [args], [index], keyword=keyword)
+        if keyword:
+            return next(call)
+        with apart():
+            return next(call)
+
+
+class Dag:
+    """A graph at work: a feed, its cutting, and its shelf.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        The calls; each comes after those that it needs.
+    wanted : set of int
+        The nodes whose results are asked for.
+    """
+
+    def __init__(self, nodes: Sequence[Node], wanted: set[int]) -> None:
+        self.results: dict[int, Any] = {}
+        self.released = 0
+        self._nodes = nodes
+        self._wanted = wanted
+        users: list[list[int]] = [[] for _ in nodes]
+        for index, node in enumerate(nodes):
+            for need in node.needs:
+                users[need].append(index)
+        self._runs = _in_single_file(nodes, users, wanted)
+        self._users = users
+        # Uses of a result that are still to come; it is dropped at the last.
+        self._uses = {i: len(users[i]) for i in range(len(nodes))}
+        self._missing = {run[0]: len(nodes[run[0]].needs) for run in self._runs.values()}
+        self._ready = [head for head, count in self._missing.items() if not count]
+        heapq.heapify(self._ready)
+        self._chunker: Chunker | None = None
+        self._workers = 1
+        self._handed_out = 0
+        self._states: dict[int, str] = {}  # by the heads of runs
+
+    # -- the feed --------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """How many elements there are: calls, those in single file counted once."""
+        return len(self._runs)
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Dag:  # noqa: ARG002
+        """Begin; the graph cuts itself."""
+        self._chunker = policy.begin(self.total, workers)
+        self._workers = workers
+        return self
+
+    # -- the cutting -----------------------------------------------------------------------
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been handed out."""
+        return self._handed_out
+
+    @property
+    def broken(self) -> None:
+        """Nothing: a graph is all there from the start."""
+        return
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+        assert self._chunker is not None
+        self._chunker.learn(size, seconds)
+
+    def next(self, at_most: int, below: int | None) -> Piece | None:
+        """Give a piece of what is ready, the first calls first."""
+        assert self._chunker is not None
+        # What is ready now is shared out: more may never come.
+        share = math.ceil(len(self._ready) / self._workers)
+        size = min(at_most, share, self._chunker.size(len(self._ready)))
+        heads: list[int] = []
+        while self._ready and len(heads) < size and (below is None or self._ready[0] < below):
+            heads.append(heapq.heappop(self._ready))
+        if not heads:
+            return None
+        self._handed_out += len(heads)
+        steps = [[(i, self._nodes[i]) for i in self._runs[head]] for head in heads]
+        inputs = [[self.results[need] for need in self._nodes[head].needs] for head in heads]
+        return Piece(heads, Chunk((steps, inputs)))
+
+    # -- the shelf -------------------------------------------------------------------------
+
+    def put(self, indices: Sequence[int], values: list[Any]) -> None:
+        """Take results; what had waited for the last of its inputs becomes ready."""
+        for head, value in zip(indices, values, strict=True):
+            run = self._runs[head]
+            self._use_up(head)
+            if isinstance(value, Failure):
+                self._states[head] = "failed"
+                self._fail(head, value)
+            else:
+                self._states[head] = "done"
+                self._arrive(run[-1], value)
+
+    def ready(self) -> Iterator[list[Any]]:
+        """Give nothing: results stay in `results`."""
+        return iter(())
+
+    def _arrive(self, index: int, value: Any) -> None:
+        if self._users[index] or index in self._wanted:
+            self.results[index] = value
+        for user in self._users[index]:
+            self._missing[user] -= 1
+            if not self._missing[user]:
+                heapq.heappush(self._ready, user)
+
+    def _use_up(self, head: int) -> None:
+        """Drop the inputs of a run that is over, where nobody else needs them."""
+        for need in self._nodes[head].needs:
+            self._uses[need] -= 1
+            if not self._uses[need] and need not in self._wanted:
+                self.results.pop(need, None)
+
+    def _fail(self, head: int, failure: Failure) -> None:
+        """Fail all that needs what failed, each by the way that leads there."""
+        self._keep_failure(head, failure)
+        todo: list[tuple[int, tuple[str, ...]]] = [(head, (self._nodes[head].name,))]
+        while todo:
+            failed, way = todo.pop()
+            for user in self._users[self._runs[failed][-1]]:
+                if user in self._states:
+                    continue
+                self._states[user] = "not run"
+                self._keep_failure(user, _spoilt(self._nodes[user].name, user, way, failure))
+                todo.append((user, (*way[-_WAY:], self._nodes[user].name)))
+                self._use_up(user)
+
+    def _keep_failure(self, head: int, failure: Failure) -> None:
+        if self._runs[head][-1] in self._wanted:
+            self.results[self._runs[head][-1]] = failure
+
+    def states(self) -> Iterator[tuple[int, str]]:
+        """Tell of each call what came of it: done, failed, not run."""
+        for head, run in self._runs.items():
+            state = self._states.get(head, "not run")
+            yield from ((index, state) for index in run)
+
+
+def _spoilt(name: str, index: int, way: tuple[str, ...], failure: Failure) -> Failure:
+    error = DependencyFailed(
+        f"{name} was not run, for it needs {' → '.join(way)}, and {way[0]} failed: "
+        f"{type(failure.error).__name__}: {failure.error}"
+    )
+    error.__cause__ = failure.error
+    return Failure(error, index, failure.traceback, failure.host, failure.pid, failure.label)
+
+
+# Names in a message of how a failure spread; a chain may be long.
+_WAY = 5
+
+
+def _in_single_file(
+    nodes: Sequence[Node], users: Sequence[Sequence[int]], wanted: set[int]
+) -> dict[int, list[int]]:
+    """Find runs of nodes of which each is the only user of the one before; by their heads."""
+    runs: dict[int, list[int]] = {}
+    head_of: dict[int, int] = {}  # by the last node so far
+    for index, node in enumerate(nodes):
+        before = node.needs[0] if len(node.needs) == 1 else None
+        if before is not None and len(users[before]) == 1 and before not in wanted:
+            head = head_of.pop(before)
+            runs[head].append(index)
+            head_of[index] = head
+        else:
+            runs[index] = [index]
+            head_of[index] = index
+    return runs

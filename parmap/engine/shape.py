@@ -1,0 +1,163 @@
+"""Structures with holes: lists, tuples, dicts and dataclasses that hold values still to come.
+
+A structure is taken apart into a program for a small stack machine, and built again with
+the holes filled. Neither step recurses, so a structure may nest to any depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+__all__ = ["Hole", "Shape", "shape_of"]
+
+
+class Hole:
+    """Marks what is still to come; the base of delayed calls."""
+
+    __slots__ = ("__weakref__",)
+
+
+Step: TypeAlias = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """How to build a structure again.
+
+    Parameters
+    ----------
+    steps : tuple
+        The program: ``("value", x)`` and ``("hole", i)`` push; ``("list", n)`` and the like
+        replace what is topmost by one container of it.
+    """
+
+    steps: tuple[Step, ...]
+
+    def build(self, values: Sequence[Any]) -> Any:
+        """Build the structure; `values` go into the holes."""
+        stack: list[Any] = []
+        for kind, what, *more in self.steps:
+            if kind == "value":
+                stack.append(what)
+            elif kind == "hole":
+                stack.append(values[what])
+            else:
+                count = more[0]
+                parts = stack[len(stack) - count :]
+                del stack[len(stack) - count :]
+                stack.append(_made(kind, what, parts))
+        return stack[0]
+
+
+def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
+    """Take a structure apart.
+
+    Parameters
+    ----------
+    structure : object
+        Lists, tuples, named tuples, dicts and dataclasses are looked into; all else is a
+        value.
+
+    Returns
+    -------
+    shape : Shape
+        How to build it again. Parts without holes are kept as they are.
+    holes : list of Hole
+        What to fill in, in the order of `Shape.build`; each once.
+
+    Raises
+    ------
+    ValueError
+        If the structure contains itself.
+    TypeError
+        If a hole is a dict's key, or an object belongs to another library's graph.
+    """
+    holes: dict[Hole, int] = {}
+    steps: list[Step] = []
+    # A frame: the container, its parts, where its steps begin, how many holes came before.
+    frames: list[tuple[Any, Iterator[Any], int, int]] = []
+    open_: set[int] = set()
+    seen = 0  # holes met so far, repeated ones too
+    todo: Any = structure
+    while True:
+        parts = None if isinstance(todo, Hole) else _parts(todo)
+        if parts is None:
+            seen += _leaf(todo, holes, steps)
+        else:
+            if id(todo) in open_:
+                raise ValueError("a structure contains itself: it cannot be computed")
+            open_.add(id(todo))
+            frames.append((todo, iter(parts), len(steps), seen))
+        while frames:
+            container, rest, start, before = frames[-1]
+            try:
+                todo = next(rest)
+                break
+            except StopIteration:
+                frames.pop()
+                open_.discard(id(container))
+                if seen == before:
+                    steps[start:] = [("value", container)]
+                else:
+                    steps.append(_step(container))
+        else:
+            return Shape(tuple(steps)), list(holes)
+
+
+def _leaf(leaf: Any, holes: dict[Hole, int], steps: list[Step]) -> int:
+    if isinstance(leaf, Hole):
+        steps.append(("hole", holes.setdefault(leaf, len(holes))))
+        return 1
+    if hasattr(type(leaf), "__dask_graph__"):
+        raise TypeError(
+            f"{type(leaf).__module__}.{type(leaf).__qualname__} is another library's lazy value: "
+            "compute it there, or make it with parmap.delayed"
+        )
+    steps.append(("value", leaf))
+    return 0
+
+
+def _parts(thing: Any) -> Sequence[Any] | None:
+    """Give the parts of a container; None for what is not looked into."""
+    kind = type(thing)
+    if kind is list or kind is tuple or _is_named_tuple(kind):
+        return thing  # type: ignore[no-any-return]
+    if kind is dict:
+        if any(isinstance(key, Hole) for key in thing):
+            raise TypeError("a delayed call cannot be a dict's key: it has no value yet")
+        return list(thing.values())
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        return [getattr(thing, f.name) for f in dataclasses.fields(thing) if f.init]
+    return None
+
+
+def _step(container: Any) -> Step:
+    kind = type(container)
+    if kind is list or kind is tuple:
+        return (kind.__name__, None, len(container))
+    if kind is dict:
+        return ("dict", list(container), len(container))
+    if _is_named_tuple(kind):
+        return ("named", kind, len(container))
+    names = [f.name for f in dataclasses.fields(container) if f.init]
+    return ("dataclass", (kind, names), len(names))
+
+
+def _made(kind: str, what: Any, parts: list[Any]) -> Any:
+    match kind:
+        case "list":
+            return parts
+        case "tuple":
+            return tuple(parts)
+        case "dict":
+            return dict(zip(what, parts, strict=True))
+        case "named":
+            return what(*parts)
+    made, names = what
+    return made(**dict(zip(names, parts, strict=True)))
+
+
+def _is_named_tuple(kind: type) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
