@@ -22,7 +22,7 @@ numpydoc_show_class_members = False  # autodoc lists them
 nitpicky = True
 outside = "|".join([*sys.stdlib_module_names, "cloudpickle", "numpy", "pandas", "tqdm"])
 nitpick_ignore_regex = [
-    (r"py:.*", rf"({outside})\..*"),
+    (r"py:.*", rf"({outside})(\..*)?"),
     (r"py:.*", "|".join(dir(builtins))),
 ]
 

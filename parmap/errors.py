@@ -40,6 +40,7 @@ __all__ = [
     "TaskTimeout",
     "UnseededRandomWarning",
     "WorkerDied",
+    "add_note",
 ]
 
 
@@ -206,9 +207,7 @@ class Failure:
 
     def reraise(self) -> NoReturn:
         """Raise the error, with a note that says which element it was, and where."""
-        note = self.note
-        if note not in getattr(self.error, "__notes__", ()):
-            self.error.add_note(note)
+        add_note(self.error, self.note)
         raise self.error
 
     @property
@@ -222,6 +221,13 @@ class Failure:
         head = str(self.error).partition("\n")[0]
         what = type(self.error).__name__ + (f": {head}" if head else "")
         return f"<Failure of element {self.index}: {what}>"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note once, also to an error that refuses new attributes (a frozen dataclass)."""
+    notes = getattr(error, "__notes__", [])
+    if note not in notes:
+        BaseException.__setattr__(error, "__notes__", [*notes, note])
 
 
 class FailureGroup(ExceptionGroup[Exception]):
@@ -259,5 +265,5 @@ def _as_exception(failure: Failure) -> Exception:
         )
         exited.__cause__ = error
         error = exited
-    error.add_note(failure.note)
+    add_note(error, failure.note)
     return error

@@ -110,7 +110,10 @@ class Plan(ABC):
     @property
     def initializer(self) -> Callable[[], object] | None:
         """What ``setup=`` names, ready to be called."""
-        return _imported(self.setup) if isinstance(self.setup, str) else self.setup
+        if self.setup is None:
+            return None
+        setup = _imported(self.setup) if isinstance(self.setup, str) else self.setup
+        return functools.partial(_set_up, setup, self.nested)
 
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
@@ -260,6 +263,13 @@ def _imported(name: object) -> Callable[[], object]:
     if not callable(found):
         raise PlanError(f"setup={name!r} names {found!r}, which is not a function")
     return found
+
+
+def _set_up(setup: Callable[[], object], nested: tuple[Plan, ...]) -> None:
+    # As part of a task: a call that setup makes must not look for the session that is
+    # waiting for setup.
+    with context.task(nested):
+        setup()
 
 
 def _written(value: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from parmap.engine.chunking import Chunker, Policy
 from parmap.engine.cutting import Piece
 from parmap.engine.shape import Shape
-from parmap.errors import DependencyFailed, Failure
+from parmap.errors import DependencyFailed, Failure, add_note
 from parmap.worker.rng import Root, apart, streamed, takes_rng
 from parmap.worker.values import Chunk
 
@@ -73,9 +73,8 @@ class Runner:
                 inputs = (self._call(index, node, args, kwargs),)
             except BaseException as error:
                 if len(steps) > 1:
-                    error.add_note(
-                        f"parmap: in {node.name}, call {place + 1} of {len(steps)} in a row"
-                    )
+                    place_in_row = f"call {place + 1} of {len(steps)} in a row"
+                    add_note(error, f"parmap: in {node.name}, {place_in_row}")
                 raise
         return inputs[0]
 

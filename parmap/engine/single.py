@@ -41,7 +41,8 @@ def single(
     )
     placed = site.place(job)
     outer: Future[Any] = Future()
-    inner = site.send(placed, Chunk(([args],), indices=(0,) if job.root else ()))
+    chunk = Chunk(([args],), indices=(0,) if job.root else ())
+    inner = site.send(placed, chunk)
 
     def pass_on(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
@@ -55,8 +56,8 @@ def single(
             warn_unseeded(fn, inner.result().touched)
 
     def pass_back(outer: Future[Any]) -> None:
-        if outer.cancelled():
-            inner.cancel()
+        if outer.cancelled() and not inner.cancel():
+            site.abandon(inner, chunk)  # it runs: stop it, where that can be done
 
     outer.add_done_callback(pass_back)
     inner.add_done_callback(pass_on)

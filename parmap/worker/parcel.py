@@ -82,8 +82,8 @@ def pack_error(error: BaseException, *, crosses: bool) -> PackedError:
     """Make an error ready to travel, whatever its class does in its constructor."""
     if not crosses:
         return PackedError(error, "".join(traceback.format_exception(error)))
-    error.__traceback__ = _trimmed(error.__traceback__)
-    text = "".join(traceback.format_exception(error))
+    trace = _trimmed(error.__traceback__)
+    text = "".join(traceback.format_exception(type(error), error, trace))
     return PackedError(Parcel(_pickled_error(error)), text)
 
 
@@ -92,7 +92,8 @@ def unpack_error(packed: PackedError) -> BaseException:
     if not isinstance(packed.error, Parcel):
         return packed.error
     error: BaseException = unpack(packed.error)
-    error.__cause__ = RemoteTraceback(packed.traceback)
+    # A frozen dataclass refuses attributes, even those that Python itself sets.
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(packed.traceback))
     return error
 
 
@@ -108,15 +109,16 @@ def _pickled_error(error: BaseException) -> bytes:
     """Pickle an error so that it can be read again, with as much of it as can travel.
 
     Pickle rebuilds an exception by calling its class with `args`, which fails at the far
-    end when ``__init__`` takes something else. So the pickle is read back here; if that
-    fails, the error is rebuilt without calling ``__init__``.
+    end when ``__init__`` takes something else, and changes the error when ``__init__``
+    changes its argument. So the pickle is read back here; if it gives another error, this
+    one is rebuilt without calling ``__init__``.
     """
     try:
         data = _plain(error)
         same = pickle.loads(data)
     except BaseException:  # noqa: BLE001 - a user's class may raise anything, even SystemExit
         same = None
-    if type(same) is type(error):
+    if _alike(same, error):
         return data
     for candidate in (
         (_rebuild, (type(error), error.args, _portable(vars(error)))),
@@ -145,6 +147,15 @@ def _plain(value: Any) -> bytes:
         return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 
 
+def _alike(same: BaseException | None, error: BaseException) -> bool:
+    if same is None or type(same) is not type(error):
+        return False
+    try:
+        return bool(same.args == error.args and vars(same).keys() == vars(error).keys())
+    except Exception:  # noqa: BLE001 - arrays among the arguments do not compare to a bool
+        return len(same.args) == len(error.args)
+
+
 class _Reduced:
     """Pickles as a call that somebody else wrote down."""
 
@@ -159,7 +170,8 @@ def _rebuild(
     kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
     error = kind.__new__(kind, *args)
-    error.args = args
+    # Past the class's own __setattr__: a frozen dataclass refuses.
+    BaseException.__setattr__(error, "args", args)
     error.__dict__.update(state)
     return error
 

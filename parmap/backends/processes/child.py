@@ -40,7 +40,9 @@ def main(channel: int, notes: int) -> None:
     )
     context.frame.set(None)
     context.worker.note(-1)
-    worker = _Child(socket.socket(fileno=channel))
+    parent = socket.socket(fileno=channel)
+    _keep_from_children(parent, notes)
+    worker = _Child(parent)
     signal.signal(signal.SIGINT, worker.interrupt)
     _reseed()
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
@@ -156,6 +158,18 @@ def _settle(path: list[str], directory: str | None) -> None:
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Frame]]:
     return Kind.ERROR, encode_result(pack_error(error, crosses=True))
+
+
+def _keep_from_children(channel: socket.socket, notes: int) -> None:
+    """See that the channel ends with this process, not with one that a task started."""
+    channel.set_inheritable(False)
+    os.set_inheritable(notes, False)
+
+    def leave() -> None:
+        channel.close()
+        context.worker = context.Worker(is_worker=True)  # the slot is the worker's
+
+    os.register_at_fork(after_in_child=leave)
 
 
 def _reseed() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from parmap.backends.processes.child import NOTES
 from parmap.backends.processes.desk import Desk
 from parmap.backends.processes.records import Task, Worker
-from parmap.backends.processes.system import anonymous_file
+from parmap.backends.processes.system import anonymous_file, unforked
 from parmap.backends.processes.wire import Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
 from parmap.errors import PoolBroken
@@ -50,6 +50,7 @@ class Crew:
         self.desk = Desk(self._nudge)
         self._dying: dict[int, tuple[Worker, Task | None]] = {}  # until the zygote buries them
         self._numbers = itertools.count(1)
+        self._eldest = 0  # workers of lower numbers are not this zygote's
         self._unready = 0  # workers lost in a row before any was ready
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
@@ -93,20 +94,24 @@ class Crew:
         except BaseException as error:
             # A bug, here: whoever waits for a task must hear of it, not wait for ever.
             self._give_up("the pool's own thread failed", error)
+            for number in list(self._dying):
+                self._bury(number, None)
             raise
         for end in (self._selector, self._wake, self._woken, self._zygote):
             end.close()
 
     def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
         notes = anonymous_file()
         os.ftruncate(notes, NOTES)
         # The worker shares this position, so its last words come after the notes.
         os.lseek(notes, NOTES, os.SEEK_SET)
-        worker = Worker(next(self._numbers), ours, notes)
+        number = next(self._numbers)
+        with unforked:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._zygote.fork(number, theirs, notes)
+        worker = Worker(number, ours, notes)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
-        with theirs:
-            self._zygote.fork(worker.number, theirs, notes)
         worker.send(Kind.SETUP, 0, self._setup)
         self.desk.enlist(worker)
 
@@ -124,6 +129,9 @@ class Crew:
         kind, _, frames = message
         if kind is Kind.READY:
             worker.ready, self._unready = True, 0
+            # The one message outside of the turns: a first answer may have come in the same
+            # read, and the selector will not tell again.
+            self._hear(worker)
         elif kind is Kind.BROKEN:
             self._give_up("setup= failed in a worker", unpack_error(decode(frames)))
         elif (task := worker.task) is not None:  # else the pool has given up
@@ -137,7 +145,10 @@ class Crew:
         self._dying[worker.number] = (worker, task)
         self._selector.unregister(worker.channel)
         worker.close()
-        self._zygote.bury(worker.number)
+        if worker.number > self._eldest:
+            self._zygote.bury(worker.number)
+        else:
+            self._bury(worker.number, None)
         self._unready += not worker.ready and not worker.leaving
         if self._unready >= _STILLBORN and self.desk.broken is None:
             why = f"{_STILLBORN} workers in a row ended before they were ready"
@@ -174,8 +185,13 @@ class Crew:
         self._zygote.close()
         self._zygote = Zygote(self._start)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
+        # Nobody can say how its workers ended: those that are known to be gone, and those
+        # whose channels have yet to close.
+        self._eldest = next(self._numbers)
         for number in list(self._dying):
             self._bury(number, None)
+        for worker in self.desk.living():
+            worker.hang_up()  # where the kernel does not kill them, they leave by this
 
     def _give_up(self, why: str, cause: BaseException) -> None:
         """Break the pool: no worker can be made that works."""

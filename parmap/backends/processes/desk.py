@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -30,7 +31,7 @@ class Desk:
     Under `_lock`, always:
 
     * a worker is in `_idle` if and only if it lives, has no task and is not leaving;
-    * where `_queue` holds a task, `_idle` is empty;
+    * where `_queue` holds a task, `_idle` is empty, or a worker is about to be added;
     * `closing` never becomes false again, and `broken` never None.
 
     Callbacks of futures run outside the lock, for they may submit.
@@ -43,7 +44,9 @@ class Desk:
 
     def __init__(self, nudge: Callable[[], None]) -> None:
         self._nudge = nudge
-        self._lock = threading.Lock()
+        # Reentrant: garbage may be collected under it, and an iterator's end calls `abandon` and
+        # `drop`. Both leave the invariants alone.
+        self._lock = threading.RLock()
         self._queue: deque[Task] = deque()
         self._idle: list[Worker] = []
         self._living: dict[int, Worker] = {}
@@ -82,9 +85,11 @@ class Desk:
                 if not self._idle:
                     self._queue.append(task)
                     return
-                worker = self._idle.pop()
+                # No call between these three, so no Ctrl-C: else the worker could be lost.
+                worker = self._idle[-1]
                 worker.task = task
-                task.future.set_running_or_notify_cancel()
+                del self._idle[-1]
+                task.begin()
             worker.give(task, self._placed)
         except BaseException:
             # Ctrl-C, here or in the middle of a message: the worker would wait for the rest
@@ -103,6 +108,8 @@ class Desk:
 
     def drop(self, key: int) -> None:
         """Forget a placed value; a busy worker hears of it with its next task."""
+        if self.foreign:
+            return
         with self._lock:
             self._placed.pop(key, None)
             for worker in self._idle:
@@ -111,6 +118,8 @@ class Desk:
 
     def abandon(self, future: Future[Any]) -> None:
         """Interrupt the task that runs for this future; have it killed if it does not mind."""
+        if self.foreign:
+            return  # an iterator that a fork inherited: the task is the parent's
         with self._lock:
             for worker in self._living.values():
                 if worker.task is not None and worker.task.future is future:
@@ -118,7 +127,9 @@ class Desk:
                     # only hit this one; and it is not reaped before it is out of _living,
                     # so the number is still its own.
                     if worker.pid:
-                        os.kill(worker.pid, signal.SIGINT)
+                        with contextlib.suppress(ProcessLookupError):  # its zygote died with it
+                            os.kill(worker.pid, signal.SIGINT)
+                    worker.task.abandoned = True
                     self._overdue.append((time.monotonic() + _GRACE, worker, worker.task))
                     self._nudge()
                     return
@@ -137,8 +148,9 @@ class Desk:
             if cancel:
                 self._queue.clear()
         for task in dropped:
-            if task.future.cancel() or task.future.cancelled():
-                task.future.set_running_or_notify_cancel()
+            task.future.cancel()
+            if task.begin():  # it had begun in a worker that was never ready
+                task.future.set_exception(SessionClosed("the executor was shut down"))
         self._nudge()
 
     def inherited(self) -> list[Worker]:
@@ -171,18 +183,23 @@ class Desk:
     def _next_task(self) -> Task | None:
         while self._queue:
             task = self._queue.popleft()
-            # The one call that wakes those who wait for a cancelled future.
-            if task.future.set_running_or_notify_cancel():
+            if task.begin():
                 return task
         return None
 
     def remove(self, worker: Worker) -> Task | None:
-        """Take out a worker that has died; give the task that it had."""
+        """Take out a worker that has died; give the task that died with it.
+
+        A worker that was never ready has begun no task: what it was sent is queued again.
+        """
         with self._lock:
             del self._living[worker.number]
             if worker in self._idle:
                 self._idle.remove(worker)
             task, worker.task = worker.task, None
+            if task is not None and not worker.ready and not task.abandoned:
+                self._queue.appendleft(task)
+                return None
         return task
 
     @property
@@ -240,5 +257,5 @@ class Desk:
             for worker in self._living.values():
                 worker.task = None
         for task in tasks:
-            if task.future.running() or task.future.set_running_or_notify_cancel():
+            if task.begin():
                 task.future.set_exception(error)

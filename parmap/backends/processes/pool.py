@@ -13,6 +13,7 @@ from typing import Any
 
 from parmap.backends.processes.crew import Crew
 from parmap.backends.processes.records import Task
+from parmap.backends.processes.system import unforked
 from parmap.backends.processes.wire import Reference, encode
 from parmap.errors import SerializationError
 
@@ -49,10 +50,11 @@ class ProcessExecutor(Executor):
             *encode((sys.path, sys.argv), "sys.argv"),
             *encode((initializer, initargs), "setup"),
         ]
-        self._crew = Crew(max_workers, setup, start)
-        self._desk = self._crew.desk
         _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
-        _open.add(self._crew)
+        with unforked:
+            self._crew = Crew(max_workers, setup, start)
+            _open.add(self._crew)
+        self._desk = self._crew.desk
         # The crew does not know this object: forgotten, it closes the crew.
         weakref.finalize(self, self._desk.forget).atexit = False
 

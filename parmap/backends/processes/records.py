@@ -35,11 +35,25 @@ class Task:
         The call, encoded; emptied once sent.
     keys : tuple of int
         The placed values that it refers to.
+    begun : bool, default False
+        Whether the future says that it runs: it may be told so only once.
+    abandoned : bool, default False
+        Whether nobody waits for it any more.
     """
 
     future: Future[Any]
     frames: Sequence[Frame]
     keys: tuple[int, ...]
+    begun: bool = False
+    abandoned: bool = False
+
+    def begin(self) -> bool:
+        """Note that a worker gets it; False if it was cancelled before.
+
+        The one call that wakes those who wait for a cancelled future.
+        """
+        self.begun = self.begun or self.future.set_running_or_notify_cancel()
+        return self.begun
 
 
 class Worker:
@@ -79,7 +93,8 @@ class Worker:
                     self.known.add(key)
                     self.send(Kind.PLACE, key, frames)
             self.send(Kind.TASK, 0, task.frames)
-        task.frames = ()  # they may be large, and are not needed again
+        if self.ready:
+            task.frames = ()  # they may be large, and are not needed again
 
     def forget(self, key: int) -> None:
         """Have it forget a placed value."""

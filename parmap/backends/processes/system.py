@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
-__all__ = ["anonymous_file", "die_with_parent", "interpreter"]
+__all__ = ["anonymous_file", "die_with_parent", "interpreter", "unforked"]
+
+# Held while this process has a far end of a channel open, or a near end that is not yet
+# listed for closing in forks: a fork made by another thread just then would keep it open,
+# and this end would never see a death, or a worker never its parent's.
+unforked = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=unforked.acquire, after_in_parent=unforked.release, after_in_child=unforked.release
+    )
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parmap.backends.processes import child
-from parmap.backends.processes.system import die_with_parent, interpreter
+from parmap.backends.processes.system import die_with_parent, interpreter, unforked
 
 if TYPE_CHECKING:
     import subprocess  # loaded by the parent alone
@@ -60,14 +60,17 @@ class Zygote:
     """
 
     def __init__(self, start: str) -> None:
-        self.control, theirs = socket.socketpair()
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None
         # A Ctrl-C in its first milliseconds, before it can say that it does not care, waits.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            with theirs:
-                self.pid, self._process = _forked(theirs) if start == "fork" else _spawned(theirs)
+            with unforked:
+                self.control, theirs = socket.socketpair()
+                with theirs:
+                    self.pid, self._process = (
+                        _forked(self.control, theirs) if start == "fork" else _spawned(theirs)
+                    )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -143,8 +146,10 @@ def _read(what: int, worker: int, first: int, second: int) -> Birth | Burial:
 def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
     import subprocess
 
+    # Imports ignore what is no text, and a Path's repr is no literal.
+    path = [entry for entry in list[object](sys.path) if isinstance(entry, str)]
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"import sys; sys.path[:] = {path!r}; "
         f"from parmap.backends.processes.zygote import main; main({theirs.fileno()})"
     )
     process = subprocess.Popen(
@@ -153,10 +158,11 @@ def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
     return process.pid, process
 
 
-def _forked(theirs: socket.socket) -> tuple[int, None]:
+def _forked(ours: socket.socket, theirs: socket.socket) -> tuple[int, None]:
     pid = os.fork()
     if pid == 0:
         try:
+            ours.close()  # or it would never see the parent's end
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             main(theirs.fileno())
         finally:
