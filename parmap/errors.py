@@ -241,12 +241,20 @@ class FailureGroup(ExceptionGroup[Exception]):
 
     results: list[Any]
 
-    def __new__(cls, results: Sequence[Any], failures: Sequence[Failure]) -> Self:
-        """Make the group's message and members from the failures."""
-        message = f"{len(failures)} of {len(results)} elements failed"
+    def __new__(
+        cls, results: Sequence[Any], failures: Sequence[Failure], *, of: int | None = None
+    ) -> Self:
+        """Make the group's message and members from the failures, of so many elements."""
+        message = f"{len(failures)} of {len(results) if of is None else of} elements failed"
         return super().__new__(cls, message, [_as_exception(failure) for failure in failures])
 
-    def __init__(self, results: Sequence[Any], failures: Sequence[Failure]) -> None:
+    def __init__(
+        self,
+        results: Sequence[Any],
+        failures: Sequence[Failure],
+        *,
+        of: int | None = None,  # noqa: ARG002 - for the message
+    ) -> None:
         # Not the parent's: __new__ has made the message and the members from both.
         Exception.__init__(self, results, failures)
         self.results = list(results)

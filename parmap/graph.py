@@ -172,19 +172,20 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
                 refuse_shared_globals(function, session.traits)
     wanted, whole = shape
     dag = Dag(nodes, set(wanted))
-    call = Call(
-        session, Runner(functions, chosen.root), dag, replace(chosen, ordered=False), shelf=dag
-    )
+    chosen = replace(chosen, ordered=False, observers=(*chosen.observers, dag.observe))
+    runner = Runner(functions, chosen.root)
+    call = Call(session, runner, dag, chosen, shelf=dag, functions=functions)
     try:
         for _ in call.results():
             pass
     finally:
-        _note(calls, dag)
-    results = [dag.results[index] for index in wanted]
-    computed = whole.build(results)
+        for index, state in dag.states():
+            _states[calls[index]] = state
+    results = dag.settled(wanted)
     failures = sorted(call.failures, key=lambda failure: failure.index)
     if failures and chosen.errors == "group":
-        raise FailureGroup(results, failures)
+        raise FailureGroup(results, failures, of=len(calls))
+    computed = whole.build(results)
     return computed if len(structures) != 1 else computed[0]
 
 
@@ -231,11 +232,6 @@ def _numbered(
             functions.append(call.function)
         numbered.append(replace(node, function=number))
     return functions, numbered
-
-
-def _note(calls: list[Delayed], dag: Dag) -> None:
-    for index, state in dag.states():
-        _states[calls[index]] = state
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from parmap.errors import BackendUnavailable
-from parmap.maps import starmap
-from parmap.options import MapOptions
+from parmap.maps import collected
+from parmap.options import MapOptions, settings
 
 __all__ = ["Grid", "pgrid"]
 
@@ -111,13 +111,12 @@ class Grid:
         """
         import numpy as np
 
-        if self.values:
-            try:
-                flat = np.array(self.values)
-            except ValueError:  # of unequal shapes
-                flat = None
-            if flat is not None and flat.dtype != object:
-                return flat.reshape(self.shape + flat.shape[1:])
+        try:
+            flat = np.array(self.values)
+        except ValueError:  # of unequal shapes
+            flat = np.array(None)
+        if self.values and flat.dtype.kind in _NUMBERS and not _rounded(self.values, flat):
+            return flat.reshape(self.shape + flat.shape[1:])
         objects = np.empty(len(self.values), dtype=object if self.values else float)
         for i, value in enumerate(self.values):
             objects[i] = value
@@ -205,11 +204,22 @@ def pgrid(
                 f"the axis {name!r} is a keyword of the function: give it a text as name"
             )
         try:
-            lists[name] = tuple(values)
+            iterator = iter(values)
         except TypeError:
             raise TypeError(f"the axis {name!r} cannot be iterated over: {values!r}") from None
+        lists[name] = tuple(iterator)
     points = list(itertools.product(*lists.values()))
-    return Grid(lists, tuple(starmap(ByName(fn, tuple(lists)), points, **options)))
+    by_name = ByName(fn, tuple(lists))
+    return Grid(lists, tuple(collected(by_name, (points,), settings("pgrid", options), star=True)))
+
+
+# NumPy's kinds of numbers and times. Texts stay Python's: an array of them cuts and pads.
+_NUMBERS = "biufcmM"
+
+
+def _rounded(values: tuple[Any, ...], flat: Any) -> bool:
+    """Tell whether whole numbers were made floats, having no integer type in common."""
+    return bool(flat.dtype.kind == "f" and all(isinstance(value, int) for value in values))
 
 
 class ByName:

@@ -12,7 +12,7 @@ from parmap.errors import FailureGroup
 from parmap.options import MapOptions, settings
 from parmap.plans import current_session
 
-__all__ = ["imap", "pmap", "starmap"]
+__all__ = ["collected", "imap", "pmap", "starmap"]
 
 R = TypeVar("R")
 
@@ -59,7 +59,7 @@ def pmap(
     [32, 9, 4]
     """
     _check("pmap", fn, iterables)
-    return _collected(fn, iterables, settings("pmap", options))
+    return collected(fn, iterables, settings("pmap", options))
 
 
 def starmap(
@@ -88,7 +88,7 @@ def starmap(
     [32, 9]
     """
     _check("starmap", fn, (iterable,))
-    return _collected(fn, (iterable,), settings("starmap", options), star=True)
+    return collected(fn, (iterable,), settings("starmap", options), star=True)
 
 
 def imap(
@@ -168,13 +168,14 @@ def _flat(call: Call) -> Iterator[Any]:
         results.close()
 
 
-def _collected(
+def collected(
     fn: Callable[..., R],
     iterables: Sequence[Iterable[Any]],
     chosen: Settings,
     *,
     star: bool = False,
 ) -> list[R]:
+    """Run a call whose options are validated, and collect its results."""
     call = Call(current_session(), fn, Source(iterables, star=star), chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":

@@ -92,12 +92,18 @@ def settings(
         errors=errors,
         retries=_retries(options.get("retries", 0)),
         timeout=_timeout(options.get("timeout")),
-        label=options.get("label") or "",
+        label=_label(options.get("label")),
         observers=(progress_.observer(progress),) if progress is not None else (),
         ordered=ordered,
         window=window,
         root=None if options.get("rng") is None else root_of(options["rng"]),
     )
+
+
+def _label(label: object) -> str:
+    if label is not None and not isinstance(label, str):
+        raise TypeError(f"label={label!r}: give a text")
+    return label or ""
 
 
 def _retries(retries: object) -> int:

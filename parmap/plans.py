@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-import math
+import operator
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -50,9 +50,8 @@ class Plan(ABC):
     workers : int or callable, optional
         How many workers; a callable without arguments is asked where they start.
         Default: `available_cores`.
-    setup : callable or str, optional
-        Run once in each worker before its first task, without arguments; a text names it
-        as ``"package.module:function"``.
+    setup : callable, optional
+        Run once in each worker before its first task, without arguments.
     nested : tuple of Plan, default ()
         The plans for calls made inside tasks, outermost first.
 
@@ -65,16 +64,16 @@ class Plan(ABC):
     """
 
     workers: int | Callable[[], int] | None = None
-    setup: Callable[[], object] | str | None = None
+    setup: Callable[[], object] | None = None
     nested: tuple[Plan, ...] = ()
 
     name: ClassVar[str]
     traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
-        _check_workers(self.workers)
-        if self.setup is not None and not callable(self.setup):
-            _imported(self.setup)
+        # Settled here once, so that plans that mean the same are equal.
+        object.__setattr__(self, "workers", _workers(self.workers))
+        object.__setattr__(self, "setup", _callable("setup", self.setup))
         object.__setattr__(self, "nested", _nested(self.nested))
 
     @abstractmethod
@@ -103,17 +102,14 @@ class Plan(ABC):
         PlanError
             If a callable ``workers=`` gives no positive whole number.
         """
-        workers = self.workers() if callable(self.workers) else self.workers
-        _check_workers(workers)
-        return available_cores() if workers is None else int(workers)
+        if callable(self.workers):
+            return _whole(self.workers())
+        return available_cores() if self.workers is None else self.workers
 
     @property
     def initializer(self) -> Callable[[], object] | None:
         """What ``setup=`` names, ready to be called."""
-        if self.setup is None:
-            return None
-        setup = _imported(self.setup) if isinstance(self.setup, str) else self.setup
-        return functools.partial(_set_up, setup, self.nested)
+        return None if self.setup is None else functools.partial(_set_up, self.setup, self.nested)
 
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
@@ -207,10 +203,7 @@ def _levels(specs: list[Any], options: dict[str, Any]) -> Plan:
     if not specs:
         raise PlanError("the list of plans is empty: name at least one")
     outer, *inner = map(plan, specs)
-    nested = tuple(
-        itertools.chain.from_iterable((level.replace(nested=()), *level.nested) for level in inner)
-    )
-    return outer.replace(**({"nested": (*outer.nested, *nested)} | options))
+    return outer.replace(**({"nested": (*outer.nested, *_nested(inner))} | options))
 
 
 def _made(kind: type[Plan], options: dict[str, Any]) -> Plan:
@@ -236,32 +229,44 @@ def _option(name: str, metadata: Any) -> str:
 def _nested(levels: Any) -> tuple[Plan, ...]:
     if isinstance(levels, (str, Plan)):
         levels = [levels]
-    return tuple(map(plan, levels))
+    plans = map(plan, levels)
+    return tuple(itertools.chain.from_iterable((p.replace(nested=()), *p.nested) for p in plans))
 
 
-def _check_workers(workers: object) -> None:
-    if workers is None or callable(workers):
-        return
-    if isinstance(workers, bool) or not hasattr(workers, "__index__"):
-        number = "nan" if isinstance(workers, float) and math.isnan(workers) else repr(workers)
-        raise PlanError(f"workers={number}: give a whole number of workers, 1 or more")
-    if workers.__index__() < 1:
-        raise PlanError(f"workers={workers!r}: max_workers must be greater than 0")
+def _workers(workers: Any) -> Any:
+    if isinstance(workers, str) and ":" in workers:
+        workers = _callable("workers", workers)
+    return workers if workers is None or callable(workers) else _whole(workers)
 
 
-def _imported(name: object) -> Callable[[], object]:
-    module, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if not colon:
+def _whole(workers: Any) -> int:
+    try:
+        number = operator.index(workers) if not isinstance(workers, bool) else 0
+    except TypeError:
+        number = 0
+    if number < 1:
         raise PlanError(
-            f"setup={name!r}: give a function without arguments, or a text such as "
+            f"workers={workers!r}: give a whole number; max_workers must be greater than 0"
+        )
+    return number
+
+
+def _callable(option: str, value: Any) -> Any:
+    """Find the function that an option names as ``"package.module:function"``, if it does."""
+    if value is None or callable(value):
+        return value
+    module, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not (module and colon):
+        raise PlanError(
+            f"{option}={value!r}: give a function without arguments, or a text such as "
             "'package.module:function'"
         )
     try:
         found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise PlanError(f"setup={name!r} cannot be imported: {error}") from error
+        raise PlanError(f"{option}={value!r} cannot be imported: {error}") from error
     if not callable(found):
-        raise PlanError(f"setup={name!r} names {found!r}, which is not a function")
+        raise PlanError(f"{option}={value!r} names {found!r}, which is not a function")
     return found
 
 

@@ -108,7 +108,7 @@ def _parsed(tree: ast.expr, text: str) -> Parsed:
                 return name, {
                     str(k.arg): ast.literal_eval(k.value) for k in keywords if k.arg or _fail()
                 }
-            except ValueError:
+            except (TypeError, ValueError):  # {[]: 1} has an unhashable key
                 raise _unreadable(text) from None
     raise _unreadable(text)
 

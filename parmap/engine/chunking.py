@@ -323,6 +323,7 @@ def policy_named(chunks: object) -> Policy:
     if isinstance(chunks, Policy):
         return chunks
     if isinstance(chunks, int) and not isinstance(chunks, bool):
+        _check_size("chunks", chunks)
         return Dynamic(size=chunks)
     if isinstance(chunks, str) and chunks in _NAMED:
         return _NAMED[chunks]

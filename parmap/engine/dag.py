@@ -18,6 +18,7 @@ from parmap.engine.chunking import Chunker, Policy
 from parmap.engine.cutting import Piece
 from parmap.engine.shape import Shape
 from parmap.errors import DependencyFailed, Failure, add_note
+from parmap.events import ElementFailed, Event
 from parmap.worker.rng import Root, apart, streamed, takes_rng
 from parmap.worker.values import Chunk
 
@@ -57,8 +58,6 @@ class Runner:
         Where the calls' random streams begin; call i gets stream i.
     """
 
-    __name__ = "a delayed call"
-
     def __init__(self, functions: list[Callable[..., Any]], root: Root | None) -> None:
         self._functions, self._root = functions, root
 
@@ -72,9 +71,8 @@ class Runner:
             try:
                 inputs = (self._call(index, node, args, kwargs),)
             except BaseException as error:
-                if len(steps) > 1:
-                    place_in_row = f"call {place + 1} of {len(steps)} in a row"
-                    add_note(error, f"parmap: in {node.name}, {place_in_row}")
+                row = f", call {place + 1} of {len(steps)} in a row" if len(steps) > 1 else ""
+                add_note(error, f"parmap: in {node.name}{row}")
                 raise
         return inputs[0]
 
@@ -121,7 +119,9 @@ class Dag:
         self._chunker: Chunker | None = None
         self._workers = 1
         self._handed_out = 0
-        self._states: dict[int, str] = {}  # by the heads of runs
+        # By the heads of runs; one that has no state yet has not been run.
+        self._states: dict[int, str] = {}
+        self._failures: dict[int, Failure] = {}
 
     # -- the feed --------------------------------------------------------------------------
 
@@ -177,8 +177,8 @@ class Dag:
             run = self._runs[head]
             self._use_up(head)
             if isinstance(value, Failure):
-                self._states[head] = "failed"
-                self._fail(head, value)
+                self._failures[head] = value
+                self._spoil(head)
             else:
                 self._states[head] = "done"
                 self._arrive(run[-1], value)
@@ -202,23 +202,42 @@ class Dag:
             if not self._uses[need] and need not in self._wanted:
                 self.results.pop(need, None)
 
-    def _fail(self, head: int, failure: Failure) -> None:
-        """Fail all that needs what failed, each by the way that leads there."""
-        self._keep_failure(head, failure)
-        todo: list[tuple[int, tuple[str, ...]]] = [(head, (self._nodes[head].name,))]
+    def _spoil(self, head: int) -> None:
+        """Let go of all that was waiting for what failed."""
+        todo = [head]
         while todo:
-            failed, way = todo.pop()
-            for user in self._users[self._runs[failed][-1]]:
-                if user in self._states:
-                    continue
-                self._states[user] = "not run"
-                self._keep_failure(user, _spoilt(self._nodes[user].name, user, way, failure))
-                todo.append((user, (*way[-_WAY:], self._nodes[user].name)))
-                self._use_up(user)
+            for user in self._users[self._runs[todo.pop()][-1]]:
+                if user not in self._states:
+                    self._states[user] = "not run"
+                    self._use_up(user)
+                    todo.append(user)
 
-    def _keep_failure(self, head: int, failure: Failure) -> None:
-        if self._runs[head][-1] in self._wanted:
-            self.results[self._runs[head][-1]] = failure
+    # -- the outcome -----------------------------------------------------------------------
+
+    def observe(self, event: Event) -> None:
+        """Note which calls failed, also where the first failure ends the call."""
+        if isinstance(event, ElementFailed):
+            self._states[event.failure.index] = "failed"
+
+    def settled(self, wanted: Sequence[int]) -> list[Any]:
+        """Give results, and for what failed or was not run its failure.
+
+        Which of several failed inputs a call is laid to is settled here, in the calls' order:
+        the order in which they failed depends on the plan.
+        """
+        spoilt = dict(self._failures)
+        ways: dict[int, tuple[str, ...]] = {head: (self._nodes[head].name,) for head in spoilt}
+        head_of = {run[-1]: head for head, run in self._runs.items()}
+        for head in sorted(self._runs):
+            if self._states.get(head) == "not run":
+                needs = (head_of[need] for need in self._nodes[head].needs)
+                cause = min(need for need in needs if need in spoilt)
+                spoilt[head] = _spoilt(self._nodes[head].name, head, ways[cause], spoilt[cause])
+                ways[head] = (ways[cause][0], *ways[cause][1:][-_WAY:], self._nodes[head].name)
+        return [
+            spoilt[head_of[index]] if head_of[index] in spoilt else self.results[index]
+            for index in wanted
+        ]
 
     def states(self) -> Iterator[tuple[int, str]]:
         """Tell of each call what came of it: done, failed, not run."""
@@ -227,13 +246,15 @@ class Dag:
             yield from ((index, state) for index in run)
 
 
-def _spoilt(name: str, index: int, way: tuple[str, ...], failure: Failure) -> Failure:
-    error = DependencyFailed(
+def _spoilt(name: str, index: int, way: tuple[str, ...], cause: Failure) -> Failure:
+    error = cause.error
+    first = error.__cause__ if isinstance(error, DependencyFailed) else error
+    failed = DependencyFailed(
         f"{name} was not run, for it needs {' → '.join(way)}, and {way[0]} failed: "
-        f"{type(failure.error).__name__}: {failure.error}"
+        f"{type(first).__name__}: {first}"
     )
-    error.__cause__ = failure.error
-    return Failure(error, index, failure.traceback, failure.host, failure.pid, failure.label)
+    failed.__cause__ = first
+    return Failure(failed, index, cause.traceback, cause.host, cause.pid, cause.label)
 
 
 # Names in a message of how a failure spread; a chain may be long.

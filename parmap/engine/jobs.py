@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import sys
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import parmap
 from parmap.engine.site import Site, Traits
 from parmap.errors import UnseededRandomWarning
-from parmap.worker.rng import Root, mentions_random, takes_rng
+from parmap.worker import context
+from parmap.worker.rng import Root, hints_of, takes_rng
 from parmap.worker.values import Job
 
-__all__ = ["job_for", "refuse_shared_globals", "warn_unseeded"]
+__all__ = ["job_for", "refuse_shared_globals", "users_line", "warn_unseeded"]
 
 
 def job_for(
@@ -25,6 +26,7 @@ def job_for(
     stop: bool = True,
     timeout: float | None = None,
     root: Root | None = None,
+    functions: Sequence[Callable[..., Any]] = (),
 ) -> Job:
     """Make the job of a call.
 
@@ -34,6 +36,8 @@ def job_for(
         Where it runs.
     fn, star, stop, timeout, root
         See `Job`.
+    functions : sequence of callable, optional
+        The user's functions that `fn` stands for. Default: `fn` itself.
 
     Raises
     ------
@@ -41,6 +45,9 @@ def job_for(
         If random streams are asked for that this function cannot have at this place.
     """
     traits = site.traits
+    # A task that runs in its caller's thread still shares what is global with the others, if
+    # that thread is itself a worker.
+    threaded = traits.shares_memory and (not traits.same_thread or context.threaded.get())
     keyword = root is not None and takes_rng(fn)
     seeds_globals = root is not None and not keyword
     if seeds_globals:
@@ -55,14 +62,15 @@ def job_for(
         nested=site.nested,
         root=root,
         takes_rng=keyword,
-        apart=traits.same_thread or seeds_globals,
-        hints_random=root is None and mentions_random(fn),
+        apart=not threaded and (traits.same_thread or seeds_globals),
+        threaded=threaded,
+        hints=hints_of(functions or (fn,)) if root is None else (),
     )
 
 
 def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
     """Refuse to seed generators that several threads would draw from at once."""
-    if traits.shares_memory and not traits.same_thread:
+    if traits.shares_memory and (not traits.same_thread or context.threaded.get()):
         name = _name(fn)
         raise TypeError(
             f"{name} has no parameter rng, so rng= would seed the global generators, which all "
@@ -71,24 +79,45 @@ def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
         )
 
 
-def warn_unseeded(fn: Callable[..., Any], touched: tuple[str, ...]) -> None:
-    """Warn that a function drew random numbers that nobody can draw again."""
-    name = _name(fn)
+def warn_unseeded(
+    functions: Sequence[Callable[..., Any]], touched: tuple[str, ...], where: tuple[str, int]
+) -> None:
+    """Warn that a function drew random numbers that nobody can draw again.
+
+    Parameters
+    ----------
+    functions : sequence of callable
+        One of these did; those that speak of random numbers are named, else all.
+    touched : tuple of str
+        The global generators that were drawn from.
+    where : (str, int)
+        The file and line to point at.
+    """
+    suspects = [fn for fn in functions if hints_of([fn])] or functions
+    name = " or ".join(dict.fromkeys(map(_name, suspects)))
     message = (
         f"{name} draws from the global generator of {' and of '.join(touched)} without a seed: its "
-        f"results cannot be reproduced. Give the call rng=1 (any whole number), and take the "
-        f"stream as a parameter: def {name}(..., rng): rng.normal()"
+        "results cannot be reproduced. Give the call rng=1 (any whole number), and take the "
+        f"stream as a parameter: def {_name(suspects[0])}(..., rng): rng.normal()"
     )
-    # Point at the user's line, which is the first outside of this package.
-    home = parmap.__file__.removesuffix("__init__.py")
-    if sys.version_info >= (3, 12):
-        warnings.warn(message, UnseededRandomWarning, skip_file_prefixes=(home,))
-        return
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(home):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UnseededRandomWarning, stacklevel=level)
+    warnings.warn_explicit(message, UnseededRandomWarning, *where, registry=_warned)
+
+
+# Python shows a warning once per place and text; where, it keeps in a registry.
+_warned: dict[Any, Any] = {}
+_HOME = os.path.dirname(parmap.__file__) + os.sep
+
+
+def users_line() -> tuple[str, int]:
+    """Give the file and line of the innermost call that is not parmap's own."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_HOME):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return "parmap", 0
 
 
 def _name(fn: Callable[..., Any]) -> str:
-    return str(getattr(fn, "__name__", None) or getattr(fn, "func", fn))
+    fn = getattr(fn, "func", fn)
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)

@@ -22,7 +22,7 @@ from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Policy
 from parmap.engine.cutting import Cutting, Feed, Piece
-from parmap.engine.jobs import job_for, warn_unseeded
+from parmap.engine.jobs import job_for, users_line, warn_unseeded
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
@@ -90,6 +90,8 @@ class Call:
         Whether the feed's one column holds argument tuples.
     shelf : Shelf, optional
         Where results go. Default: one that gives them in order, or as they come.
+    functions : sequence of callable, optional
+        The user's functions that `fn` stands for. Default: `fn` itself.
 
     Attributes
     ----------
@@ -106,6 +108,7 @@ class Call:
         *,
         star: bool = False,
         shelf: Shelf | None = None,
+        functions: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self._site, self._settings, self._feed = site, settings, feed
         self._job = job_for(
@@ -115,7 +118,9 @@ class Call:
             stop=settings.errors == "raise" and not settings.retries,
             timeout=settings.timeout,
             root=settings.root,
+            functions=functions,
         )
+        self._functions = functions or (fn,)
         self._again: deque[Piece] = deque()
         self._flying: dict[Future[Outcome], Piece] = {}
         self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
@@ -219,13 +224,9 @@ class Call:
             self._unload(piece, future.result(), cutter)
 
     def _unload(self, piece: Piece, outcome: Outcome, cutter: Cutting) -> None:
-        """Shelve the results of a piece; fail or retry the elements that failed."""
+        """Take in the results of a piece."""
         try:
-            if outcome.unreadable is not None:
-                raise unpack_error(outcome.unreadable)
-            values = (
-                unpack(outcome.values) if isinstance(outcome.values, Parcel) else outcome.values
-            )
+            values = _values(outcome)
         except SerializationError as error:
             self._unsendable(piece, error)
             return
@@ -233,31 +234,30 @@ class Call:
             cutter.learn(len(values), outcome.seconds)
         if outcome.touched and not self._warned:
             self._warned = True
-            warn_unseeded(self._job.fn, outcome.touched)
-        start = 0
+            warn_unseeded(self._functions, outcome.touched, users_line())
+        done = self._sort_out(piece, outcome, values)
+        facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
+        self._tell(events.ChunkFinished, piece.indices[0], done, *facts)
+
+    def _sort_out(self, piece: Piece, outcome: Outcome, values: list[Any]) -> int:
+        """Shelve what succeeded, fail or retry what failed; count the former."""
+        start = done = 0
         for misfire in outcome.misfires:
-            self._shelve(piece.indices[start : misfire.offset], values[start : misfire.offset])
+            done += self._shelve(piece, start, misfire.offset, values)
             self._fail(piece, misfire.offset, misfire.error, outcome.origin)
             start = misfire.offset + 1
-        if outcome.misfires and self._job.stop:
+        if not (outcome.misfires and self._job.stop):
+            return done + self._shelve(piece, start, len(piece), values)
+        if start < len(piece):
             # What came after the failure did not run; in another order it may yet have to.
-            self._again.extend(piece.parts(start)[1:] if start < len(piece) else ())
-        else:
-            self._shelve(piece.indices[start:], values[start:] if start else values)
-        done = len(values) - len(outcome.misfires)
-        origin = outcome.origin
-        self._tell(
-            events.ChunkFinished,
-            piece.indices[0],
-            max(0, done),
-            outcome.seconds,
-            origin.host,
-            origin.pid,
-        )
+            self._again.extend(piece.parts(start)[1:])
+        return done
 
-    def _shelve(self, indices: Sequence[int], values: list[Any]) -> None:
-        if len(indices):
-            self._shelf.put(indices, values)
+    def _shelve(self, piece: Piece, start: int, stop: int, values: list[Any]) -> int:
+        if start < stop:
+            whole = stop - start == len(piece)
+            self._shelf.put(piece.indices[start:stop], values if whole else values[start:stop])
+        return stop - start
 
     def _bury(self, piece: Piece, death: WorkerDied) -> None:
         """Run again what a dead worker had in hand, and fail the element that killed it."""
@@ -325,3 +325,17 @@ class Call:
     def _tell(self, event: Callable[..., events.Event], *facts: Any) -> None:
         for observer in self._settings.observers:
             observer(event(*facts))
+
+
+def _values(outcome: Outcome) -> list[Any]:
+    """Unpack the results.
+
+    Raises
+    ------
+    SerializationError
+        If the chunk could not be unpickled there, or its results here.
+    """
+    if outcome.unreadable is not None:
+        raise unpack_error(outcome.unreadable)
+    values = outcome.values
+    return unpack(values) if isinstance(values, Parcel) else values

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from parmap.engine.jobs import job_for, warn_unseeded
+from parmap.engine.jobs import job_for, users_line, warn_unseeded
 from parmap.engine.site import Site
 from parmap.errors import Failure
 from parmap.worker.parcel import Parcel, unpack, unpack_error
@@ -39,7 +39,7 @@ def single(
         star=True,
         root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
-    placed = site.place(job)
+    placed, where = site.place(job), users_line()
     outer: Future[Any] = Future()
     chunk = Chunk(([args],), indices=(0,) if job.root else ())
     inner = site.send(placed, chunk)
@@ -51,9 +51,13 @@ def single(
         if inner.cancelled():
             outer.cancel()
         if outer.set_running_or_notify_cancel():
-            _resolve(outer, inner)
-        if not inner.cancelled() and not inner.exception() and inner.result().touched:
-            warn_unseeded(fn, inner.result().touched)
+            try:
+                outcome = inner.result()
+                if outcome.touched:
+                    warn_unseeded([fn], outcome.touched, where)
+                outer.set_result(_value(outcome))
+            except BaseException as error:  # noqa: BLE001 - what the task raised is the future's
+                outer.set_exception(error)
 
     def pass_back(outer: Future[Any]) -> None:
         if outer.cancelled() and not inner.cancel():
@@ -62,13 +66,6 @@ def single(
     outer.add_done_callback(pass_back)
     inner.add_done_callback(pass_on)
     return outer
-
-
-def _resolve(outer: Future[Any], inner: Future[Outcome]) -> None:
-    try:
-        outer.set_result(_value(inner.result()))
-    except BaseException as error:  # noqa: BLE001 - whatever the task raised is the future's
-        outer.set_exception(error)
 
 
 def _value(outcome: Outcome) -> Any:

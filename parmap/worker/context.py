@@ -16,27 +16,42 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Task", "Worker", "frame", "task", "worker"]
+__all__ = ["Task", "Worker", "frame", "task", "threaded", "worker"]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The frame of code that runs as part of a task; `nested` are the plans left to it."""
+    """The frame of code that runs as part of a task.
+
+    Parameters
+    ----------
+    nested : tuple, default ()
+        The plans left to it, outermost first.
+    """
 
     nested: tuple[Any, ...] = ()
 
 
 frame: ContextVar[Any] = ContextVar("parmap.frame", default=None)
 
+# Whether other threads of this process run tasks, too: then what is global is shared, also
+# for a call inside of the task that itself stays in its thread.
+threaded: ContextVar[bool] = ContextVar("parmap.threaded", default=False)
+
 
 @contextmanager
-def task(nested: tuple[Any, ...]) -> Iterator[None]:
+def task(nested: tuple[Any, ...], *, threaded: bool = False) -> Iterator[None]:
     """Run the block as part of a task."""
-    token = frame.set(Task(nested))
+    here = frame.set(Task(nested))
+    among = _threaded.set(threaded or _threaded.get())
     try:
         yield
     finally:
-        frame.reset(token)
+        _threaded.reset(among)
+        frame.reset(here)
+
+
+_threaded = threaded
 
 
 class Worker:

@@ -11,10 +11,12 @@ them, and a generator that nobody has loaded is one that nobody has drawn from.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
+import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType
@@ -28,7 +30,7 @@ __all__ = [
     "Streams",
     "Watch",
     "apart",
-    "mentions_random",
+    "hints_of",
     "root_of",
     "streamed",
     "takes_rng",
@@ -150,22 +152,29 @@ def root_of(rng: Any) -> Root:
         # Not its seed_seq.spawn: a generator that was jumped, or set to a state, has a
         # seed sequence that says nothing of it.
         seed = [int(word) for word in seed.integers(0, 1 << 32, size=4)]
-    if isinstance(seed, bool) or seed is None or isinstance(seed, (str, bytes, float)):
-        raise TypeError(
-            f"rng={seed!r}: give a whole number, a numpy SeedSequence, Generator or BitGenerator, "
-            "or parmap.Streams"
-        )
     if not isinstance(seed, SeedSequence):
-        try:
-            seed = SeedSequence(seed)
-        except TypeError as error:
-            raise TypeError(f"rng={rng!r} cannot be a seed: {error}") from error
-    entropy: Any = seed.entropy
-    if not isinstance(entropy, int):
-        entropy = tuple(map(int, entropy))
+        seed = SeedSequence(_entropy(seed))
+    entropy = _entropy(seed.entropy)
     return Root(
         entropy, tuple(seed.spawn_key), seed.pool_size, streams.bit_generator, streams.advance
     )
+
+
+def _entropy(seed: Any) -> Any:
+    """Check a seed, and make it hashable: a whole number, or a tuple of such."""
+    try:
+        if isinstance(seed, (bool, str, bytes, Mapping)):
+            raise TypeError  # noqa: TRY301 - each is iterable or a number, and a mistake
+        many = isinstance(seed, Iterable)
+        words = tuple(map(operator.index, seed)) if many else (operator.index(seed),)
+    except TypeError:
+        raise TypeError(
+            f"rng={seed!r}: give a whole number, a numpy SeedSequence, Generator or BitGenerator, "
+            "or parmap.Streams"
+        ) from None
+    if min(words, default=0) < 0:
+        raise ValueError(f"rng={seed!r}: a seed is not negative")
+    return words if many else words[0]
 
 
 # The last jump in this process: a chunk's elements come in order, and the next is one away.
@@ -254,44 +263,72 @@ def _seed_globals(stream: np.random.Generator) -> None:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def apart(*, load: bool = False) -> Iterator[None]:
     """Run the block with global generators of its own, and give the caller's back untouched.
 
     For chunks that run in the caller's thread, and for those that seed the generators.
+
+    Parameters
+    ----------
+    load : bool, default False
+        Whether to load the generators: a block that is going to seed them would do so, and
+        what was not there could not be given back.
     """
-    python, numpy_random = sys.modules.get("random"), sys.modules.get("numpy.random")
-    if python is not None:
-        state = python.getstate()
-        python.setstate(_own.state or python.Random().getstate())
-    if numpy_random is not None:
-        callers = numpy_random.get_bit_generator()
-        # Swapping the bit generator costs nothing; copying its state would, 40 µs each way.
-        _own.bits = _own.bits or numpy_random.MT19937()
-        numpy_random.set_bit_generator(_own.bits)
-    try:
-        yield
-    finally:
-        if python is not None:
-            _own.state = python.getstate()
-            python.setstate(state)
-        if numpy_random is not None:
-            numpy_random.set_bit_generator(callers)
+    if load:
+        import random  # noqa: F401
+
+        import numpy.random  # noqa: F401
+    own = _spare.pop() if _spare else _Own()
+    with own.python(sys.modules.get("random")), own.numpy(sys.modules.get("numpy.random")):
+        try:
+            yield
+        finally:
+            _spare.append(own)
 
 
 class _Own:
-    """The state of the generators that `apart` gives, seeded by the system at first use."""
+    """States of the global generators that are a task's own, seeded by the system."""
 
-    state: Any = None
-    bits: Any = None
+    def __init__(self) -> None:
+        self._state: Any = None
+        self._bits: Any = None
 
-    def forget(self) -> None:
-        self.state = self.bits = None
+    @contextmanager
+    def python(self, module: Any) -> Iterator[None]:
+        if module is None:
+            yield
+            return
+        callers = module.getstate()
+        module.setstate(self._state or module.Random().getstate())
+        try:
+            yield
+        finally:
+            self._state = module.getstate()
+            module.setstate(callers)
+
+    @contextmanager
+    def numpy(self, module: Any) -> Iterator[None]:
+        if module is None:
+            yield
+            return
+        # Swapping the bit generator is free, but forgets the half of a pair of normals that
+        # is kept for the next draw; it can be read and set only with the whole state, 40 µs.
+        state, callers = module.get_state(legacy=False), module.get_bit_generator()
+        self._bits = self._bits or module.MT19937()
+        module.set_bit_generator(self._bits)
+        try:
+            yield
+        finally:
+            module.set_bit_generator(callers)
+            if state["has_gauss"]:
+                module.set_state(state)
 
 
-_own = _Own()
+# Not one for all: a call inside of a task must not draw from the task's own.
+_spare: list[_Own] = []
 if hasattr(os, "register_at_fork"):
     # Or all workers of a zygote would draw the same numbers.
-    os.register_at_fork(after_in_child=_own.forget)
+    os.register_at_fork(after_in_child=_spare.clear)
 
 
 class Watch:
@@ -299,12 +336,15 @@ class Watch:
 
     Parameters
     ----------
-    python : bool
-        Whether to look at Python's generator, too: that costs 20 µs, NumPy's costs 2.
+    hints : tuple of str
+        The modules that the function speaks of; see `hints_of`. Python's generator is
+        looked at only where it is named: that costs 20 µs, NumPy's costs 2.
     """
 
-    def __init__(self, *, python: bool) -> None:
-        self._random = sys.modules.get("random") if python else None
+    def __init__(self, hints: tuple[str, ...]) -> None:
+        for module in hints:  # what the function itself loads would be seen too late
+            importlib.import_module(module)
+        self._random = sys.modules.get("random") if "random" in hints else None
         self._python = self._random.getstate() if self._random else None
         self._numpy = _numpy_mark()
 
@@ -339,20 +379,19 @@ def _numpy_mark() -> tuple[int, ...] | None:
     return words[0], words[1], words[624]
 
 
-@functools.lru_cache(maxsize=256)
-def _code_mentions(code: CodeType) -> bool:
-    names = code.co_names
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return any("random" in name for name in names) or any(map(_code_mentions, inner))
-
-
-def mentions_random(function: Callable[..., Any]) -> bool:
-    """Tell whether a function, or a function that it names, speaks of ``random``.
+def hints_of(functions: Iterable[Callable[..., Any]]) -> tuple[str, ...]:
+    """Guess which global generators functions, and the functions that they name, may use.
 
     A cheap hint for `Watch`: what a library does in its depths is not seen.
+
+    Returns
+    -------
+    tuple of str
+        Of ``"random"`` and ``"numpy.random"``.
     """
     seen: set[int] = set()
-    todo: list[Any] = [function]
+    todo: list[Any] = list(functions)
+    names: set[str] = set()
     while todo:
         one = inspect.unwrap(todo.pop())
         one = one.func if isinstance(one, functools.partial) else one
@@ -360,14 +399,21 @@ def mentions_random(function: Callable[..., Any]) -> bool:
         if not isinstance(code, CodeType) or id(code) in seen:
             continue
         seen.add(id(code))
-        if _code_mentions(code):
-            return True
+        names |= _names(code)
         space = getattr(one, "__globals__", {})
         named = [space[name] for name in code.co_names if name in space]
-        if any(_is_random(thing) for thing in named):
-            return True
-        todo += [thing for thing in named if inspect.isfunction(thing)]
-    return False
+        if any(map(_is_random, named)):
+            names.add("random")
+        todo += filter(inspect.isfunction, named)
+    if not any("random" in name for name in names):
+        return ()
+    return ("random", "numpy.random") if names & {"numpy", "np"} else ("random",)
+
+
+@functools.lru_cache(maxsize=256)
+def _names(code: CodeType) -> frozenset[str]:
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return frozenset(code.co_names).union(*map(_names, inner))
 
 
 def _is_random(thing: Any) -> bool:

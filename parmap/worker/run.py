@@ -37,8 +37,9 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel) -> Outcome:
             return Outcome([], (), 0.0, Origin(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
     work = _watched if chunk.careful or job.timeout is not None else _swift
-    with context.task(job.nested), apart() if job.apart else contextlib.nullcontext():
-        watch = Watch(python=job.hints_random) if job.root is None else None
+    own = apart(load=job.root is not None) if job.apart else contextlib.nullcontext()
+    with context.task(job.nested, threaded=job.threaded), own:
+        watch = Watch(job.hints) if job.root is None else None
         began = time.perf_counter()
         values, misfires = work(job, chunk)
         seconds = time.perf_counter() - began

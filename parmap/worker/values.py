@@ -50,8 +50,10 @@ class Job:
     apart : bool, default False
         Whether chunks run with global generators of their own: where those would be the
         caller's, or are seeded for each element.
-    hints_random : bool, default False
-        Whether the function's code speaks of Python's ``random``.
+    threaded : bool, default False
+        Whether other threads of the same process run tasks at the same time.
+    hints : tuple of str, default ()
+        The global generators that the function's code speaks of.
     """
 
     fn: Callable[..., Any]
@@ -64,7 +66,8 @@ class Job:
     root: Root | None = None
     takes_rng: bool = False
     apart: bool = False
-    hints_random: bool = False
+    threaded: bool = False
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +135,19 @@ class Embedded:
     """A job that travels with every chunk, for backends that cannot place one."""
 
     key: tuple[str, int, int]
-    parcel: Parcel
+    # Not compared: each chunk brings a parcel of its own, of the same job.
+    parcel: Parcel = field(compare=False)
 
 
 def opened(job: Job | Embedded) -> Job:
     """Give the job itself."""
-    return job if isinstance(job, Job) else _open(job.key, job.parcel)
+    return job if isinstance(job, Job) else _open(job)
 
 
 # A worker sees a few calls at a time (an outer one and what nests in it), each in many
 # chunks; unpickling the function for each of them would cost more than most chunks.
 @lru_cache(maxsize=8)
-def _open(key: tuple[str, int, int], parcel: Parcel) -> Job:  # noqa: ARG001 - key is the cache's
-    job = unpack(parcel)
+def _open(embedded: Embedded) -> Job:
+    job = unpack(embedded.parcel)
     assert isinstance(job, Job)
     return job
