@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parmap.cores import available_cores
+    from parmap.current import current_plan, set_plan
     from parmap.engine.chunking import Auto, Dynamic, Guided, Static
     from parmap.errors import (
         BackendUnavailable,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from parmap.grids import Grid, pgrid
     from parmap.maps import imap, pmap, starmap
     from parmap.options import MapOptions
-    from parmap.plans import Plan, current_plan, plan, set_plan
+    from parmap.plans import Plan, plan
     from parmap.progress import Counts
     from parmap.session import Session
     from parmap.worker.rng import Streams
@@ -80,6 +81,7 @@ __version__ = "0.1.0"
 # none of them: its start would take half as long again.
 _HOMES = {
     "cores": ["available_cores"],
+    "current": ["current_plan", "set_plan"],
     "engine.chunking": ["Auto", "Dynamic", "Guided", "Static"],
     "errors": [
         *("BackendUnavailable", "DependencyFailed", "Failure", "FailureGroup", "ParmapError"),
@@ -98,7 +100,7 @@ _HOMES = {
     "grids": ["Grid", "pgrid"],
     "maps": ["imap", "pmap", "starmap"],
     "options": ["MapOptions"],
-    "plans": ["Plan", "current_plan", "plan", "set_plan"],
+    "plans": ["Plan", "plan"],
     "progress": ["Counts"],
     "session": ["Session"],
     "worker.rng": ["Streams"],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from parmap.plans import current_session
+from parmap.current import current_session
 
 __all__ = ["submit"]
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
+from parmap.current import current_session
 from parmap.engine.dag import Dag, Node, Runner
 from parmap.engine.jobs import refuse_shared_globals
 from parmap.engine.loop import Call
 from parmap.engine.shape import Hole, Shape, shape_of
 from parmap.errors import FailureGroup
 from parmap.options import MapOptions, settings
-from parmap.plans import current_session
 from parmap.worker.rng import takes_rng
 
 __all__ = ["Delayed", "compute", "delayed"]

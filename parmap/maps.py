@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar, Unpack
 
+from parmap.current import current_session
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.errors import FailureGroup
 from parmap.options import MapOptions, settings
-from parmap.plans import current_session
 
 __all__ = ["collected", "imap", "pmap", "starmap"]
 

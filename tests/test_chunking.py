@@ -94,7 +94,7 @@ def test_shuffle_is_a_permutation_and_the_same_each_time():
         (lambda: Dynamic(cost=len, shuffle=True), ValueError, "not both"),
         (lambda: Dynamic(cost=[1, 2]).order([(1,)], 1), ValueError, "2 numbers for 1"),
         (lambda: policy_named("fast"), ValueError, "'guided'"),
-        (lambda: policy_named(0), ValueError, "size=0"),
+        (lambda: policy_named(0), ValueError, "chunks=0"),
         (lambda: policy_named(1.5), TypeError, "chunks=1.5"),
         (lambda: policy_named(True), TypeError, "chunks=True"),
     ],

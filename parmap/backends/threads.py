@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from parmap.engine.site import Traits
+from parmap.errors import PoolBroken
 from parmap.plans import Plan
 
 __all__ = ["Threads"]
 
 
 class ThreadExecutor(ThreadPoolExecutor):
-    """A thread pool that says how many workers it has."""
+    """A thread pool that says how many workers it has, and why its setup failed.
+
+    Parameters
+    ----------
+    workers : int
+        How many threads.
+    setup : callable or None
+        Run in each thread before its first task. The standard library's pool would log its
+        error and tell the tasks only that the pool is broken.
+    """
+
+    def __init__(self, workers: int, setup: Callable[[], object] | None) -> None:
+        self._setup: Any = setup
+        self._why: BaseException | None = None
+        initializer = self._set_up if setup else None
+        super().__init__(workers, thread_name_prefix="parmap", initializer=initializer)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a thread run the task, once it is set up."""
+        if self._setup is None:
+            return super().submit(fn, *args, **kwargs)
+        return super().submit(self._run, fn, args, kwargs)
+
+    def _set_up(self) -> None:
+        try:
+            self._setup()
+        except BaseException as error:  # noqa: BLE001 - told to the tasks
+            self._why = error
+
+    def _run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._why is not None:
+            why = f"setup= failed in a worker: {type(self._why).__name__}: {self._why}"
+            raise PoolBroken(why) from self._why
+        return fn(*args, **kwargs)
 
     @property
     def workers(self) -> int:
@@ -34,6 +69,4 @@ class Threads(Plan):
 
     def start(self) -> Executor:
         """Start the pool; its threads start as tasks come."""
-        return ThreadExecutor(
-            self.count(), thread_name_prefix="parmap", initializer=self.initializer
-        )
+        return ThreadExecutor(self.count(), self.initializer)

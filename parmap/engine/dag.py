@@ -19,7 +19,8 @@ from parmap.engine.cutting import Piece
 from parmap.engine.shape import Shape
 from parmap.errors import DependencyFailed, Failure, add_note
 from parmap.events import ElementFailed, Event
-from parmap.worker.rng import Root, apart, streamed, takes_rng
+from parmap.worker.globals import apart
+from parmap.worker.rng import Root, streamed, takes_rng
 from parmap.worker.values import Chunk
 
 __all__ = ["Dag", "Node", "Runner"]

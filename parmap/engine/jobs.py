@@ -12,7 +12,8 @@ import parmap
 from parmap.engine.site import Site, Traits
 from parmap.errors import UnseededRandomWarning
 from parmap.worker import context
-from parmap.worker.rng import Root, hints_of, takes_rng
+from parmap.worker.globals import hints_of
+from parmap.worker.rng import Root, takes_rng
 from parmap.worker.values import Job
 
 __all__ = ["job_for", "refuse_shared_globals", "users_line", "warn_unseeded"]

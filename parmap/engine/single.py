@@ -42,7 +42,11 @@ def single(
     placed, where = site.place(job), users_line()
     outer: Future[Any] = Future()
     chunk = Chunk(([args],), indices=(0,) if job.root else ())
-    inner = site.send(placed, chunk)
+    try:
+        inner = site.send(placed, chunk)
+    except BaseException:
+        site.drop(placed)
+        raise
 
     def pass_on(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one

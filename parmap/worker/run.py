@@ -12,8 +12,9 @@ from typing import Any
 
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.worker import context
+from parmap.worker.globals import Watch, apart
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
-from parmap.worker.rng import Watch, apart, streamed
+from parmap.worker.rng import streamed
 from parmap.worker.values import Chunk, Embedded, Job, Misfire, Origin, Outcome, opened
 
 __all__ = ["run_chunk"]

@@ -26,7 +26,7 @@ from parmap.errors import SerializationError
 from parmap.worker import context, culprit
 from parmap.worker.parcel import pack_error
 
-__all__ = ["NOTES", "main"]
+__all__ = ["NOTES", "flush", "main"]
 
 NOTES = 8  # bytes at the start of the notes file: the element that runs; last words follow
 
@@ -47,7 +47,7 @@ def main(channel: int, notes: int) -> None:
     _reseed()
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
         worker.serve()
-    _flush()
+    flush()
 
 
 class _Child:
@@ -79,7 +79,7 @@ class _Child:
                 case Kind.TASK:
                     answer = self._perform(frames)
                     del frames
-                    _flush()
+                    flush()
                     send(self._channel, answer[0], key, answer[1])
                     del answer
                 case Kind.PLACE:
@@ -179,7 +179,8 @@ def _reseed() -> None:
         numpy_random.seed()  # Python's own reseeds itself at a fork
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write out what tasks have printed."""
     for stream in (sys.stdout, sys.stderr):
         # A task may have closed or replaced it, and the other end of a pipe may be gone.
         with contextlib.suppress(AttributeError, OSError, ValueError):

@@ -159,6 +159,8 @@ def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
 
 
 def _forked(ours: socket.socket, theirs: socket.socket) -> tuple[int, None]:
+    # What stands in the buffers would be written once more by each of the forks.
+    child.flush()
     pid = os.fork()
     if pid == 0:
         try:

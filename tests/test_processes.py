@@ -1,0 +1,231 @@
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import wait
+from functools import partial
+
+import psutil
+import pytest
+
+import parmap
+from parmap.testing import PlanContract
+
+GUARD = 60  # against hangs; never waited for when all is well
+
+
+class TestOneWorker(PlanContract):
+    plan = parmap.plan("processes", workers=1)
+
+
+class TestTwoWorkers(PlanContract):
+    plan = parmap.plan("processes", workers=2)
+
+
+class TestFourWorkers(PlanContract):
+    plan = parmap.plan("processes", workers=4)
+
+
+# From Python 3.12 on, a fork of a process with threads warns, and rightly; it is asked for.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+class TestForked(PlanContract):
+    plan = parmap.plan("processes", workers=2, start="fork")
+
+
+@pytest.fixture
+def one():
+    with parmap.plan("processes", workers=1) as session:
+        yield session
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A FIFO: opening one end waits for the other to be opened."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+def test_the_options_are_named_as_users_write_them():
+    with pytest.raises(parmap.PlanError, match="start='spawn': give one of 'fresh', 'fork'"):
+        parmap.plan("processes", start="spawn")
+    with pytest.raises(parmap.PlanError, match=r"Options: nested, setup, start, .*workers"):
+        parmap.plan("processes", start_method="fork")
+    assert str(parmap.plan("processes", start="fork")) == "processes(start='fork')"
+
+
+def test_tasks_run_in_other_processes():
+    with parmap.plan("processes", workers=2) as session:
+        pids = set(parmap.pmap(lambda _: os.getpid(), range(20), chunks=1))
+        assert os.getpid() not in pids
+        assert pids <= set(session.executor.pids)
+
+
+def test_a_call_leaves_nothing_placed(one):
+    desk = one.executor._desk
+    assert parmap.pmap(lambda x: x, range(5)) == list(range(5))
+    assert parmap.submit(pow, 2, 2).result() == 4
+    with pytest.raises(ValueError):
+        parmap.pmap(int, ["x"])
+    parmap.imap(abs, range(5)).close()
+    with pytest.raises(parmap.SerializationError):
+        parmap.submit(repr, threading.Lock())
+    assert not desk._placed
+
+
+def test_a_cancelled_call_never_runs(one, fifo, tmp_path):
+    mark = tmp_path / "mark"
+    first = parmap.submit(fifo.read_bytes)  # waits
+    second = parmap.submit(mark.touch)
+    assert second.cancel()
+    fifo.write_bytes(b"go")
+    assert first.result(GUARD) == b"go"
+    assert wait([second], GUARD).done == {second}
+    assert not mark.exists()
+
+
+def test_a_closed_iterator_interrupts_what_runs(one, tmp_path):
+    # The element would never end: that the next call gets the only worker shows it was stopped.
+    started, endless = tmp_path / "started", tmp_path / "endless"
+    os.mkfifo(started)
+    os.mkfifo(endless)
+
+    def fn(x):
+        if x == 1:
+            started.write_bytes(b"go")
+            endless.read_bytes()
+        return x
+
+    results = parmap.imap(fn, range(10), chunks=1)
+    assert next(results) == 0
+    assert started.read_bytes() == b"go"
+    results.close()
+    assert parmap.pmap(abs, [-1]) == [1]
+
+
+def test_a_task_deaf_to_interrupts_is_killed(one, tmp_path):
+    started = tmp_path / "started"
+    os.mkfifo(started)
+
+    def fn(x):
+        if x == 1:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            started.write_bytes(b"go")
+            signal.pause()
+        return x
+
+    results = parmap.imap(fn, range(10), chunks=1)
+    assert next(results) == 0
+    assert started.read_bytes() == b"go"
+    (pid,) = one.executor.pids
+    results.close()
+    assert parmap.pmap(lambda _: os.getpid(), [1]) != [pid]
+
+
+def test_a_worker_killed_while_it_idles_is_replaced(one):
+    (before,) = parmap.pmap(lambda _: os.getpid(), [1])
+    os.kill(before, signal.SIGKILL)
+    (after,) = parmap.pmap(lambda _: os.getpid(), [1])
+    assert after != before
+
+
+def test_a_killed_zygote_is_replaced(one):
+    assert parmap.pmap(abs, [-1]) == [1]
+    (worker,) = one.executor.pids
+    os.kill(psutil.Process(worker).ppid(), signal.SIGKILL)
+    assert parmap.pmap(abs, [-1]) == [1]
+    assert parmap.pmap(lambda x: -x, range(100), chunks=3) == [-x for x in range(100)]
+
+
+def test_a_stop_comes_at_the_line_that_hangs(one):
+    def hangs(_):
+        signal.pause()
+
+    with pytest.raises(parmap.TaskTimeout, match="in hangs") as caught:
+        parmap.pmap(hangs, [1], timeout=0.5)
+    assert "element 0" in caught.value.__notes__[-1]
+
+
+def test_a_setup_that_fails_breaks_the_pool():
+    def setup():
+        raise OSError("no licence")
+
+    with parmap.plan("processes", workers=2, setup=setup) as session:
+        with pytest.raises(parmap.PoolBroken, match="no licence"):
+            parmap.pmap(abs, range(10))
+        with pytest.raises(parmap.PoolBroken, match="no licence"):
+            session.submit(abs, 1).result(GUARD)
+
+
+def test_a_setup_that_exits_breaks_the_pool():
+    with (
+        parmap.plan("processes", workers=1, setup=partial(os._exit, 3)),
+        pytest.raises(parmap.PoolBroken, match=r"status 3|before they were ready"),
+    ):
+        parmap.pmap(abs, range(10))
+
+
+def test_a_worker_sees_the_callers_path_and_arguments(one, monkeypatch):
+    assert parmap.pmap(lambda _: (sys.path, sys.argv), [1]) == [(sys.path, sys.argv)]
+
+
+def test_what_a_task_prints_comes_out_once(run):
+    # Standard output goes to a pipe here, so it is buffered: a fork inherits what it holds.
+    out = run(
+        """
+        import parmap, sys
+        for start in ("fresh", "fork"):
+            print("before", start)
+            with parmap.plan("processes", workers=2, start=start):
+                parmap.pmap(lambda x: print("task", x), range(3))
+            print("after", start)
+        """
+    )
+    expected = [*(f"{word} {start}" for start in ("fresh", "fork") for word in ("before", "after"))]
+    assert sorted(out.splitlines()) == sorted(expected + [f"task {x}" for x in range(3)] * 2)
+
+
+def test_python_flags_reach_the_workers(run):
+    out = run(
+        """
+        import parmap, sys
+        with parmap.plan("processes", workers=1):
+            print(parmap.pmap(lambda _: (sys.flags.optimize, sys.flags.dev_mode), [1]))
+        """,
+        flags=("-O", "-X", "dev"),
+    )
+    assert out == "[(1, True)]\n"
+
+
+@pytest.mark.parametrize("start_method", ["fresh", "fork"])
+def test_nobody_outlives_a_killed_parent(start, start_method):
+    # Killed in the middle of tasks, one of which sleeps and one of which computes.
+    script = start(
+        f"""
+        import os, parmap, time
+        def fn(x):
+            os.write(1, b"started\\n")
+            if x:
+                time.sleep(3600)
+            while True:
+                pass
+        with parmap.plan("processes", workers=2, start={start_method!r}):
+            parmap.pmap(fn, range(2), chunks=1)
+        """
+    )
+    assert [script.line(), script.line()] == ["started", "started"]
+    os.kill(script.process.pid, signal.SIGKILL)
+    # Ends only when the last of them has closed the pipe.
+    assert script.end() == ("", "")
+
+
+def test_pools_inside_of_pools(run):
+    # The inner pools end with the workers that own them, or `run` would not come back.
+    assert run(
+        """
+        import parmap
+        with parmap.plan(["processes(workers=2)", "processes(workers=2)"]):
+            print(parmap.pmap(lambda x: parmap.pmap(lambda y: x * y, range(3)), range(3)))
+            print(parmap.pmap(lambda _: str(parmap.current_plan()), [1]))
+        """
+    ).splitlines() == ["[[0, 0, 0], [0, 1, 2], [0, 2, 4]]", "['processes(workers=2)']"]
