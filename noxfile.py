@@ -28,7 +28,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    session.install("-e", ".[docs]")
+    session.install("-e", ".[docs,test]")  # the suite that it documents needs pytest
     session.run(
         *("sphinx-build", "-W", "--keep-going", "-n", "-b", "html"), "docs", "docs/_build/html"
     )
