@@ -73,7 +73,7 @@ class Runner:
                 inputs = (self._call(index, node, args, kwargs),)
             except BaseException as error:
                 row = f", call {place + 1} of {len(steps)} in a row" if len(steps) > 1 else ""
-                add_note(error, f"parmap: in {node.name}{row}")
+                add_note(error, f"{_NOTE}{node.name}{row}")
                 raise
         return inputs[0]
 
@@ -123,6 +123,7 @@ class Dag:
         # By the heads of runs; one that has no state yet has not been run.
         self._states: dict[int, str] = {}
         self._failures: dict[int, Failure] = {}
+        self._errors: dict[int, BaseException] = {}
 
     # -- the feed --------------------------------------------------------------------------
 
@@ -219,6 +220,7 @@ class Dag:
         """Note which calls failed, also where the first failure ends the call."""
         if isinstance(event, ElementFailed):
             self._states[event.failure.index] = "failed"
+            self._errors[event.failure.index] = event.failure.error
 
     def settled(self, wanted: Sequence[int]) -> list[Any]:
         """Give results, and for what failed or was not run its failure.
@@ -227,7 +229,9 @@ class Dag:
         the order in which they failed depends on the plan.
         """
         spoilt = dict(self._failures)
-        ways: dict[int, tuple[str, ...]] = {head: (self._nodes[head].name,) for head in spoilt}
+        ways: dict[int, tuple[str, ...]] = {}
+        for head in spoilt:
+            ways[head] = (self._nodes[self._failed_at(head)].name,)
         head_of = {run[-1]: head for head, run in self._runs.items()}
         for head in sorted(self._runs):
             if self._states.get(head) == "not run":
@@ -244,7 +248,17 @@ class Dag:
         """Tell of each call what came of it: done, failed, not run."""
         for head, run in self._runs.items():
             state = self._states.get(head, "not run")
-            yield from ((index, state) for index in run)
+            failed = self._failed_at(head) if state == "failed" else None
+            for index in run:
+                before = failed is not None and index < failed
+                after = failed is not None and index > failed
+                yield index, "done" if before else "not run" if after else state
+
+    def _failed_at(self, head: int) -> int:
+        """Find which call of a run failed: the worker has noted its name on the error."""
+        notes = getattr(self._errors.get(head), "__notes__", ())
+        names = {note.removeprefix(_NOTE).partition(",")[0] for note in notes}
+        return next((i for i in self._runs[head] if self._nodes[i].name in names), head)
 
 
 def _spoilt(name: str, index: int, way: tuple[str, ...], cause: Failure) -> Failure:
@@ -258,6 +272,8 @@ def _spoilt(name: str, index: int, way: tuple[str, ...], cause: Failure) -> Fail
     return Failure(failed, index, cause.traceback, cause.host, cause.pid, cause.label)
 
 
+# What the name of the call that failed follows, in a note on its error.
+_NOTE = "parmap: in "
 # Names in a message of how a failure spread; a chain may be long.
 _WAY = 5
 
