@@ -236,10 +236,11 @@ class FailureGroup(ExceptionGroup[Exception]):
     Attributes
     ----------
     results : list
-        One entry per element, in order; a `Failure` stands where an element failed.
+        One entry per element, in order; a `Failure` stands where an element failed. From
+        ``compute`` of one structure, that structure.
     """
 
-    results: list[Any]
+    results: Any
 
     def __new__(
         cls, results: Sequence[Any], failures: Sequence[Failure], *, of: int | None = None
@@ -257,7 +258,7 @@ class FailureGroup(ExceptionGroup[Exception]):
     ) -> None:
         # Not the parent's: __new__ has made the message and the members from both.
         Exception.__init__(self, results, failures)
-        self.results = list(results)
+        self.results = results
 
     def derive(self, excs: Sequence[Exception], /) -> ExceptionGroup[Exception]:  # type: ignore[override]
         """Make a plain group of some of the members, for ``split`` and ``except*``."""

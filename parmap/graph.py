@@ -136,7 +136,8 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
         that stands in several places is made once.
     **options
         See `MapOptions`. ``rng=`` numbers the calls in the order in which Python would make
-        them if nothing were delayed. ``chunks`` that reorder their input are refused.
+        them if the structure were one expression: what a call needs comes before it, from
+        left to right. ``chunks`` that reorder their input are refused.
 
     Returns
     -------
@@ -181,12 +182,12 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
     finally:
         for index, state in dag.states():
             _states[calls[index]] = state
-    results = dag.settled(wanted)
+    built = whole.build(dag.settled(wanted))
+    computed = built if len(structures) != 1 else built[0]
     failures = sorted(call.failures, key=lambda failure: failure.index)
     if failures and chosen.errors == "group":
-        raise FailureGroup(results, failures, of=len(calls))
-    computed = whole.build(results)
-    return computed if len(structures) != 1 else computed[0]
+        raise FailureGroup(computed, failures, of=len(calls))
+    return computed
 
 
 def _linked(structures: Sequence[Any]) -> tuple[list[Delayed], list[Node], tuple[list[int], Shape]]:

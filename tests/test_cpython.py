@@ -148,13 +148,7 @@ class ProcessesInitializerTest(test_init.InitializerMixin, _Processes, _Case):
     """``setup=`` in processes."""
 
 
-class ThreadsFailingInitializerTest(test_init.FailingInitializerMixin, _Threads, _Case):
-    """A ``setup=`` that fails, in threads."""
-
-
-class ProcessesFailingInitializerTest(test_init.FailingInitializerMixin, _Processes, _Case):
-    """A ``setup=`` that fails, in processes."""
-
+class _FailingInitializer(test_init.FailingInitializerMixin):
     def test_initializer(self):
         """The pool breaks, as the original; the error is its cause, and not in a log."""
         with contextlib.suppress(futures.BrokenExecutor):  # perhaps it is broken already
@@ -165,6 +159,14 @@ class ProcessesFailingInitializerTest(test_init.FailingInitializerMixin, _Proces
             self.executor.submit(test_init.get_init_status)
         self.assertIs(type(broken.exception.__cause__), ValueError)
         self.assertIn("ValueError: error in initializer", str(broken.exception))
+
+
+class ThreadsFailingInitializerTest(_FailingInitializer, _Threads, _Case):
+    """A ``setup=`` that fails, in threads."""
+
+
+class ProcessesFailingInitializerTest(_FailingInitializer, _Processes, _Case):
+    """A ``setup=`` that fails, in processes."""
 
 
 # -- shutdown -------------------------------------------------------------------------------

@@ -1023,3 +1023,19 @@ def test_many_functions_travel_once_each():
     assert len(listed) == 3
     with parmap.plan("processes", workers=2):
         assert parmap.compute(calls) == [i + k for i in range(10) for k in range(3)]
+
+
+@pytest.mark.parametrize("chunks", ["static", "guided"])
+def test_policies_that_share_out_a_number_share_out_what_is_ready(chunks):
+    site = HandSite(workers=3)
+    cells = [parmap.delayed(abs)(-i) for i in range(900)]
+    assert computed(cells, chunks=chunks, site=site) == list(range(900))
+    assert len(site.sent) < 30
+
+
+@pytest.mark.parametrize(
+    "container", [lambda call: {call}, lambda call: collections.OrderedDict(a=call)]
+)
+def test_a_call_in_a_container_that_is_not_looked_into_is_refused(container):
+    with pytest.raises(TypeError, match="cannot be looked into"):
+        parmap.compute(container(parmap.delayed(abs)(-1)))

@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -823,3 +824,52 @@ def test_this_file_is_not_imported_by_workers():
 
     with parmap.plan("processes", workers=1):
         assert parmap.pmap(loaded, range(1)) == [[]]
+
+
+def test_sequential_calls_in_two_threads_give_the_callers_generators_back():
+    """Each would swap them under the other, and the last to end would leave the first's."""
+    both, first_in = threading.Barrier(2, timeout=60), threading.Event()
+
+    def draw(name):
+        first_in.set()
+        both.wait()  # now both are inside of a task
+        return np.random.random(), random.random()
+
+    def call(name):
+        with quiet(), parmap.plan("sequential"):
+            return parmap.pmap(draw, [name])
+
+    np.random.seed(5)
+    random.seed(5)
+    kind = np.random.get_bit_generator()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(call, "first")
+        assert first_in.wait(60)
+        second = threads.submit(call, "second")
+        assert first.result(60)
+        assert second.result(60)
+    assert np.random.get_bit_generator() is kind
+
+
+def test_a_second_thread_may_not_seed_what_a_first_one_uses():
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(i):
+        inside.set()
+        assert go_on.wait(60)
+        return np.random.random()
+
+    def seeded():
+        with parmap.plan("sequential"):
+            return parmap.pmap(wait, [0], rng=1)
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(seeded)
+        assert inside.wait(60)
+        try:
+            with pytest.raises(RuntimeError, match="another thread"):
+                parmap.pmap(drawing_globally(), range(3), rng=1)
+        finally:
+            go_on.set()
+        beside_another = first.result(60)
+        assert beside_another == seeded()

@@ -36,6 +36,7 @@ class ThreadExecutor(ThreadPoolExecutor):
         """Have a thread run the task, once it is set up."""
         if self._setup is None:
             return super().submit(fn, *args, **kwargs)
+        self._check()
         return super().submit(self._run, fn, args, kwargs)
 
     def _set_up(self) -> None:
@@ -45,10 +46,13 @@ class ThreadExecutor(ThreadPoolExecutor):
             self._why = error
 
     def _run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self._check()
+        return fn(*args, **kwargs)
+
+    def _check(self) -> None:
         if self._why is not None:
             why = f"setup= failed in a worker: {type(self._why).__name__}: {self._why}"
             raise PoolBroken(why) from self._why
-        return fn(*args, **kwargs)
 
     @property
     def workers(self) -> int:

@@ -118,7 +118,7 @@ class Dag:
         self._ready = [head for head, count in self._missing.items() if not count]
         heapq.heapify(self._ready)
         self._chunker: Chunker | None = None
-        self._workers = 1
+        self._workers, self._shares = 1, False
         self._handed_out = 0
         # By the heads of runs; one that has no state yet has not been run.
         self._states: dict[int, str] = {}
@@ -134,6 +134,8 @@ class Dag:
 
     def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Dag:  # noqa: ARG002
         """Begin; the graph cuts itself."""
+        # A policy that shares out a known number shares out what is ready, each time.
+        self._shares = policy.counts
         self._chunker = policy.begin(self.total, workers)
         self._workers = workers
         return self
@@ -160,7 +162,8 @@ class Dag:
         assert self._chunker is not None
         # What is ready now is shared out: more may never come.
         share = math.ceil(len(self._ready) / self._workers)
-        size = min(at_most, share, self._chunker.size(len(self._ready)))
+        size = share if self._shares else min(share, self._chunker.size(len(self._ready)))
+        size = min(size, at_most)
         heads: list[int] = []
         while self._ready and len(heads) < size and (below is None or self._ready[0] < below):
             heads.append(heapq.heappop(self._ready))

@@ -128,6 +128,13 @@ def _parts(thing: Any) -> Sequence[Any] | None:
         if any(isinstance(key, Hole) for key in thing):
             raise TypeError("a delayed call cannot be a dict's key: it has no value yet")
         return list(thing.values())
+    if isinstance(thing, (dict, list, tuple, set, frozenset)) and any(
+        isinstance(part, Hole) for part in (thing.values() if isinstance(thing, dict) else thing)
+    ):
+        raise TypeError(
+            f"a delayed call stands in a {kind.__name__}, which cannot be looked into: use a "
+            "list, a tuple or a dict"
+        )
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return [getattr(thing, f.name) for f in dataclasses.fields(thing) if f.init]
     return None

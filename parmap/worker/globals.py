@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType
@@ -48,12 +49,29 @@ def apart(*, load: bool = False) -> Iterator[None]:
         import random  # noqa: F401
 
         import numpy.random  # noqa: F401
+    me = threading.get_ident()
+    with _lock:
+        alone = _owner.thread in (None, me)
+        if alone:
+            _owner.thread, _owner.depth = me, _owner.depth + 1
+    if not alone:
+        # Swapping under another thread's swap would give back the wrong ones at the end.
+        if load:
+            raise RuntimeError(
+                "another thread of this process runs a call whose tasks use the global random "
+                "generators: take the stream as a parameter instead: def f(..., rng)"
+            )
+        yield
+        return
     own = _spare.pop() if _spare else _Own()
-    with own.python(sys.modules.get("random")), own.numpy(sys.modules.get("numpy.random")):
-        try:
+    try:
+        with own.python(sys.modules.get("random")), own.numpy(sys.modules.get("numpy.random")):
             yield
-        finally:
-            _spare.append(own)
+    finally:
+        _spare.append(own)
+        with _lock:
+            _owner.depth -= 1
+            _owner.thread = me if _owner.depth else None
 
 
 class _Own:
@@ -94,11 +112,24 @@ class _Own:
                 module.set_state(state)
 
 
+class _Owner:
+    """Which thread has swapped the generators, and how often: one at a time, under `_lock`."""
+
+    thread: int | None = None
+    depth = 0
+
+
+_lock = threading.Lock()
+_owner = _Owner()
+
 # Not one for all: a call inside of a task must not draw from the task's own.
 _spare: list[_Own] = []
 if hasattr(os, "register_at_fork"):
     # Or all workers of a zygote would draw the same numbers.
     os.register_at_fork(after_in_child=_spare.clear)
+    # A fork in the middle of a task has that one thread only, and its number.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release)
+    os.register_at_fork(after_in_child=_lock.release)
 
 
 class Watch:

@@ -85,8 +85,10 @@ class Crew:
         desk = self.desk
         try:
             while desk.living() or self._dying or not desk.closing:
-                for key, _ in self._selector.select(desk.patience):
+                for key, _ in self._selector.select(0 if self._zygote.unread else desk.patience):
                     key.data()
+                if self._zygote.unread:
+                    self._hear_zygote()
                 for worker in desk.late():
                     self._zygote.kill(worker.number)
                 for worker in desk.leaving():

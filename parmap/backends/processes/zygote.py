@@ -11,14 +11,17 @@ thread starts; all else is the same.
 
 from __future__ import annotations
 
+import array
 import gc
 import os
+import select
 import signal
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap.backends.processes import child
 from parmap.backends.processes.system import die_with_parent, interpreter, unforked
@@ -60,7 +63,7 @@ class Zygote:
     """
 
     def __init__(self, start: str) -> None:
-        self._rest = b""
+        self._heard, self._ended = b"", False
         self._process: subprocess.Popen[bytes] | None
         # A Ctrl-C in its first milliseconds, before it can say that it does not care, waits.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -79,24 +82,45 @@ class Zygote:
 
         Never fails: where the zygote is gone, the channel closes as if the worker had died.
         """
-        try:
-            socket.send_fds(self.control, [_REQUEST.pack(_FORK, worker)], [channel.fileno(), notes])
-        except OSError:
-            return
+        fds = array.array("i", [channel.fileno(), notes])
+        self._tell(_FORK, worker, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
     def kill(self, worker: int) -> None:
         """Ask for a worker's end by SIGKILL."""
-        self._ask(_KILL, worker)
+        self._tell(_KILL, worker)
 
     def bury(self, worker: int) -> None:
         """Ask for the exit code of a worker whose channel has closed."""
-        self._ask(_BURY, worker)
+        self._tell(_BURY, worker)
 
-    def _ask(self, what: int, worker: int) -> None:
+    def _tell(self, what: int, worker: int, rights: Sequence[tuple[int, int, Any]] = ()) -> None:
+        while True:
+            try:
+                self.control.sendmsg([_REQUEST.pack(what, worker)], rights, socket.MSG_DONTWAIT)
+                return
+            except BlockingIOError:
+                # It does not read: it may itself be waiting until its answers are read.
+                waiting = select.poll()
+                waiting.register(self.control, select.POLLIN | select.POLLOUT)
+                waiting.poll()
+                self._listen()
+            except OSError:
+                return  # it is gone, and `replies` will say so
+
+    def _listen(self) -> None:
         try:
-            self.control.sendall(_REQUEST.pack(what, worker))
+            data = self.control.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         except OSError:
-            return  # it is gone, and `replies` will say so
+            data = b""
+        self._ended = not data
+        self._heard += data
+
+    @property
+    def unread(self) -> bool:
+        """Whether `replies` has something that was heard while asking, so no selector tells."""
+        return self._ended or len(self._heard) >= _REPLY.size
 
     def replies(self) -> list[Birth | Burial]:
         """Read what has been answered, without waiting.
@@ -106,18 +130,13 @@ class Zygote:
         EOFError
             If the zygote is gone.
         """
-        try:
-            data = self.control.recv(1 << 16, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        except OSError:
-            raise EOFError from None
-        if not data:
+        if not self._ended:
+            self._listen()
+        whole = len(self._heard) - len(self._heard) % _REPLY.size
+        data, self._heard = self._heard[:whole], self._heard[whole:]
+        if not data and self._ended:
             raise EOFError
-        data = self._rest + data
-        whole = len(data) - len(data) % _REPLY.size
-        self._rest = data[whole:]
-        return [_read(*reply) for reply in _REPLY.iter_unpack(data[:whole])]
+        return [_read(*reply) for reply in _REPLY.iter_unpack(data)]
 
     def disown(self) -> None:
         """In a fork of the parent: let go of a process that is not this one's child."""
