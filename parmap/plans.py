@@ -71,7 +71,7 @@ class Plan(ABC):
     def start(self) -> Executor:
         """Start the workers; give the executor, which the caller must shut down."""
 
-    def place(self) -> Traits:
+    def facts(self) -> Traits:
         """Give the facts about the place; a plan that adopts something looks at it."""
         return self.traits
 

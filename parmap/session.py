@@ -30,11 +30,14 @@ class Startable(Protocol):
     def nested(self) -> tuple[Any, ...]:
         """The plans for calls inside tasks."""
 
-    def place(self) -> Traits:
+    def facts(self) -> Traits:
         """Give the facts about the place."""
 
     def start(self) -> Executor:
         """Start the workers."""
+
+    def count(self) -> int:
+        """Settle how many workers there are, where the executor does not say."""
 
 
 class Session:
@@ -55,7 +58,7 @@ class Session:
 
     def __init__(self, plan: Startable, outer: object = None) -> None:
         self.plan, self.outer = plan, outer
-        self.traits = plan.place()
+        self.traits = plan.facts()
         self.executor: Any = plan.start()
         self._closed = False
         self._pid = os.getpid()
@@ -63,7 +66,9 @@ class Session:
     @property
     def workers(self) -> int:
         """How many workers there are now."""
-        return int(self.executor.workers)
+        # Any PEP 3148 executor will do; one whose number of workers changes says so itself.
+        known = getattr(self.executor, "workers", None)
+        return int(self.plan.count() if known is None else known)
 
     @property
     def nested(self) -> tuple[Any, ...]:

@@ -59,7 +59,7 @@ class Adopted(Plan):
                 "as its initializer"
             )
 
-    def place(self) -> Traits:
+    def facts(self) -> Traits:
         """Tell whether its tasks see the caller's memory."""
         return Traits(shares_memory=isinstance(self.adopted, ThreadPoolExecutor))
 

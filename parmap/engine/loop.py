@@ -140,8 +140,8 @@ class Call:
         site, workers = self._site, self._site.workers
         cutter = self._feed.cutter(self._settings.policy, workers, lists=site.traits.shares_memory)
         placed = site.place(self._job)
-        self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
         try:
+            self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
             moved = True
             while self._flying or moved:
                 self._fill(cutter, placed)
