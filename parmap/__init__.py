@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from parmap.cores import available_cores
     from parmap.current import current_plan, set_plan
     from parmap.engine.chunking import Auto, Dynamic, Guided, Static
+    from parmap.engine.retry import Retry
     from parmap.errors import (
         BackendUnavailable,
         DependencyFailed,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from parmap.futures import submit
     from parmap.graph import Delayed, compute, delayed
     from parmap.grids import Grid, pgrid
-    from parmap.maps import imap, pmap, starmap
+    from parmap.maps import Results, imap, pmap, starmap
     from parmap.options import MapOptions
     from parmap.plans import Plan, plan
     from parmap.progress import Counts
@@ -53,6 +54,8 @@ __all__ = [
     "Plan",
     "PlanError",
     "PoolBroken",
+    "Results",
+    "Retry",
     "SerializationError",
     "Session",
     "SessionClosed",
@@ -83,6 +86,7 @@ _HOMES = {
     "cores": ["available_cores"],
     "current": ["current_plan", "set_plan"],
     "engine.chunking": ["Auto", "Dynamic", "Guided", "Static"],
+    "engine.retry": ["Retry"],
     "errors": [
         *("BackendUnavailable", "DependencyFailed", "Failure", "FailureGroup", "ParmapError"),
         *(
@@ -98,7 +102,7 @@ _HOMES = {
     "futures": ["submit"],
     "graph": ["Delayed", "compute", "delayed"],
     "grids": ["Grid", "pgrid"],
-    "maps": ["imap", "pmap", "starmap"],
+    "maps": ["Results", "imap", "pmap", "starmap"],
     "options": ["MapOptions"],
     "plans": ["Plan", "plan"],
     "progress": ["Counts"],

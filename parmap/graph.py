@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 from parmap.current import current_session
@@ -18,9 +18,6 @@ from parmap.options import MapOptions, settings
 from parmap.worker.rng import takes_rng
 
 __all__ = ["Delayed", "compute", "delayed"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # What came of each call that was computed, for pictures; goes with the call.
 _states: WeakKeyDictionary[Delayed, str] = WeakKeyDictionary()
@@ -88,19 +85,22 @@ class Delayed(Hole):
         return f"<Delayed {_name(self.function)}>"
 
 
-class DelayedFunction(Generic[P]):
-    """A function whose calls are delayed."""
+class DelayedFunction:
+    """A function whose calls are delayed.
 
-    def __init__(self, function: Callable[P, Any]) -> None:
+    Its arguments are typed as anything: each may be a delayed call in the place of a value.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Delayed:
+    def __call__(self, *args: Any, **kwargs: Any) -> Delayed:
         """Note the call."""
         return Delayed(self.function, args, kwargs)
 
 
-def delayed(fn: Callable[P, Any], /) -> DelayedFunction[P]:
+def delayed(fn: Callable[..., Any], /) -> DelayedFunction:
     """Make a function's calls lazy; also a decorator.
 
     Parameters

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from parmap.current import current_session
 from parmap.engine.cutting import Source
@@ -12,12 +12,53 @@ from parmap.engine.loop import Call, Settings
 from parmap.errors import FailureGroup
 from parmap.options import MapOptions, settings
 
-__all__ = ["collected", "imap", "pmap", "starmap"]
+__all__ = ["Results", "collected", "imap", "pmap", "starmap"]
 
 R = TypeVar("R")
 
 # Enough for Auto to fill its chunks with fast functions; a few megabytes of small results.
 _WINDOW = 1 << 17
+_END = object()
+
+
+class Results(Iterator[R]):
+    """The results of `imap`, one by one.
+
+    Parameters
+    ----------
+    lists : generator of list
+        The results as the engine gives them.
+    """
+
+    def __init__(self, lists: Generator[list[Any], None, None]) -> None:
+        self._lists = lists
+        # Not chain.from_iterable(lists): `close` must reach the engine.
+        self._values: Iterator[Any] = iter(())
+
+    def __next__(self) -> R:
+        """Give the next result; wait for it."""
+        while True:
+            for value in self._values:
+                return value  # type: ignore[no-any-return]
+            self._values = iter(next(self._lists))
+
+    def close(self) -> None:
+        """Cancel what has not run, and stop what runs."""
+        self._values = iter(())
+        self._lists.close()
+
+    def __aiter__(self) -> Self:
+        """Iterate without holding up the event loop."""
+        return self
+
+    async def __anext__(self) -> R:
+        """Give the next result; wait for it in a thread."""
+        import asyncio
+
+        value: Any = await asyncio.to_thread(next, self, _END)
+        if value is _END:
+            raise StopAsyncIteration
+        return value  # type: ignore[no-any-return]
 
 
 def pmap(
@@ -98,7 +139,7 @@ def imap(
     ordered: bool = True,
     window: int | None = None,
     **options: Unpack[MapOptions],
-) -> Iterator[R]:
+) -> Results[R]:
     """Map lazily both ways: pull input only as results are consumed.
 
     Parameters
@@ -118,9 +159,9 @@ def imap(
 
     Returns
     -------
-    iterator
-        The results. Nothing runs before the first is asked for; closing the iterator
-        early cancels the rest.
+    Results
+        An iterator, for ``for`` and ``async for``. Nothing runs before the first result is
+        asked for; closing it early cancels the rest.
 
     Raises
     ------
@@ -145,7 +186,7 @@ def imap(
             "these chunks must know how many elements there are, and the input has no length: "
             "use chunks='auto', 'dynamic' or a number, or pmap"
         )
-    return _flat(Call(current_session(), fn, source, chosen))
+    return Results(Call(current_session(), fn, source, chosen).results())
 
 
 def _window(window: object) -> int:
@@ -156,16 +197,6 @@ def _window(window: object) -> int:
     if window < 1:
         raise ValueError(f"window={window!r}: give 1 or more elements")
     return window
-
-
-def _flat(call: Call) -> Iterator[Any]:
-    # Not chain.from_iterable: closing must reach the call.
-    results = call.results()
-    try:
-        for values in results:
-            yield from values
-    finally:
-        results.close()
 
 
 def collected(

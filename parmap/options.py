@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, get_type_hints
 from parmap import progress as progress_
 from parmap.engine.chunking import Policy, policy_named
 from parmap.engine.loop import Settings
+from parmap.engine.retry import Retry
 from parmap.registry import suggest
 from parmap.worker.rng import root_of
 
@@ -29,8 +30,9 @@ class MapOptions(TypedDict, total=False):
     errors : {"raise", "return", "group"}, default "raise"
         What to do with elements that fail: raise the first failure, in input order; put a
         `Failure` in the place of each; or run all, then raise one `FailureGroup`.
-    retries : int, default 0
-        How often an element that failed is run again.
+    retries : int or Retry, default 0
+        How often an element that failed is run again; a `Retry` says for which errors, and
+        after what wait.
     timeout : float, optional
         Seconds that one element may take, measured in the worker. Where the worker can be
         replaced (plan ``processes``) it is stopped; elsewhere the element fails when it
@@ -44,7 +46,7 @@ class MapOptions(TypedDict, total=False):
     chunks: str | int | Policy
     rng: Any
     errors: Literal["raise", "return", "group"]
-    retries: int
+    retries: int | Retry
     timeout: float | None
     progress: bool | Callable[[progress_.Counts], Any] | None
     label: str | None
@@ -90,7 +92,7 @@ def settings(
     return Settings(
         policy=policy_named(options.get("chunks", "auto")),
         errors=errors,
-        retries=_retries(options.get("retries", 0)),
+        retries=_retry(options.get("retries", 0)),
         timeout=_timeout(options.get("timeout")),
         label=_label(options.get("label")),
         observers=(progress_.observer(progress),) if progress is not None else (),
@@ -106,12 +108,8 @@ def _label(label: object) -> str:
     return label or ""
 
 
-def _retries(retries: object) -> int:
-    if isinstance(retries, bool) or not isinstance(retries, int):
-        raise TypeError(f"retries={retries!r}: give a whole number")
-    if retries < 0:
-        raise ValueError(f"retries={retries!r}: give 0 or more")
-    return retries
+def _retry(retries: int | Retry) -> Retry:
+    return retries if isinstance(retries, Retry) else Retry(retries)
 
 
 def _timeout(timeout: object) -> float | None:

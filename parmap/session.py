@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from parmap.engine.chunking import Auto
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
+from parmap.engine.retry import Retry
 from parmap.engine.single import single
 from parmap.engine.site import Traits
 from parmap.errors import SerializationError, SessionClosed
@@ -88,7 +89,9 @@ class Session:
     def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]:
         """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
         self.check()
-        settings = Settings(Auto(), errors="raise", retries=0, timeout=None, label="", observers=())
+        settings = Settings(
+            Auto(), errors="raise", retries=Retry(0), timeout=None, label="", observers=()
+        )
         return list(
             itertools.chain.from_iterable(Call(self, fn, Source(iterables), settings).results())
         )

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from parmap.engine.chunking import policy_named
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
+from parmap.engine.retry import Retry
 from parmap.engine.site import Traits
 from parmap.errors import WorkerDied
 from parmap.worker.run import run_chunk
@@ -86,10 +87,11 @@ class HandQueue(SimpleQueue):
     def __init__(self, step: Callable[[], None]) -> None:
         self.step = step
 
-    def get(self):
+    def get(self, timeout=None):
         if self.empty():
             self.step()
-        return super().get(block=False)  # a step that resolves nothing is a test's mistake
+        # A step that resolves nothing is a test's mistake, unless something waits for its time.
+        return super().get(block=False)
 
 
 def hand_call(
@@ -99,14 +101,15 @@ def hand_call(
     *iterables,
     chunks: object = 1,
     errors: str = "raise",
-    retries: int = 0,
+    retries: int | Retry = 0,
     ordered: bool = True,
     window: int | None = None,
     observers: tuple = (),
 ) -> Call:
     """Make a call on a site, driven by `step`."""
+    retry = retries if isinstance(retries, Retry) else Retry(retries)
     settings = Settings(
-        policy_named(chunks), errors, retries, None, "", observers, ordered=ordered, window=window
+        policy_named(chunks), errors, retry, None, "", observers, ordered=ordered, window=window
     )
     call = Call(site, fn, Source(iterables), settings)
     call._landed = HandQueue(step)

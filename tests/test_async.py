@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import itertools
 import operator
 import os
 import threading
@@ -362,3 +363,40 @@ def test_a_callers_context_variables_are_its_own():
     here.run(enter)
     assert plans == ["threads(workers=1)", "sequential"]
     assert str(parmap.current_plan()) == "sequential"
+
+
+@pytest.mark.parametrize("plan", ["sequential", "threads(workers=2)", "processes(workers=2)"])
+def test_imap_is_iterated_without_holding_up_the_event_loop(plan):
+    """While a result is awaited, the loop runs: here it opens what the task waits for."""
+
+    async def main():
+        with parmap.plan(plan):
+            seen = [x async for x in parmap.imap(lambda x: x * x, range(20))]
+            assert seen == [x * x for x in range(20)]
+            with pytest.raises(ZeroDivisionError):
+                async for _ in parmap.imap(lambda x: 1 / x, [1, 0]):
+                    pass
+            endless = parmap.imap(abs, itertools.count())
+            async for x in endless:
+                if x == 5:
+                    break
+            endless.close()
+            assert parmap.pmap(abs, [-1]) == [1]
+
+    run(main)
+
+
+def test_the_event_loop_runs_while_a_result_is_awaited():
+    opened = threading.Event()
+
+    async def main():
+        with parmap.plan("threads", workers=1):
+
+            async def open_it():
+                opened.set()
+
+            task = asyncio.create_task(open_it())
+            assert [x async for x in parmap.imap(lambda x: opened.wait(60), [0])] == [True]
+            await task
+
+    run(main)

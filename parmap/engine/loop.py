@@ -10,12 +10,14 @@ after *i* at once, but what comes before it, and may fail yet, runs on.
 
 from __future__ import annotations
 
+import heapq
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from parmap import events
@@ -23,6 +25,7 @@ from parmap.engine.blame import after_death
 from parmap.engine.chunking import Policy
 from parmap.engine.cutting import Cutting, Feed, Piece
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
@@ -46,8 +49,8 @@ class Settings:
         How to cut the input.
     errors : {"raise", "return", "group"}
         What to do with an element that fails.
-    retries : int
-        How often a failing element is run again.
+    retries : Retry
+        When a failing element is run again.
     timeout : float or None
         Seconds per element.
     label : str
@@ -64,7 +67,7 @@ class Settings:
 
     policy: Policy
     errors: Literal["raise", "return", "group"]
-    retries: int
+    retries: Retry
     timeout: float | None
     label: str
     observers: tuple[events.Observer, ...]
@@ -115,13 +118,14 @@ class Call:
             site,
             fn,
             star=star,
-            stop=settings.errors == "raise" and not settings.retries,
+            stop=settings.errors == "raise" and not settings.retries.times,
             timeout=settings.timeout,
             root=settings.root,
             functions=functions,
         )
         self._functions = functions or (fn,)
         self._again: deque[Piece] = deque()
+        self._later: list[tuple[float, int, Piece]] = []  # a heap: when, index, what
         self._flying: dict[Future[Outcome], Piece] = {}
         self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
@@ -143,15 +147,14 @@ class Call:
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
             moved = True
-            while self._flying or moved:
+            while self._flying or self._later or moved:
                 self._fill(cutter, placed)
                 moved = False
                 for values in self._shelf.ready():
                     moved = True  # the window has room again
                     yield values
-                if self._flying:
-                    self._absorb(self._landed.get(), cutter)
-                    moved = True
+                if self._flying or self._later:
+                    moved = self._wait(cutter) or moved
             self._conclude()
         finally:
             self._abandon(self._flying)
@@ -167,8 +170,20 @@ class Call:
                 break
             self._send(piece, placed)
 
+    def _wait(self, cutter: Cutting) -> bool:
+        """Wait until a piece lands, and take it in, or until one may be retried."""
+        patience = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+        try:
+            landed = self._landed.get(timeout=patience)
+        except Empty:
+            return False
+        self._absorb(landed, cutter)
+        return True
+
     def _next(self, cutter: Cutting) -> Piece | None:
         below = self._end[0] if self._end else None
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._again.append(heapq.heappop(self._later)[2])
         while self._again:
             again = self._again.popleft()
             if below is None or min(again.indices) < below:
@@ -285,9 +300,11 @@ class Call:
         if isinstance(error, KeyboardInterrupt):
             # It may be the user's own, and always means the whole call.
             failure.reraise()
-        if piece.attempts < self._settings.retries:
-            again = replace(piece.part(offset, offset + 1), attempts=piece.attempts + 1)
-            self._again.append(again)
+        failed = piece.attempts + 1
+        if self._settings.retries.applies(error, failed):
+            again = replace(piece.part(offset, offset + 1), attempts=failed)
+            due = time.monotonic() + self._settings.retries.delay(failed)
+            heapq.heappush(self._later, (due, index, again))
             self._tell(events.ElementRetried, failure)
             return
         self.failures.append(failure)
@@ -302,6 +319,8 @@ class Call:
         if self._end is not None and self._end[0] < index:
             return
         self._end = (index, why)
+        self._later = [entry for entry in self._later if entry[1] < index]
+        heapq.heapify(self._later)
         self._abandon({f: piece for f, piece in self._flying.items() if min(piece.indices) > index})
 
     def _abandon(self, flying: dict[Future[Outcome], Piece]) -> None:

@@ -14,8 +14,10 @@ from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
 from parmap.testing.futures import FuturesContract
+from parmap.testing.graphs import GraphsContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.results import ResultsContract
+from parmap.testing.streams import StreamsContract
 from parmap.testing.travel import TravelContract
 
 __all__ = ["PlanContract"]
@@ -28,6 +30,8 @@ class PlanContract(
     LazinessContract,
     FuturesContract,
     TravelContract,
+    StreamsContract,
+    GraphsContract,
     DeathsContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.

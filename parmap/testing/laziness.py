@@ -49,7 +49,7 @@ class LazinessContract(Contract):
         """As many results as are asked for, of an input without end."""
         squares = parmap.imap(lambda x, y: x * y, itertools.count(), itertools.count())
         assert list(itertools.islice(squares, 500)) == [x * x for x in range(500)]
-        squares.close()  # type: ignore[attr-defined]
+        squares.close()
 
     @pytest.mark.parametrize("ordered", [True, False])
     @pytest.mark.parametrize("window", [1, 2, 7, 100])
@@ -77,7 +77,7 @@ class LazinessContract(Contract):
         pulled: list[int] = []
         results = parmap.imap(abs, map(pulled.append, range(5)))
         assert pulled == []
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         assert pulled == []
 
     @pytest.mark.parametrize("ordered", [True, False])
@@ -92,7 +92,7 @@ class LazinessContract(Contract):
 
         results = parmap.imap(lambda x: x + 1, source(), window=40, ordered=ordered)
         assert next(results) >= 1
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         before = len(pulled)
         assert list(results) == []
         assert parmap.pmap(abs, range(50)) == list(range(50))
