@@ -127,7 +127,7 @@ def _unreadable(text: str) -> PlanError:
 def suggest(word: str, valid: Iterable[str]) -> str:
     """Word the question "did you mean …?" for a mistyped name; empty when nothing is close."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 @cache

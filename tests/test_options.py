@@ -30,7 +30,7 @@ def test_every_option_is_documented():
 def test_an_unknown_option_names_the_valid_ones(call):
     with pytest.raises(TypeError) as caught:
         call(error="return")
-    assert "has no option 'error'; did you mean 'errors'?" in str(caught.value)
+    assert "has no option 'error' (did you mean 'errors'?)" in str(caught.value)
     assert all(name in str(caught.value) for name in get_type_hints(parmap.MapOptions))
 
 

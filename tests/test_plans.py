@@ -159,7 +159,7 @@ def test_an_unknown_option_names_the_valid_ones():
     ):
         with pytest.raises(parmap.PlanError) as caught:
             make()
-        assert "'threads' has no option 'worker'; did you mean 'workers'?" in str(caught.value)
+        assert "'threads' has no option 'worker' (did you mean 'workers'?)" in str(caught.value)
         assert "Options: nested, setup" in str(caught.value)
 
 
@@ -564,11 +564,11 @@ def test_installed_packages_offer_plans(run, site):
         "[1, 2, 3, 4, 5]",
         "parmap.backends.threads",
         (
-            "PlanError there is no plan named 'fakes'; did you mean 'fake'?. "
+            "PlanError there is no plan named 'fakes' (did you mean 'fake'?). "
             "Plans: sequential, threads, processes, fake, lame"
         ),
         (
-            "PlanError the plan 'fake' has no option 'color'; did you mean 'colour'?. "
+            "PlanError the plan 'fake' has no option 'color' (did you mean 'colour'?). "
             "Options: colour, nested, setup, workers"
         ),
         (
