@@ -29,7 +29,7 @@ from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
-from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack, unpack_error
+from parmap.worker.parcel import PackedError, pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 
@@ -241,7 +241,7 @@ class Call:
     def _unload(self, piece: Piece, outcome: Outcome, cutter: Cutting) -> None:
         """Take in the results of a piece."""
         try:
-            values = _values(outcome)
+            values = outcome.unpacked()
         except SerializationError as error:
             self._unsendable(piece, error)
             return
@@ -344,17 +344,3 @@ class Call:
     def _tell(self, event: Callable[..., events.Event], *facts: Any) -> None:
         for observer in self._settings.observers:
             observer(event(*facts))
-
-
-def _values(outcome: Outcome) -> list[Any]:
-    """Unpack the results.
-
-    Raises
-    ------
-    SerializationError
-        If the chunk could not be unpickled there, or its results here.
-    """
-    if outcome.unreadable is not None:
-        raise unpack_error(outcome.unreadable)
-    values = outcome.values
-    return unpack(values) if isinstance(values, Parcel) else values

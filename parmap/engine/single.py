@@ -10,7 +10,7 @@ from typing import Any
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
 from parmap.engine.site import Site
 from parmap.errors import Failure
-from parmap.worker.parcel import Parcel, unpack, unpack_error
+from parmap.worker.parcel import unpack_error
 from parmap.worker.rng import root_of
 from parmap.worker.values import Chunk, Outcome
 
@@ -73,10 +73,8 @@ def single(
 
 
 def _value(outcome: Outcome) -> Any:
-    if outcome.unreadable is not None:
-        raise unpack_error(outcome.unreadable)
+    values = outcome.unpacked()
     for misfire in outcome.misfires:
         error, origin = unpack_error(misfire.error), outcome.origin
         Failure(error, 0, misfire.error.traceback, origin.host, origin.pid).reraise()
-    values = unpack(outcome.values) if isinstance(outcome.values, Parcel) else outcome.values
     return values[0]

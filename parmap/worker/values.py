@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from parmap.worker.parcel import PackedError, Parcel, unpack
+from parmap.worker.parcel import PackedError, Parcel, unpack, unpack_error
 from parmap.worker.rng import Root
 
 __all__ = ["Chunk", "Embedded", "Job", "Misfire", "Origin", "Outcome", "opened"]
@@ -128,6 +128,18 @@ class Outcome:
     origin: Origin
     unreadable: PackedError | None = None
     touched: tuple[str, ...] = ()
+
+    def unpacked(self) -> list[Any]:
+        """Give the results.
+
+        Raises
+        ------
+        SerializationError
+            If the chunk could not be unpickled there, or its results here.
+        """
+        if self.unreadable is not None:
+            raise unpack_error(self.unreadable)
+        return unpack(self.values) if isinstance(self.values, Parcel) else self.values
 
 
 @dataclass(frozen=True, slots=True)
