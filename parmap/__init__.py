@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from parmap.plans import Plan, plan
     from parmap.progress import Counts
     from parmap.session import Session
+    from parmap.sharing import Shared, share
     from parmap.worker.rng import Streams
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "SerializationError",
     "Session",
     "SessionClosed",
+    "Shared",
     "Static",
     "Streams",
     "TaskExited",
@@ -74,6 +76,7 @@ __all__ = [
     "plan",
     "pmap",
     "set_plan",
+    "share",
     "starmap",
     "submit",
 ]
@@ -107,6 +110,7 @@ _HOMES = {
     "plans": ["Plan", "plan"],
     "progress": ["Counts"],
     "session": ["Session"],
+    "sharing": ["Shared", "share"],
     "worker.rng": ["Streams"],
 }
 

@@ -12,7 +12,7 @@ from parmap.current import current_session
 from parmap.engine.dag import Dag, Node, Runner
 from parmap.engine.jobs import refuse_shared_globals
 from parmap.engine.loop import Call
-from parmap.engine.shape import Hole, Shape, shape_of
+from parmap.engine.shape import Hole, Shape, shape_of, sharing_large
 from parmap.errors import FailureGroup
 from parmap.options import MapOptions, settings
 from parmap.worker.rng import takes_rng
@@ -171,6 +171,9 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
         for function in functions:
             if not takes_rng(function):
                 refuse_shared_globals(function, session.traits)
+    if not session.traits.shares_memory:
+        shapes = sharing_large([node.shape for node in nodes])
+        nodes = [replace(node, shape=shape) for node, shape in zip(nodes, shapes, strict=True)]
     wanted, whole = shape
     dag = Dag(nodes, set(wanted))
     chosen = replace(chosen, ordered=False, observers=(*chosen.observers, dag.observe))

@@ -207,7 +207,8 @@ def collected(
     star: bool = False,
 ) -> list[R]:
     """Run a call whose options are validated, and collect its results."""
-    call = Call(current_session(), fn, Source(iterables, star=star), chosen, star=star)
+    source = Source(iterables, star=star, settled=True)
+    call = Call(current_session(), fn, source, chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
         raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))

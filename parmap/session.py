@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from parmap.engine.chunking import Auto
@@ -15,6 +18,7 @@ from parmap.engine.retry import Retry
 from parmap.engine.single import single
 from parmap.engine.site import Traits
 from parmap.errors import SerializationError, SessionClosed
+from parmap.sharing import Shared, Trip, handles_exist, share, travelling
 from parmap.worker.parcel import Parcel, pack
 from parmap.worker.run import run_chunk
 from parmap.worker.values import Chunk, Embedded, Job, Origin, Outcome
@@ -22,6 +26,7 @@ from parmap.worker.values import Chunk, Embedded, Job, Origin, Outcome
 __all__ = ["Session", "Startable"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Startable(Protocol):
@@ -39,6 +44,25 @@ class Startable(Protocol):
 
     def count(self) -> int:
         """Settle how many workers there are, where the executor does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A job where the workers reach it.
+
+    Parameters
+    ----------
+    job : object
+        The job, or what stands for it among a task's arguments.
+    references : tuple, default ()
+        What stands for the values of the handles in it.
+    handles : tuple of Shared, default ()
+        Those handles: their values stay placed as long as the job.
+    """
+
+    job: Any
+    references: tuple[Any, ...] = ()
+    handles: tuple[Shared[Any], ...] = ()
 
 
 class Session:
@@ -63,6 +87,10 @@ class Session:
         self.executor: Any = plan.start()
         self._closed = False
         self._pid = os.getpid()
+        # References to the values of handles, by their keys. Under `_placing` each is placed
+        # once; a handle's end takes its own out without it, for that may come at any time.
+        self._placing = threading.Lock()
+        self._values: dict[tuple[int, int], Any] = {}
 
     @property
     def workers(self) -> int:
@@ -96,26 +124,71 @@ class Session:
             itertools.chain.from_iterable(Call(self, fn, Source(iterables), settings).results())
         )
 
-    def place(self, job: Job) -> Any:
+    def share(self, value: T, /) -> Shared[T]:
+        """Put a value where all workers of this session reach it, now; see `parmap.share`."""
+        self.check()
+        handle = share(value)
+        if self.traits.places:
+            self._place_value(handle)
+        return handle
+
+    def place(self, job: Job) -> Placed:
         """Put a job where every worker reaches it."""
         self.check()
         if self.traits.shares_memory:
-            return job
-        if self.traits.places:
-            return self.executor.put(job)
-        origin = Origin()
-        return Embedded((origin.host, origin.pid, next(self._keys)), pack(job, ""))
+            return Placed(job)
+        if not self.traits.places:
+            origin = Origin()
+            key = (origin.host, origin.pid, next(self._keys))
+            return Placed(Embedded(key, pack(job, "", views=True).copy()))
+        if not handles_exist():
+            return Placed(self.executor.put(job))
+        trip = Trip(self._place_value)
+        with travelling(trip):
+            parcel = pack(job, "", views=True)
+        if not trip.handles:
+            return Placed(self.executor.put(job))
+        reference = self.executor.put(Embedded(None, parcel))
+        return Placed(reference, tuple(trip.references), tuple(trip.handles))
 
-    def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+    def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
         self.check()
-        travels = chunk if self.traits.shares_memory else _packed(chunk)
-        return self.executor.submit(run_chunk, placed, travels)  # type: ignore[no-any-return]
+        if self.traits.shares_memory:
+            return self.executor.submit(run_chunk, placed.job, chunk)  # type: ignore[no-any-return]
+        values: Sequence[Any] = placed.references
+        if not (self.traits.places and handles_exist()):
+            parcel = self._packed(chunk)
+        else:
+            trip = Trip(self._place_value, values)
+            with travelling(trip):
+                parcel = self._packed(chunk)
+            values = trip.references
+        return self.executor.submit(run_chunk, placed.job, parcel, *values)  # type: ignore[no-any-return]
 
-    def drop(self, placed: Any) -> None:
+    def _packed(self, chunk: Chunk) -> Parcel:
+        try:
+            return pack(chunk, "chunk", views=self.traits.copies)
+        except SerializationError:
+            if len(chunk) == 1:  # then name the argument rather than its place in the chunk
+                pack(tuple(column[0] for column in chunk.columns), "args")
+            raise
+
+    def _place_value(self, handle: Shared[Any]) -> Any:
+        """Give the reference to a handle's value, which is placed once."""
+        with self._placing:
+            if handle.key not in self._values:
+                with travelling(None):  # a handle inside of the value goes along with it
+                    reference = self.executor.put(handle.value)
+                self._values[handle.key] = reference
+                forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key)
+                forget.atexit = False
+            return self._values[handle.key]
+
+    def drop(self, placed: Placed) -> None:
         """Forget a placed job."""
         if self.traits.places and not self._closed:
-            self.executor.drop(placed)
+            self.executor.drop(placed.job)
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
         """Stop a chunk that nobody waits for any more, as far as the place can."""
@@ -164,10 +237,9 @@ class Session:
         return f"<Session of {self.plan}: {'closed' if self._closed else 'open'}>"
 
 
-def _packed(chunk: Chunk) -> Parcel:
-    try:
-        return pack(chunk, "chunk")
-    except SerializationError:
-        if len(chunk) == 1:  # then name the argument rather than its place in the chunk
-            pack(tuple(column[0] for column in chunk.columns), "args")
-        raise
+def _forget(session: weakref.ref[Session], key: tuple[int, int]) -> None:
+    """Forget the value of a handle that is gone."""
+    here = session()
+    reference = None if here is None else here._values.pop(key, None)  # noqa: SLF001
+    if here is not None and reference is not None and not here._closed:  # noqa: SLF001
+        here.executor.drop(reference)

@@ -152,7 +152,7 @@ def test_a_fork_gives_its_functions_other_names(tmp_path):
 
     def key():
         with parmap.plan(Plain()) as session:
-            return session.place(Job(abs)).key[:2]
+            return session.place(Job(abs)).job.key[:2]
 
     answer = Path(tmp_path / "key")
     pid = os.fork()

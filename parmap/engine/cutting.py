@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from parmap.engine.chunking import Policy
+from parmap.sharing import is_large
 from parmap.worker.values import Chunk
 
 __all__ = ["Cutter", "Cutting", "Feed", "Piece", "Source"]
@@ -31,12 +33,26 @@ class Source:
         The arguments, as given to ``map``; the shortest ends the source.
     star : bool, default False
         Whether the one iterable holds argument tuples.
+    settled : bool, default False
+        Whether the input stays as it is while the call runs, so that one large object that
+        is every element of a list needs to travel only once.
+
+    Attributes
+    ----------
+    constants : dict of int to object
+        Arguments that are the same for all elements, by their columns: those given by
+        `itertools.repeat`. In `cut` a range stands for each.
     """
 
-    def __init__(self, iterables: Sequence[Iterable[Any]], *, star: bool = False) -> None:
+    def __init__(
+        self, iterables: Sequence[Iterable[Any]], *, star: bool = False, settled: bool = False
+    ) -> None:
         self.star = star
         self.error: Exception | None = None
         self.pulled = 0
+        self.constants: dict[int, Any] = {}
+        if not star:
+            iterables = [self._varying(*item, settled) for item in enumerate(iterables)]
         self.total = _shortest(iterables)
         self._columns: tuple[Any, ...] | None = None
         self._rows: Iterator[Any] = iter(())
@@ -47,6 +63,26 @@ class Source:
         else:
             self._rows = zip(*iterables, strict=False)
         self._single = len(iterables) == 1
+
+    def _varying(self, place: int, iterable: Iterable[Any], settled: bool) -> Iterable[Any]:  # noqa: FBT001
+        """Note a constant, and give a range as long as it; give all else as it is."""
+        if type(iterable) is itertools.repeat:
+            count = operator.length_hint(iterable, sys.maxsize)  # an endless one gives no hint
+            if count:
+                self.constants[place] = next(iterable)
+        elif settled and type(iterable) in (list, tuple) and _one_large(iterable):  # type: ignore[arg-type]
+            count = len(iterable)  # type: ignore[arg-type]
+            self.constants[place] = iterable[0]  # type: ignore[index]
+        else:
+            return iterable
+        return range(count)
+
+    def with_constants(self, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """Put the constants themselves where ranges stand for them."""
+        return [
+            [self.constants[place]] * len(column) if place in self.constants else column
+            for place, column in enumerate(columns)
+        ]
 
     def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutter:
         """Make the cutter of this source."""
@@ -64,7 +100,7 @@ class Source:
         """
         columns = self.cut(sys.maxsize)
         self.total = self.pulled
-        return list(zip(*columns, strict=True)) if columns else []
+        return list(zip(*self.with_constants(columns), strict=True)) if columns else []
 
     def cut(self, size: int) -> tuple[Sequence[Any], ...] | None:
         """Cut the next `size` elements, fewer at the end; None when there are none."""
@@ -75,8 +111,9 @@ class Source:
 
     def _sliced(self, size: int) -> tuple[Sequence[Any], ...]:
         assert self._columns is not None
-        assert self.total is not None
-        stop = min(self.pulled + size, self.total)
+        stop = self.pulled + size
+        if self.total is not None:
+            stop = min(stop, self.total)
         return tuple(column[self.pulled : stop] for column in self._columns)
 
     def _iterated(self, size: int) -> tuple[Sequence[Any], ...]:
@@ -87,7 +124,13 @@ class Source:
                 rows.extend(itertools.islice(self._rows, size))
             except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
                 self.error = error
-        return (rows,) if self._single else tuple(zip(*rows, strict=True))
+        if self._single:
+            return (rows,)
+        columns = zip(*rows, strict=True)
+        return tuple(
+            range(len(column)) if place in self.constants else column
+            for place, column in enumerate(columns)
+        )
 
 
 def _sliceable(iterable: Iterable[Any]) -> bool:
@@ -98,13 +141,22 @@ def _sliceable(iterable: Iterable[Any]) -> bool:
     return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0  # type: ignore[attr-defined]
 
 
+def _one_large(elements: Sequence[Any]) -> bool:
+    """Tell whether all elements are one object, an array of some size."""
+    if len(elements) < 2 or elements[0] is not elements[-1]:  # noqa: PLR2004
+        return False
+    same = map(operator.is_, elements, itertools.repeat(elements[0]))
+    return is_large(elements[0]) and all(same)
+
+
 def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     """Count the elements, where all who can be endless can be counted."""
     sizes = [
         len(it) if isinstance(it, Sized) and not isinstance(it, Iterator) else None
         for it in iterables
     ]
-    return None if None in sizes else min(size for size in sizes if size is not None)
+    shortest = None if None in sizes else min(size for size in sizes if size is not None)
+    return None if shortest == sys.maxsize else shortest  # endless repetition
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +224,10 @@ class Feed(Protocol):
     def total(self) -> int | None:
         """How many elements there are, where that is known."""
 
+    @property
+    def constants(self) -> Mapping[int, Any]:
+        """The arguments that are the same for all elements, by their columns."""
+
     def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
         """Begin to cut it."""
 
@@ -238,8 +294,10 @@ class Cutter:
         columns = self._source.cut(min(at_most, self._chunker.size(self._source.left)))
         if columns is None:
             return None
-        if self._lists and type(columns[0]) is not list:
-            columns = (list(columns[0]), *columns[1:])
+        if self._lists:
+            columns = tuple(self._source.with_constants(columns))
+            if type(columns[0]) is not list:
+                columns = (list(columns[0]), *columns[1:])
         return Piece(range(start, self._source.pulled), Chunk(columns))
 
     def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> Piece | None:
@@ -251,5 +309,14 @@ class Cutter:
                 indices = [i for i in indices if i < below]
             if indices:
                 columns = zip(*(self._rows[i] for i in indices), strict=True)
-                return Piece(indices, Chunk(tuple(map(list, columns))))
+                constants = () if self._lists else self._source.constants
+                return Piece(
+                    indices,
+                    Chunk(
+                        tuple(
+                            range(len(indices)) if place in constants else list(column)
+                            for place, column in enumerate(columns)
+                        )
+                    ),
+                )
         return None

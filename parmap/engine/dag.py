@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parmap import sharing
 from parmap.engine.chunking import Chunker, Policy
 from parmap.engine.cutting import Piece
 from parmap.engine.shape import Shape
@@ -69,6 +70,8 @@ class Runner:
         """
         for place, (index, node) in enumerate(steps):
             args, kwargs = node.shape.build(inputs)
+            if sharing.handles_exist():
+                args, kwargs = sharing.opened(args), sharing.opened_names(kwargs)
             try:
                 inputs = (self._call(index, node, args, kwargs),)
             except BaseException as error:
@@ -131,6 +134,11 @@ class Dag:
     def total(self) -> int:
         """How many elements there are: calls, those in single file counted once."""
         return len(self._runs)
+
+    @property
+    def constants(self) -> Mapping[int, Any]:
+        """None: a call's arguments are its own."""
+        return {}
 
     def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Dag:  # noqa: ARG002
         """Begin; the graph cuts itself."""

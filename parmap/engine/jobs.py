@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import parmap
@@ -28,6 +28,7 @@ def job_for(
     timeout: float | None = None,
     root: Root | None = None,
     functions: Sequence[Callable[..., Any]] = (),
+    constants: Mapping[int, Any] | None = None,
 ) -> Job:
     """Make the job of a call.
 
@@ -39,6 +40,8 @@ def job_for(
         See `Job`.
     functions : sequence of callable, optional
         The user's functions that `fn` stands for. Default: `fn` itself.
+    constants : mapping of int to object, optional
+        The arguments that are the same for all elements, by their columns.
 
     Raises
     ------
@@ -66,6 +69,9 @@ def job_for(
         apart=not threaded and (traits.same_thread or seeds_globals),
         threaded=threaded,
         hints=hints_of(functions or (fn,)) if root is None else (),
+        # In the caller's memory a constant costs nothing, and is in the chunks' columns.
+        constants=() if traits.shares_memory else tuple((constants or {}).items()),
+        sent_at_once=traits.copies,
     )
 
 

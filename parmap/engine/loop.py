@@ -122,6 +122,7 @@ class Call:
             timeout=settings.timeout,
             root=settings.root,
             functions=functions,
+            constants=feed.constants,
         )
         self._functions = functions or (fn,)
         self._again: deque[Piece] = deque()

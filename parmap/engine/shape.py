@@ -7,10 +7,13 @@ the holes filled. Neither step recurses, so a structure may nest to any depth.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["Hole", "Shape", "shape_of"]
+from parmap.sharing import is_large, share
+
+__all__ = ["Hole", "Shape", "shape_of", "sharing_large"]
 
 
 class Hole:
@@ -29,8 +32,8 @@ class Shape:
     Parameters
     ----------
     steps : tuple
-        The program: ``("value", x)`` and ``("hole", i)`` push; ``("list", n)`` and the like
-        replace what is topmost by one container of it.
+        The program: ``("value", x)``, ``("shared", handle)`` and ``("hole", i)`` push;
+        ``("list", n)`` and the like replace what is topmost by one container of it.
     """
 
     steps: tuple[Step, ...]
@@ -41,6 +44,8 @@ class Shape:
         for kind, what, *more in self.steps:
             if kind == "value":
                 stack.append(what)
+            elif kind == "shared":
+                stack.append(what.value)
             elif kind == "hole":
                 stack.append(values[what])
             else:
@@ -49,6 +54,21 @@ class Shape:
                 del stack[len(stack) - count :]
                 stack.append(_made(kind, what, parts))
         return stack[0]
+
+    def large(self) -> list[Any]:
+        """List the values that are arrays of some size."""
+        return [what for kind, what, *_ in self.steps if kind == "value" and is_large(what)]
+
+    def with_handles(self, handles: Mapping[int, Any]) -> Shape:
+        """Make the same shape with handles for some values, by the values' ids."""
+        return Shape(
+            tuple(
+                ("shared", handles[id(step[1])])
+                if step[0] == "value" and id(step[1]) in handles
+                else step
+                for step in self.steps
+            )
+        )
 
 
 def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
@@ -63,7 +83,7 @@ def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
     Returns
     -------
     shape : Shape
-        How to build it again. Parts without holes are kept as they are.
+        How to build it again. Parts without holes and large values are kept as they are.
     holes : list of Hole
         What to fill in, in the order of `Shape.build`; each once.
 
@@ -79,7 +99,7 @@ def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
     # A frame: the container, its parts, where its steps begin, how many holes came before.
     frames: list[tuple[Any, Iterator[Any], int, int]] = []
     open_: set[int] = set()
-    seen = 0  # holes met so far, repeated ones too
+    seen = 0  # holes and large values met so far, repeated ones too
     todo: Any = structure
     while True:
         parts = None if isinstance(todo, Hole) else _parts(todo)
@@ -106,6 +126,15 @@ def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
             return Shape(tuple(steps)), list(holes)
 
 
+def sharing_large(shapes: Sequence[Shape]) -> list[Shape]:
+    """Make the same shapes, with one handle for each large value that stands in several."""
+    counts = Counter(id(what) for shape in shapes for what in shape.large())
+    handles = {
+        id(what): share(what) for shape in shapes for what in shape.large() if counts[id(what)] > 1
+    }
+    return [shape.with_handles(handles) for shape in shapes] if handles else list(shapes)
+
+
 def _leaf(leaf: Any, holes: dict[Hole, int], steps: list[Step]) -> int:
     if isinstance(leaf, Hole):
         steps.append(("hole", holes.setdefault(leaf, len(holes))))
@@ -116,7 +145,7 @@ def _leaf(leaf: Any, holes: dict[Hole, int], steps: list[Step]) -> int:
             "compute it there, or make it with parmap.delayed"
         )
     steps.append(("value", leaf))
-    return 0
+    return is_large(leaf)  # then its container is no single step: see sharing_large
 
 
 def _parts(thing: Any) -> Sequence[Any] | None:

@@ -29,6 +29,9 @@ class Traits:
         The executor has ``put(value) -> reference`` and ``drop(reference)``.
     abandons : bool, default False
         The executor has ``abandon(future)``, which stops a task that runs.
+    copies : bool, default False
+        ``submit`` copies the arguments before it returns, and a worker sends a result before
+        it runs anything else: so both may refer to arrays in place.
     """
 
     shares_memory: bool = False
@@ -37,6 +40,7 @@ class Traits:
     replaces_workers: bool = False
     places: bool = False
     abandons: bool = False
+    copies: bool = False
 
 
 class Site(Protocol):

@@ -8,13 +8,17 @@ worker's ``__main__`` is another one.
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
 import traceback
+from collections import ChainMap
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from types import CodeType, TracebackType
+from typing import Any, ClassVar
 
-from parmap.errors import RemoteTraceback, SerializationError
+from parmap.errors import RemoteTraceback, SerializationError, add_note
 from parmap.worker import culprit
 
 __all__ = ["PackedError", "Parcel", "dumps", "pack", "pack_error", "pack_result", "unpack"]
@@ -25,16 +29,34 @@ _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
 class Parcel:
-    """A packed value: its pickle, which an executor may move as it likes."""
+    """A packed value, which an executor may move as it likes.
 
-    __slots__ = ("data",)
+    Parameters
+    ----------
+    data : buffer
+        Its pickle.
+    buffers : sequence of buffer, default ()
+        What the pickle leaves out of band: the memory of arrays.
+    """
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self.data = data
+    __slots__ = ("buffers", "data")
+
+    def __init__(self, data: Any, *buffers: Any) -> None:
+        self.data, self.buffers = data, buffers
+
+    def copy(self) -> Parcel:
+        """Make one that refers to nobody's memory."""
+        return Parcel(self.data, *map(_copied, self.buffers))
 
     def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
-        # A PickleBuffer lets a wire that knows protocol 5 move the bytes without a copy.
-        return (Parcel, (pickle.PickleBuffer(self.data) if protocol >= 5 else bytes(self.data),))  # noqa: PLR2004
+        # Buffers out of band, for a wire that knows protocol 5: they are moved without a copy.
+        pack_one = pickle.PickleBuffer if protocol >= 5 else _copied  # noqa: PLR2004
+        return (Parcel, (pack_one(self.data), *map(pack_one, self.buffers)))
+
+
+def _copied(buffer: Any) -> bytes | bytearray:
+    view = pickle.PickleBuffer(buffer).raw()
+    return bytes(view) if view.readonly else bytearray(view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +69,101 @@ class PackedError:
 
 def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """Pickle what the caller sends; `what` begins the path in the error's message."""
-    import cloudpickle  # 10 ms, and the sequential plan never needs it
-
     try:
-        return cloudpickle.dumps(  # type: ignore[no-any-return]
-            value, PROTOCOL, buffer_callback=None if buffers is None else buffers.append
-        )
+        return _by_value(value, None if buffers is None else buffers.append)
     except Exception as error:
         raise culprit.accuse(value, what, error) from error
 
 
-def pack(value: Any, what: str) -> Parcel:
-    """Pack what the caller sends."""
-    return Parcel(dumps(value, what))
+def _by_value(value: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
+    with io.BytesIO() as file:
+        _pickler()(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        return file.getvalue()
 
 
-def pack_result(value: Any) -> Parcel:
-    """Pack what a worker sends back."""
+@functools.cache
+def _pickler() -> Any:
+    """Make cloudpickle's pickler, of functions that know which file they come from.
+
+    From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
+    functions give equal pickles: a traceback from a worker would have no line of source.
+    """
+    import cloudpickle  # 10 ms, and the sequential plan never needs it
+
+    theirs = cloudpickle.Pickler.dispatch_table
+
+    def reduced(code: CodeType) -> Any:
+        make, arguments = theirs[CodeType](code)
+        return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = ChainMap({CodeType: reduced}, theirs)
+
+    return Pickler
+
+
+_FILENAME = 10  # its place among the arguments of CodeType
+
+
+def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
+    """Pack what the caller sends.
+
+    Parameters
+    ----------
+    value : object
+        What to pack.
+    what : str
+        What the path in an error's message begins with.
+    views : bool, default False
+        Whether the parcel may refer to the arrays' own memory, since whoever moves it takes
+        a copy at once; else it is a copy itself.
+    """
+    if not views:
+        return Parcel(dumps(value, what))
+    buffers: list[pickle.PickleBuffer] = []
+    return Parcel(dumps(value, what, buffers), *buffers)
+
+
+def pack_result(value: Any, *, views: bool) -> Parcel:
+    """Pack what a worker sends back; `views` as in `pack`."""
+    buffers: list[pickle.PickleBuffer] = []
+    callback = buffers.append if views else None
     try:
-        return Parcel(pickle.dumps(value, PROTOCOL))
+        return Parcel(pickle.dumps(value, PROTOCOL, buffer_callback=callback), *buffers)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
-        return pack(value, "result")
+        return pack(value, "result", views=views)
 
 
-def unpack(parcel: Parcel) -> Any:
-    """Give the packed value."""
+def unpack(parcel: Parcel, *, readonly: bool = False) -> Any:
+    """Give the packed value.
+
+    Parameters
+    ----------
+    parcel : Parcel
+        What was packed.
+    readonly : bool, default False
+        Whether its arrays cannot be written to: all tasks share them.
+    """
+    buffers = [memoryview(b).toreadonly() for b in parcel.buffers] if readonly else parcel.buffers
     try:
-        return pickle.loads(parcel.data)
+        return pickle.loads(parcel.data, buffers=buffers)
     except Exception as error:
         raise culprit.unreadable(error) from error
+
+
+_READONLY = (
+    "parmap: arrays that all tasks share (those that the function captures, repeated arguments, "
+    "what parmap.share gave) are read-only in the workers. Work on a copy: x = x.copy(); or "
+    "give the array as an element"
+)
 
 
 def pack_error(error: BaseException, *, crosses: bool) -> PackedError:
     """Make an error ready to travel, whatever its class does in its constructor."""
     if not crosses:
         return PackedError(error, "".join(traceback.format_exception(error)))
+    if type(error) in (ValueError, TypeError) and "read-only" in str(error):
+        add_note(error, _READONLY)
     trace = _trimmed(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, trace))
     return PackedError(Parcel(_pickled_error(error)), text)
@@ -141,10 +223,8 @@ def _pickled_error(error: BaseException) -> bytes:
 def _plain(value: Any) -> bytes:
     try:
         return pickle.dumps(value, PROTOCOL)
-    except Exception:  # noqa: BLE001 - a local class, say, which cloudpickle sends by value
-        import cloudpickle
-
-        return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
+    except Exception:  # noqa: BLE001 - a local class, say, which must be sent by value
+        return _by_value(value)
 
 
 def _alike(same: BaseException | None, error: BaseException) -> bool:

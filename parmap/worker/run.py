@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.worker import context
 from parmap.worker.globals import Watch, apart
@@ -20,20 +21,30 @@ from parmap.worker.values import Chunk, Embedded, Job, Misfire, Origin, Outcome,
 __all__ = ["run_chunk"]
 
 
-def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel) -> Outcome:
+def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outcome:
     """Run a job on the elements of a chunk.
 
     Never raises for anything that an element is or does: what fails is told in the outcome.
+
+    Parameters
+    ----------
+    job : Job or Embedded
+        What to run.
+    chunk : Chunk or Parcel
+        On what.
+    *shared
+        The values of the handles that are packed in the two.
 
     Raises
     ------
     SerializationError
         If the job cannot be unpickled here, so that no chunk of the call can run.
     """
-    job = opened(job)
+    job = opened(job, shared)
     if isinstance(chunk, Parcel):
         try:
-            chunk = unpack(chunk)
+            with sharing.arrived(shared):
+                chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Origin(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
@@ -50,12 +61,16 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel) -> Outcome:
 
 
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
+    columns: list[Any] = list(chunk.columns)
+    for place, value in job.constants:
+        columns[place] = itertools.repeat(value, len(chunk))
+    fn = sharing.opening(job.fn) if sharing.handles_exist() else job.fn
     if job.root is not None:
-        rows = chunk.columns[0] if job.star else zip(*chunk.columns, strict=False)
-        return streamed(job.fn, job.root, rows, chunk.indices, keyword=job.takes_rng)
+        rows = columns[0] if job.star else zip(*columns, strict=False)
+        return streamed(fn, job.root, rows, chunk.indices, keyword=job.takes_rng)
     if job.star:
-        return itertools.starmap(job.fn, chunk.columns[0])
-    return map(job.fn, *chunk.columns)
+        return itertools.starmap(fn, columns[0])
+    return map(fn, *columns)
 
 
 def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
@@ -131,12 +146,12 @@ def _packed(job: Job, outcome: Outcome) -> Outcome:
     assert isinstance(outcome.values, list)
     values, misfires = outcome.values, list(outcome.misfires)
     try:
-        parcel = pack_result(values)
+        parcel = pack_result(values, views=job.sent_at_once)
     except SerializationError:
         # Some result cannot travel: find out which, and let only that one fail.
         for offset, value in enumerate(values):
             try:
-                pack_result(value)
+                pack_result(value, views=True)
             except SerializationError as error:
                 misfires.append(Misfire(offset, pack_error(error, crosses=True)))
                 values[offset] = None
@@ -144,5 +159,5 @@ def _packed(job: Job, outcome: Outcome) -> Outcome:
         if job.stop:
             del misfires[1:]
             del values[misfires[0].offset :]
-        parcel = pack_result(values)
+        parcel = pack_result(values, views=job.sent_at_once)
     return replace(outcome, values=parcel, misfires=tuple(misfires))

@@ -6,9 +6,9 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from parmap import sharing
 from parmap.worker.parcel import PackedError, Parcel, unpack, unpack_error
 from parmap.worker.rng import Root
 
@@ -54,6 +54,11 @@ class Job:
         Whether other threads of the same process run tasks at the same time.
     hints : tuple of str, default ()
         The global generators that the function's code speaks of.
+    constants : tuple of (int, object), default ()
+        Arguments that are the same for all elements, by their columns; the chunks have
+        only a range there.
+    sent_at_once : bool, default False
+        Whether an outcome is sent before anything else runs, so that it need not be a copy.
     """
 
     fn: Callable[..., Any]
@@ -68,6 +73,8 @@ class Job:
     apart: bool = False
     threaded: bool = False
     hints: tuple[str, ...] = ()
+    constants: tuple[tuple[int, Any], ...] = ()
+    sent_at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +149,43 @@ class Outcome:
         return unpack(self.values) if isinstance(self.values, Parcel) else self.values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Embedded:
-    """A job that travels with every chunk, for backends that cannot place one."""
+    """A packed job: one that travels with every chunk, or that has handles in it.
 
-    key: tuple[str, int, int]
-    # Not compared: each chunk brings a parcel of its own, of the same job.
-    parcel: Parcel = field(compare=False)
+    Parameters
+    ----------
+    key : tuple or None
+        Says which job it is, where each chunk brings another parcel of the same; None
+        where the backend keeps the one that it was given.
+    parcel : Parcel
+        The job.
+    """
+
+    key: tuple[str, int, int] | None
+    parcel: Parcel
+    _job: Job | None = None
+
+    def open(self, values: Sequence[Any]) -> Job:
+        """Give the job; `values` are those of the handles in it."""
+        if self._job is None:
+            self._job = _recent.get(self.key) if self.key else None
+        if self._job is None:
+            with sharing.arrived(values):
+                self._job = unpack(self.parcel, readonly=True)
+            if self.key:
+                _recent[self.key] = self._job
+                # A worker sees a few calls at a time: an outer one and what nests in it.
+                while len(_recent) > _MOST:
+                    _recent.pop(next(iter(_recent)), None)
+        return self._job
 
 
-def opened(job: Job | Embedded) -> Job:
+# Each job comes in many chunks; unpickling the function for each would cost more than most.
+_recent: dict[tuple[str, int, int] | None, Job] = {}
+_MOST = 4
+
+
+def opened(job: Job | Embedded, values: Sequence[Any] = ()) -> Job:
     """Give the job itself."""
-    return job if isinstance(job, Job) else _open(job)
-
-
-# A worker sees a few calls at a time (an outer one and what nests in it), each in many
-# chunks; unpickling the function for each of them would cost more than most chunks.
-@lru_cache(maxsize=8)
-def _open(embedded: Embedded) -> Job:
-    job = unpack(embedded.parcel)
-    assert isinstance(job, Job)
-    return job
+    return job if isinstance(job, Job) else job.open(values)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from parmap.backends.processes.wire import (
-    Frame,
+    Buffer,
     Inbox,
     Kind,
     Reference,
@@ -26,7 +26,11 @@ from parmap.errors import SerializationError
 from parmap.worker import context, culprit
 from parmap.worker.parcel import pack_error
 
-__all__ = ["NOTES", "flush", "main"]
+__all__ = ["NOTES", "flush", "heirlooms", "main"]
+
+# Placed values, by their keys, that workers find in their memory because they are forked from
+# here. The parent's threads change it, each key once; a worker reads it once.
+heirlooms: dict[int, Sequence[Buffer]] = {}
 
 NOTES = 8  # bytes at the start of the notes file: the element that runs; last words follow
 
@@ -59,7 +63,7 @@ class _Child:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._placed: dict[int, _Placed] = {}
+        self._placed = {key: _Placed(frames) for key, frames in heirlooms.items()}
         self._running = False
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -89,7 +93,7 @@ class _Child:
                 case Kind.SETUP:
                     send(self._channel, *_setup(frames))
 
-    def _perform(self, frames: Sequence[Frame]) -> tuple[Kind, Sequence[Frame]]:
+    def _perform(self, frames: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:
         """Run a task; give the answer."""
         try:
             fn, args, kwargs = decode(frames)
@@ -118,25 +122,26 @@ class _Child:
 class _Placed:
     """A placed value, unpickled when a task first asks for it: so its error is that task's.
 
-    Frame 0 holds the parent's surroundings at the time, which the value may need.
+    Frame 0 holds the parent's surroundings at the time, which the value may need. The value's
+    arrays cannot be written to: all tasks share them, and some of them all workers.
     """
 
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self._frames: Sequence[Frame] | None = frames
+    def __init__(self, frames: Sequence[Buffer]) -> None:
+        self._frames: Sequence[Buffer] | None = frames
         self._value: Any = None
 
     def value(self) -> Any:
         if self._frames is not None:
             _settle(*decode(self._frames[:1]))
             try:
-                self._value = decode(self._frames[1:])
+                self._value = decode([memoryview(f).toreadonly() for f in self._frames[1:]])
             except Exception as error:
                 raise culprit.unreadable(error) from error
             self._frames = None
         return self._value
 
 
-def _setup(frames: Sequence[Frame]) -> tuple[Kind, int, Sequence[Frame]]:
+def _setup(frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
     path, argv = decode(frames[:1])
     sys.path[:], sys.argv[:] = path, argv
     try:
@@ -156,7 +161,7 @@ def _settle(path: list[str], directory: str | None) -> None:
             os.chdir(directory)
 
 
-def _failed(error: BaseException) -> tuple[Kind, Sequence[Frame]]:
+def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:
     return Kind.ERROR, encode_result(pack_error(error, crosses=True))
 
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from parmap.backends.processes.child import NOTES
+from parmap.backends.processes.child import NOTES, heirlooms
 from parmap.backends.processes.desk import Desk
 from parmap.backends.processes.records import Task, Worker
 from parmap.backends.processes.system import anonymous_file, unforked
-from parmap.backends.processes.wire import Frame, Kind, decode
+from parmap.backends.processes.wire import Buffer, Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
 from parmap.errors import PoolBroken
 from parmap.worker.culprit import unreadable
@@ -30,8 +30,9 @@ _STILLBORN = 16
 class Crew:
     """The workers, and one thread that hears them all through a selector.
 
-    What stands here is that thread's alone, but for the wake-up socket and `desk`, which it
-    shares with callers. It ends when the desk is closing and the last worker is buried.
+    Nothing runs before `begin`. What stands here is that thread's alone, but for the wake-up
+    socket and `desk`, which it shares with callers. It ends when the desk is closing and the
+    last worker is buried.
 
     Parameters
     ----------
@@ -44,23 +45,33 @@ class Crew:
     """
 
     def __init__(self, width: int, setup: Sequence[Frame], start: str) -> None:
-        self._setup, self._start = setup, start
-        self._zygote = Zygote(start)
-        self._wake, self._woken = socket.socketpair()
+        self._width, self._setup, self._start = width, setup, start
         self.desk = Desk(self._nudge)
+        self.begun = False
         self._dying: dict[int, tuple[Worker, Task | None]] = {}  # until the zygote buries them
         self._numbers = itertools.count(1)
         self._eldest = 0  # workers of lower numbers are not this zygote's
         self._unready = 0  # workers lost in a row before any was ready
+        self._inherited: tuple[int, ...] = ()  # keys of values that the zygote has
+
+    def begin(self) -> None:
+        """Start the zygote, the workers, and the thread."""
+        self._begin_zygote()
+        self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
         self._selector.register(self._woken, selectors.EVENT_READ, self._hear_wake)
-        for _ in range(width):
+        for _ in range(self._width):
             self._spawn()
         # A daemon: the interpreter's exit must not wait for it before the pool has been told
         # to close. See pool.py.
         self.thread = threading.Thread(target=self._run, name="parmap-processes", daemon=True)
+        self.begun = True
         self.thread.start()
+
+    def _begin_zygote(self) -> None:
+        self._inherited = tuple(heirlooms) if self._start == "fork" else ()
+        self._zygote = Zygote(self._start)
 
     def disown(self) -> None:
         """Close what a fork of the parent inherited: a worker must see the parent's end.
@@ -76,6 +87,8 @@ class Crew:
         self._selector.close()
 
     def _nudge(self) -> None:
+        if not self.begun:
+            return
         try:
             self._wake.send(b"\0", socket.MSG_DONTWAIT)
         except OSError:
@@ -112,7 +125,7 @@ class Crew:
             ours, theirs = socket.socketpair()
             with theirs:
                 self._zygote.fork(number, theirs, notes)
-        worker = Worker(number, ours, notes)
+        worker = Worker(number, ours, notes, self._inherited)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
         worker.send(Kind.SETUP, 0, self._setup)
         self.desk.enlist(worker)
@@ -185,7 +198,7 @@ class Crew:
         """Begin again: the zygote is gone, and the kernel has killed its workers with it."""
         self._selector.unregister(self._zygote.control)
         self._zygote.close()
-        self._zygote = Zygote(self._start)
+        self._begin_zygote()
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
         # Nobody can say how its workers ended: those that are known to be gone, and those
         # whose channels have yet to close.
@@ -204,7 +217,7 @@ class Crew:
             self._zygote.kill(worker.number)
 
 
-def _resolve(future: Future[Any], kind: Kind, frames: list[bytearray]) -> None:
+def _resolve(future: Future[Any], kind: Kind, frames: list[Buffer]) -> None:
     try:
         value = decode(frames)
         if kind is Kind.ERROR:

@@ -13,16 +13,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from parmap.backends.processes.child import heirlooms
 from parmap.backends.processes.records import Task, Worker
-from parmap.backends.processes.wire import Frame, Reference
+from parmap.backends.processes.wire import Buffer, Frame, Reference, kept
 from parmap.errors import ParmapError, SessionClosed
 
 __all__ = ["Desk"]
 
+# Placed values of more bytes than this go through shared memory, for all workers at once.
+_LARGE = 1 << 20
 # After an interrupt, how long a task may take to notice it before its worker is killed.
 _GRACE = 0.5
 # How long a worker may take to leave when asked to.
 _FAREWELL = 2.0
+
+
+# No two of this process's pools give a key twice: a fork inherits the values of all.
+_keys = itertools.count(1)
 
 
 class Desk:
@@ -52,7 +59,6 @@ class Desk:
         self._living: dict[int, Worker] = {}
         self._overdue: list[tuple[float, Worker, Task | None]] = []
         self._placed: dict[int, Sequence[Frame]] = {}
-        self._keys = itertools.count(1)
         self._pid = os.getpid()
         self.closing = False
         self.broken: ParmapError | None = None
@@ -82,15 +88,21 @@ class Desk:
         try:
             with self._lock:
                 self.check()
-                if not self._idle:
-                    self._queue.append(task)
-                    return
-                # No call between these three, so no Ctrl-C: else the worker could be lost.
-                worker = self._idle[-1]
-                worker.task = task
-                del self._idle[-1]
-                task.begin()
-            worker.give(task, self._placed)
+                # Views of the caller's arrays may go to a worker that reads them now.
+                if task.own or (self._idle and self._idle[-1].ready):
+                    if not self._idle:
+                        self._queue.append(task)
+                        return
+                    # No call between these three, so no Ctrl-C: else the worker could be lost.
+                    worker = self._idle[-1]
+                    worker.task = task
+                    del self._idle[-1]
+                    task.begin()
+            if worker is None:
+                task.copy()  # without the lock, for it may be large
+                self.take(task)
+            else:
+                worker.give(task, self._placed)
         except BaseException:
             # Ctrl-C, here or in the middle of a message: the worker would wait for the rest
             # for ever. Its channel's end makes it one that has died.
@@ -98,12 +110,24 @@ class Desk:
                 worker.hang_up()
             raise
 
-    def put(self, frames: Sequence[Frame]) -> Reference:
-        """Keep a value's frames; a worker gets them with the first task that refers to it."""
+    def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> Reference:
+        """Keep a value's frames; a worker gets them with the first task that refers to it.
+
+        Parameters
+        ----------
+        frames : sequence of buffer
+            As from `encode`; what they view may change afterwards.
+        inherit : bool, default False
+            Whether workers are yet to be forked, and will have the frames by that.
+        """
         with self._lock:
             self.check()
-            key = next(self._keys)
-            self._placed[key] = frames
+        own = frames if inherit else kept(frames, _LARGE)  # without the lock: it may be large
+        with self._lock:
+            key = next(_keys)
+            self._placed[key] = own
+        if inherit:
+            heirlooms[key] = frames
         return Reference(key)
 
     def drop(self, key: int) -> None:
@@ -111,6 +135,7 @@ class Desk:
         if self.foreign:
             return
         with self._lock:
+            heirlooms.pop(key, None)
             self._placed.pop(key, None)
             for worker in self._idle:
                 # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.

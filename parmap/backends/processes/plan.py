@@ -24,13 +24,16 @@ class Processes(Plan):
     start_method : {"fresh", "fork"}, default "fresh"
         Written ``start=`` in options. ``"fresh"``: workers are new interpreters, to which
         functions travel; no ``if __name__ == "__main__"`` is needed. ``"fork"``: workers
-        begin as copies of this process and share its loaded data, unsafe where threads run.
+        begin as copies of this process, as it is at the first call, and share its loaded
+        data; unsafe where threads run.
     """
 
     start_method: Literal["fresh", "fork"] = field(default="fresh", metadata={"option": "start"})
 
     name: ClassVar[str] = "processes"
-    traits: ClassVar[Traits] = Traits(replaces_workers=True, places=True, abandons=True)
+    traits: ClassVar[Traits] = Traits(
+        replaces_workers=True, places=True, abandons=True, copies=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

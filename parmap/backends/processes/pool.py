@@ -51,10 +51,13 @@ class ProcessExecutor(Executor):
             *encode((initializer, initargs), "setup"),
         ]
         _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
-        with unforked:
-            self._crew = Crew(max_workers, setup, start)
-            _open.add(self._crew)
+        self._crew = Crew(max_workers, setup, start)
         self._desk = self._crew.desk
+        self._beginning = threading.Lock()  # of a crew: by one thread, once
+        # Forks are made when the first task comes, so that they have what it refers to.
+        self._forks = start == "fork"
+        if not self._forks:
+            self._begin()
         # The crew does not know this object: forgotten, it closes the crew.
         weakref.finalize(self, self._desk.forget).atexit = False
 
@@ -66,6 +69,7 @@ class ProcessExecutor(Executor):
         """
         future: Future[Any] = Future()
         self._desk.check()
+        self._begin()
         keys = tuple(arg.key for arg in args if type(arg) is Reference)
         try:
             frames = encode((fn, args, kwargs), "call")
@@ -80,9 +84,10 @@ class ProcessExecutor(Executor):
         """Place a value; a reference to it may stand among the arguments of `submit`.
 
         The surroundings go with it: a script may have changed its directory, or where it
-        imports from, since the workers started.
+        imports from, since the workers started. Arrays are read-only in the workers.
         """
-        return self._desk.put([*encode(_surroundings(), "sys.path"), *encode(value, "")])
+        frames = [*encode(_surroundings(), "sys.path"), *encode(value, "")]
+        return self._desk.put(frames, inherit=self._forks and not self._crew.begun)
 
     def drop(self, reference: Reference) -> None:
         """Forget a placed value, here and in the workers."""
@@ -95,11 +100,23 @@ class ProcessExecutor(Executor):
     @property
     def pids(self) -> list[int]:
         """The process numbers of the workers that live now."""
+        self._begin()
         return self._desk.pids
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end the workers when all that were taken are done."""
         _close(self._crew, wait=wait, cancel=cancel_futures)
+
+    def _begin(self) -> None:
+        if self._crew.begun:
+            return
+        with self._beginning, unforked:
+            self._begin_once()
+
+    def _begin_once(self) -> None:
+        if not self._crew.begun and not self._desk.closing:
+            self._crew.begin()
+            _open.add(self._crew)
 
 
 def _surroundings() -> tuple[list[str], str | None]:
@@ -118,7 +135,7 @@ def _close(crew: Crew, *, wait: bool, cancel: bool) -> None:
     if crew.desk.foreign:
         return
     crew.desk.close(cancel=cancel)
-    if wait and threading.current_thread() is not crew.thread:
+    if wait and crew.begun and threading.current_thread() is not crew.thread:
         crew.thread.join()
 
 

@@ -6,19 +6,23 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import parmap
 from parmap.backends.processes.child import NOTES
-from parmap.backends.processes.wire import Frame, Inbox, Kind, send
+from parmap.backends.processes.wire import Buffer, Frame, Inbox, Kind, kept, send
 from parmap.backends.processes.zygote import Burial
 from parmap.errors import WorkerDied
 
 __all__ = ["Task", "Worker"]
 
+# Arguments of more bytes than this go through shared memory, if their worker is not free yet:
+# they must be copied for it, and a large copy would travel once more. Smaller ones are faster
+# through the channel.
+_LARGE = 1 << 25
 # How the interpreter names a frame of parmap's in a stack that it writes as it dies.
 _OURS = f'File "{os.path.dirname(os.path.abspath(parmap.__file__))}'
 
@@ -31,10 +35,13 @@ class Task:
     ----------
     future : concurrent.futures.Future
         Its result to come.
-    frames : list
+    frames : sequence of frame
         The call, encoded; emptied once sent.
     keys : tuple of int
         The placed values that it refers to.
+    own : bool, default False
+        Whether the frames are copies; until then they view the caller's arrays, which may
+        change as soon as `submit` has returned.
     begun : bool, default False
         Whether the future says that it runs: it may be told so only once.
     abandoned : bool, default False
@@ -44,8 +51,13 @@ class Task:
     future: Future[Any]
     frames: Sequence[Frame]
     keys: tuple[int, ...]
+    own: bool = False
     begun: bool = False
     abandoned: bool = False
+
+    def copy(self) -> None:
+        """Have frames of its own."""
+        self.frames, self.own = kept(cast("Sequence[Buffer]", self.frames), _LARGE), True
 
     def begin(self) -> bool:
         """Note that a worker gets it; False if it was cancelled before.
@@ -71,15 +83,19 @@ class Worker:
         The parent's end.
     notes : int
         The descriptor of the file that it notes its position in; the record's own.
+    known : iterable of int, default ()
+        The keys of placed values that it is born with.
     """
 
-    def __init__(self, number: int, channel: socket.socket, notes: int) -> None:
+    def __init__(
+        self, number: int, channel: socket.socket, notes: int, known: Iterable[int] = ()
+    ) -> None:
         self.number, self.channel, self.notes = number, channel, notes
         self.inbox = Inbox(channel, blocking=False)
         self.sending = threading.Lock()
         self.pid = 0  # until the zygote tells
         self.task: Task | None = None
-        self.known: set[int] = set()  # keys of placed values that it has
+        self.known = set(known)  # keys of placed values that it has
         self.ready = self.leaving = False
 
     def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:

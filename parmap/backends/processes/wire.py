@@ -1,28 +1,54 @@
 """How messages look on a worker's channel: a header, frame sizes, frames.
 
 A message is a pickle (frame 0) and the buffers that it leaves out of band (the others), so
-that arrays cross without being copied into the pickle. Both ends strictly take turns: the
+that arrays cross without being copied into the pickle. Large frames may lie in a block of
+shared memory, whose descriptor comes with the message. Both ends strictly take turns: the
 parent sends a task only to a worker that has none, the worker answers each task once.
 """
 
 from __future__ import annotations
 
+import array
 import pickle
 import socket
 import struct
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeAlias
 
+from parmap.backends.processes.memory import Block, Slot, opened
+from parmap.backends.processes.system import fresh_memory
 from parmap.worker.parcel import PROTOCOL, dumps
 
-__all__ = ["Frame", "Inbox", "Kind", "Reference", "decode", "encode", "encode_result", "send"]
+__all__ = [
+    "Buffer",
+    "Frame",
+    "Inbox",
+    "Kind",
+    "Reference",
+    "decode",
+    "encode",
+    "encode_result",
+    "kept",
+    "send",
+]
 
-Frame: TypeAlias = "bytes | bytearray | memoryview | pickle.PickleBuffer"
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Frame: TypeAlias = "Buffer | Slot"
 
-_HEADER = struct.Struct("<BQI")  # kind, key, number of frames
+# Kind, key, number of frames; then the size of each, negative where it lies in the block.
+_HEADER = struct.Struct("<BQI")
 _SCRATCH = 1 << 16
+# Space for one descriptor beside each read: the kernel ends a read after one.
+_BESIDE = socket.CMSG_SPACE(array.array("i").itemsize)
+# Elsewhere than on Linux a descriptor is kept from programs that a task starts only by chance.
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# From this size on a frame is received into memory of its own, in huge pages.
+_OWN = 1 << 22
+# Frames below this size stay out of a block: each takes whole pages there.
+_SMALL = 1 << 16
 # Joining small frames costs a copy and saves a gather list; sendmsg takes at most IOV_MAX.
 _JOIN = 1 << 15
 _GATHER = 512
@@ -48,38 +74,65 @@ class Reference:
     key: int
 
 
-def encode(value: Any, what: str) -> list[Frame]:
+def encode(value: Any, what: str) -> list[Buffer]:
     """Pickle what the parent sends, by cloudpickle; `what` begins the path in an error."""
     buffers: list[pickle.PickleBuffer] = []
     head = dumps(value, what, buffers)
-    return [head, *_contiguous(buffers)]
+    return [head, *_raw(buffers)]
 
 
-def encode_result(value: Any) -> list[Frame]:
+def encode_result(value: Any) -> list[Buffer]:
     """Pickle what a worker answers: by C pickle, or cloudpickle where that fails."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         head = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise
         return encode(value, "result")
-    return [head, *_contiguous(buffers)]
+    return [head, *_raw(buffers)]
 
 
-def decode(frames: Sequence[Frame]) -> Any:
+def decode(frames: Sequence[Buffer]) -> Any:
     """Give the value of a message; its arrays use the frames' memory."""
     return pickle.loads(frames[0], buffers=frames[1:])
 
 
-def _contiguous(buffers: list[pickle.PickleBuffer]) -> list[Frame]:
+def _raw(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
     return [buffer.raw() for buffer in buffers]
+
+
+def kept(frames: Sequence[Buffer], limit: int) -> list[Frame]:
+    """Give frames that stay as they are, whatever becomes of the value that they view.
+
+    Parameters
+    ----------
+    frames : sequence of buffer
+        As from `encode`.
+    limit : int
+        Frames of more bytes than this together go into a block, but for small ones.
+    """
+    views = [memoryview(frame) for frame in frames]
+    large = sum(view.nbytes for view in views) > limit
+    moved = [view for view in views if large and view.nbytes >= _SMALL]
+    block = Block(moved) if moved else None
+    return [
+        Slot(block, view.nbytes)
+        if block is not None and view.nbytes >= _SMALL
+        else frame
+        if type(view.obj) is bytes
+        else bytes(view)
+        for frame, view in zip(frames, views, strict=True)
+    ]
 
 
 def send(channel: socket.socket, kind: Kind, key: int = 0, frames: Sequence[Frame] = ()) -> None:
     """Write one message; blocks while the other end reads it."""
-    views = [memoryview(frame) for frame in frames]
-    sizes = [view.nbytes for view in views]
-    head = _HEADER.pack(kind, key, len(views)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-    if sum(sizes) <= _JOIN:
+    views = [memoryview(frame) for frame in frames if not isinstance(frame, Slot)]
+    sizes = [-f.nbytes if isinstance(f, Slot) else memoryview(f).nbytes for f in frames]
+    head = _HEADER.pack(kind, key, len(sizes)) + struct.pack(f"<{len(sizes)}q", *sizes)
+    block = next((frame.block for frame in frames if isinstance(frame, Slot)), None)
+    if block is not None:  # its descriptor goes with the first bytes
+        head = head[socket.send_fds(channel, [head], [block.descriptor]) :]
+    if sum(view.nbytes for view in views) <= _JOIN:
         channel.sendall(b"".join([head, *views]))
         return
     rest = [memoryview(head), *(view.cast("B") for view in views if view.nbytes)]
@@ -104,13 +157,14 @@ class Inbox:
 
     def __init__(self, channel: socket.socket, *, blocking: bool) -> None:
         self._channel = channel
-        self._flags = 0 if blocking else socket.MSG_DONTWAIT
+        self._flags = _CLOEXEC | (0 if blocking else socket.MSG_DONTWAIT)
         self._scratch = bytearray(_SCRATCH)
         self._have = 0  # bytes of the scratch that are filled
-        self._large: tuple[Kind, int, list[bytearray]] | None = None
+        self._large: tuple[Kind, int, Sequence[int], list[Buffer]] | None = None
         self._rest: list[memoryview] = []  # what of the large message is still to be filled
+        self._descriptors: deque[int] = deque()  # of blocks whose messages are not whole yet
 
-    def read(self) -> tuple[Kind, int, list[bytearray]] | None:
+    def read(self) -> tuple[Kind, int, list[Buffer]] | None:
         """Give the next message, or None where it has not come whole.
 
         Raises
@@ -121,7 +175,8 @@ class Inbox:
         while True:
             message = self._next()
             if message is not None:
-                return message
+                kind, key, sizes, frames = message
+                return kind, key, self._with_block(sizes, frames)
             try:
                 self._receive()
             except BlockingIOError:
@@ -130,11 +185,13 @@ class Inbox:
                 raise EOFError from None
 
     def _receive(self) -> None:
+        into = self._rest[:_GATHER] if self._large else [memoryview(self._scratch)[self._have :]]
+        count, beside, _, _ = self._channel.recvmsg_into(into, _BESIDE, self._flags)
+        for _, _, data in beside:
+            self._descriptors.extend(array.array("i", data))
         if self._large:
-            count = self._channel.recvmsg_into(self._rest[:_GATHER], 0, self._flags)[0]
             self._fill(count)
         else:
-            count = self._channel.recv_into(memoryview(self._scratch)[self._have :], 0, self._flags)
             self._have += count
         if not count:
             raise EOFError
@@ -145,7 +202,8 @@ class Inbox:
         if count:
             self._rest[0] = self._rest[0][count:]
 
-    def _next(self) -> tuple[Kind, int, list[bytearray]] | None:
+    def _next(self) -> tuple[Kind, int, Sequence[int], list[Buffer]] | None:
+        """Give the next message with the frames that came through the channel itself."""
         if self._large:
             if self._rest:
                 return None
@@ -159,17 +217,18 @@ class Inbox:
             self._scratch.extend(bytes(start))
         if self._have < start:
             return None
-        sizes = struct.unpack_from(f"<{count}Q", self._scratch, _HEADER.size)
-        end = start + sum(sizes)
+        sizes = struct.unpack_from(f"<{count}q", self._scratch, _HEADER.size)
+        inline = [size for size in sizes if size >= 0]
+        end = start + sum(inline)
         if self._have >= end:
-            return Kind(kind), key, self._cut(start, sizes)
+            return Kind(kind), key, sizes, self._cut(start, inline)
         if end > len(self._scratch):
-            self._begin_large(Kind(kind), key, [bytearray(size) for size in sizes], start)
+            self._begin_large((Kind(kind), key, sizes, list(map(_room, inline))), start)
         return None
 
-    def _cut(self, start: int, sizes: Sequence[int]) -> list[bytearray]:
+    def _cut(self, start: int, sizes: Sequence[int]) -> list[Buffer]:
         """Copy a message's frames out of the scratch, and move what follows to its front."""
-        frames = []
+        frames: list[Buffer] = []
         for size in sizes:
             frames.append(self._scratch[start : start + size])
             start += size
@@ -177,10 +236,12 @@ class Inbox:
         self._have -= start
         return frames
 
-    def _begin_large(self, kind: Kind, key: int, frames: list[bytearray], start: int) -> None:
-        """Have the rest of the message received straight into its frames."""
-        self._large = (kind, key, frames)
-        self._rest = [memoryview(frame) for frame in frames if frame]
+    def _begin_large(
+        self, message: tuple[Kind, int, Sequence[int], list[Buffer]], start: int
+    ) -> None:
+        """Have the rest of a message received straight into its frames."""
+        self._large = message
+        self._rest = [memoryview(frame) for frame in message[3] if len(frame)]
         came = memoryview(self._scratch)[start : self._have]
         self._have = 0
         while came.nbytes:
@@ -188,3 +249,15 @@ class Inbox:
             self._rest[0][:part] = came[:part]
             self._fill(part)
             came = came[part:]
+
+    def _with_block(self, sizes: Sequence[int], frames: list[Buffer]) -> list[Buffer]:
+        """Put the frames that lie in the message's block between the others."""
+        slots = [-size for size in sizes if size < 0]
+        if not slots:
+            return frames
+        lying, came = iter(opened(self._descriptors.popleft(), slots)), iter(frames)
+        return [next(lying if size < 0 else came) for size in sizes]
+
+
+def _room(size: int) -> Buffer:
+    return bytearray(size) if size < _OWN else memoryview(fresh_memory(size))
