@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from parmap import registry
 from parmap.cores import available_cores
@@ -22,6 +22,7 @@ from parmap.engine.site import Traits
 from parmap.errors import PlanError
 from parmap.session import Session
 from parmap.worker import context
+from parmap.worker.values import Budget
 
 __all__ = ["Plan", "plan"]
 
@@ -41,6 +42,10 @@ class Plan(ABC):
     workers : int or callable, optional
         How many workers; a callable without arguments is asked where they start.
         Default: `available_cores`.
+    threads_per_worker : "auto", int or None, default "auto"
+        How many threads native libraries (BLAS, OpenMP) may use in each worker. ``"auto"``:
+        the worker's share of the cores, and never more than was set before, by you or by
+        the environment. A number: just that, whatever was set. None: as they are.
     setup : callable, optional
         Run once in each worker before its first task, without arguments.
     nested : tuple of Plan, default ()
@@ -55,6 +60,7 @@ class Plan(ABC):
     """
 
     workers: int | Callable[[], int] | None = None
+    threads_per_worker: int | Literal["auto"] | None = "auto"
     setup: Callable[[], object] | None = None
     nested: tuple[Plan, ...] = ()
 
@@ -64,6 +70,9 @@ class Plan(ABC):
     def __post_init__(self) -> None:
         # Settled here once, so that plans that mean the same are equal.
         object.__setattr__(self, "workers", _workers(self.workers))
+        if self.threads_per_worker not in ("auto", None):
+            threads = _whole(self.threads_per_worker, "threads_per_worker", _THREADS)
+            object.__setattr__(self, "threads_per_worker", threads)
         object.__setattr__(self, "setup", _callable("setup", self.setup))
         object.__setattr__(self, "nested", _nested(self.nested))
 
@@ -96,6 +105,16 @@ class Plan(ABC):
         if callable(self.workers):
             return _whole(self.workers())
         return available_cores() if self.workers is None else self.workers
+
+    def budget(self, workers: int) -> Budget | None:
+        """Share the cores of this process out among so many workers here.
+
+        Returns
+        -------
+        Budget or None
+            What each worker may use; None where tasks simply run as the caller does.
+        """
+        return Budget.share(available_cores(), workers, self.threads_per_worker)
 
     @property
     def initializer(self) -> Callable[[], object] | None:
@@ -162,7 +181,8 @@ def plan(spec: object, /, **options: Any) -> Plan:
         closed; or a list of these: the first for the calls you make, the next for calls
         inside their tasks.
     **options
-        Options of the plan: for all of them ``workers``, ``setup``, ``nested``.
+        Options of the plan: for all of them ``workers``, ``threads_per_worker``, ``setup``,
+        ``nested``.
 
     Returns
     -------
@@ -230,15 +250,17 @@ def _workers(workers: Any) -> Any:
     return workers if workers is None or callable(workers) else _whole(workers)
 
 
-def _whole(workers: Any) -> int:
+_WORKERS = "give a whole number; max_workers must be greater than 0"
+_THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
+
+
+def _whole(value: Any, option: str = "workers", what: str = _WORKERS) -> int:
     try:
-        number = operator.index(workers) if not isinstance(workers, bool) else 0
+        number = operator.index(value) if not isinstance(value, bool) else 0
     except TypeError:
         number = 0
     if number < 1:
-        raise PlanError(
-            f"workers={workers!r}: give a whole number; max_workers must be greater than 0"
-        )
+        raise PlanError(f"{option}={value!r}: {what}")
     return number
 
 

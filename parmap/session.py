@@ -19,9 +19,10 @@ from parmap.engine.single import single
 from parmap.engine.site import Traits
 from parmap.errors import SerializationError, SessionClosed
 from parmap.sharing import Shared, Trip, handles_exist, share, travelling
+from parmap.worker import blas
 from parmap.worker.parcel import Parcel, pack
 from parmap.worker.run import run_chunk
-from parmap.worker.values import Chunk, Embedded, Job, Origin, Outcome
+from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome
 
 __all__ = ["Session", "Startable"]
 
@@ -45,6 +46,9 @@ class Startable(Protocol):
     def count(self) -> int:
         """Settle how many workers there are, where the executor does not say."""
 
+    def budget(self, workers: int) -> Budget | None:
+        """Share the cores out among the workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
@@ -58,11 +62,14 @@ class Placed:
         What stands for the values of the handles in it.
     handles : tuple of Shared, default ()
         Those handles: their values stay placed as long as the job.
+    hold : Hold, optional
+        What limits native libraries in this process as long as the call runs.
     """
 
     job: Any
     references: tuple[Any, ...] = ()
     handles: tuple[Shared[Any], ...] = ()
+    hold: blas.Hold | None = None
 
 
 class Session:
@@ -85,6 +92,7 @@ class Session:
         self.plan, self.outer = plan, outer
         self.traits = plan.facts()
         self.executor: Any = plan.start()
+        self.budget = plan.budget(self.workers)
         self._closed = False
         self._pid = os.getpid()
         # References to the values of handles, by their keys. Under `_placing` each is placed
@@ -136,7 +144,7 @@ class Session:
         """Put a job where every worker reaches it."""
         self.check()
         if self.traits.shares_memory:
-            return Placed(job)
+            return Placed(job, hold=_hold(job.budget))
         if not self.traits.places:
             origin = Origin()
             key = (origin.host, origin.pid, next(self._keys))
@@ -187,6 +195,8 @@ class Session:
 
     def drop(self, placed: Placed) -> None:
         """Forget a placed job."""
+        if placed.hold is not None:
+            blas.release(placed.hold)
         if self.traits.places and not self._closed:
             self.executor.drop(placed.job)
 
@@ -235,6 +245,12 @@ class Session:
     def __repr__(self) -> str:
         """Show the plan and whether the session is open."""
         return f"<Session of {self.plan}: {'closed' if self._closed else 'open'}>"
+
+
+def _hold(budget: Budget | None) -> blas.Hold | None:
+    if budget is None or budget.threads is None:
+        return None
+    return blas.hold(budget.threads, exact=budget.exact)
 
 
 def _forget(session: weakref.ref[Session], key: tuple[int, int]) -> None:

@@ -56,6 +56,7 @@ class HandSite:
     workers: int = 2
     traits: Traits = field(default_factory=lambda: Traits(shares_memory=True))
     nested: tuple = ()
+    budget: None = None
     sent: list[Sent] = field(default_factory=list)
     dropped: list[Job] = field(default_factory=list)
     abandoned: list[Future] = field(default_factory=list)

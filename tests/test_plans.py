@@ -569,7 +569,7 @@ def test_installed_packages_offer_plans(run, site):
         ),
         (
             "PlanError the plan 'fake' has no option 'color' (did you mean 'colour'?). "
-            "Options: colour, nested, setup, workers"
+            "Options: colour, nested, setup, threads_per_worker, workers"
         ),
         (
             "BackendUnavailable the plan 'lame' is offered by 'fake_plans_missing:Lame', "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from parmap.engine.site import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans import Plan
+from parmap.worker.values import Budget
 
 __all__ = ["Adopted"]
 
@@ -67,6 +68,11 @@ class Adopted(Plan):
         """Ask the executor, where it keeps the number under the standard library's name."""
         known = getattr(self.adopted, "_max_workers", None)
         return known if self.workers is None and isinstance(known, int) else super().count()
+
+    def budget(self, workers: int) -> Budget | None:
+        """Share the cores out; the workers are the user's, and get their numbers back."""
+        own = super().budget(workers)
+        return None if own is None else replace(own, lent=True)
 
     def start(self) -> Executor:
         """Wrap the executor, so that shutting down leaves it open."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from parmap.engine.site import Traits
 from parmap.errors import SessionClosed
 from parmap.plans import Plan
+from parmap.worker.values import Budget
 
 __all__ = ["Sequential"]
 
@@ -43,7 +44,8 @@ class SequentialExecutor(Executor):
 class Sequential(Plan):
     """One after the other, in this thread: the plan to debug on, and the oracle of all others.
 
-    ``workers`` is always 1, and may be given only as such.
+    ``workers`` is always 1, and may be given only as such. Native libraries keep all their
+    threads, unless ``threads_per_worker`` is a number.
     """
 
     name: ClassVar[str] = "sequential"
@@ -52,6 +54,13 @@ class Sequential(Plan):
     def count(self) -> int:
         """One worker: the caller."""
         return 1
+
+    def budget(self, workers: int) -> Budget | None:
+        """Give the caller's own; limit its libraries only where a number asks for that."""
+        if not isinstance(self.threads_per_worker, int):
+            return None
+        own = super().budget(workers)
+        return None if own is None else replace(own, lent=True)
 
     def start(self) -> Executor:
         """Run ``setup`` here; give the executor."""

@@ -71,6 +71,7 @@ def job_for(
         hints=hints_of(functions or (fn,)) if root is None else (),
         # In the caller's memory a constant costs nothing, and is in the chunks' columns.
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
+        budget=site.budget,
         sent_at_once=traits.copies,
     )
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parmap.worker.values import Chunk, Job, Outcome
+from parmap.worker.values import Budget, Chunk, Job, Outcome
 
 __all__ = ["Site", "Traits"]
 
@@ -53,6 +53,10 @@ class Site(Protocol):
     @property
     def traits(self) -> Traits:
         """Facts about the place."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """What each worker may use of its node."""
 
     @property
     def nested(self) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from parmap import cores as cores_
+
 __all__ = ["Task", "Worker", "frame", "task", "threaded", "worker"]
 
 
@@ -40,13 +42,17 @@ threaded: ContextVar[bool] = ContextVar("parmap.threaded", default=False)
 
 
 @contextmanager
-def task(nested: tuple[Any, ...], *, threaded: bool = False) -> Iterator[None]:
-    """Run the block as part of a task."""
+def task(
+    nested: tuple[Any, ...], *, threaded: bool = False, cores: int | None = None
+) -> Iterator[None]:
+    """Run the block as part of a task, which may use so many cores."""
     here = frame.set(Task(nested))
     among = _threaded.set(threaded or _threaded.get())
+    share = cores_.share.set(cores_.share.get() if cores is None else cores)
     try:
         yield
     finally:
+        cores_.share.reset(share)
         _threaded.reset(among)
         frame.reset(here)
 

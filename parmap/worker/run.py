@@ -7,16 +7,17 @@ import faulthandler
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
-from parmap.worker import context
+from parmap.worker import blas, context
 from parmap.worker.globals import Watch, apart
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
 from parmap.worker.rng import streamed
-from parmap.worker.values import Chunk, Embedded, Job, Misfire, Origin, Outcome, opened
+from parmap.worker.values import Budget, Chunk, Embedded, Job, Misfire, Origin, Outcome, opened
 
 __all__ = ["run_chunk"]
 
@@ -50,7 +51,8 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
     assert isinstance(chunk, Chunk)
     work = _watched if chunk.careful or job.timeout is not None else _swift
     own = apart(load=job.root is not None) if job.apart else contextlib.nullcontext()
-    with context.task(job.nested, threaded=job.threaded), own:
+    cores = None if job.budget is None else job.budget.cores
+    with context.task(job.nested, threaded=job.threaded, cores=cores), own, _guarded(job.budget):
         watch = Watch(job.hints) if job.root is None else None
         began = time.perf_counter()
         values, misfires = work(job, chunk)
@@ -58,6 +60,25 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
         touched = watch.touched() if watch else ()
     outcome = Outcome(values, tuple(misfires), seconds, Origin(), touched=touched)
     return _packed(job, outcome) if job.crosses else outcome
+
+
+def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
+    """Limit native libraries to the worker's threads."""
+    if budget is not None and budget.threads is not None:
+        if budget.lent:
+            return _lent(budget.threads, exact=budget.exact)
+        blas.keep(budget.threads, exact=budget.exact)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _lent(threads: int, *, exact: bool) -> Iterator[None]:
+    token = blas.hold(threads, exact=exact)
+    try:
+        with blas.borrowed(threads, exact=exact):
+            yield
+    finally:
+        blas.release(token)
 
 
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:

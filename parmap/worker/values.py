@@ -24,6 +24,36 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What one worker may use of its node.
+
+    Parameters
+    ----------
+    cores : int
+        What `available_cores` says inside of its tasks.
+    threads : int or None
+        How many threads native libraries may use; None leaves them as they are.
+    exact : bool, default False
+        Whether to use just that many, also if a smaller number was set.
+    lent : bool, default False
+        Whether the worker is somebody else's, and gets its numbers back after each chunk.
+    """
+
+    cores: int
+    threads: int | None
+    exact: bool = False
+    lent: bool = False
+
+    @classmethod
+    def share(cls, cores: int, workers: int, threads: int | str | None) -> Budget:
+        """Share cores out among workers; `threads` is the option ``threads_per_worker``."""
+        if isinstance(threads, int):
+            return cls(threads, threads, exact=True)
+        share = max(1, cores // workers)
+        return cls(share, None if threads is None else share)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What all chunks of a call share; placed once where every worker reaches it.
 
@@ -57,6 +87,8 @@ class Job:
     constants : tuple of (int, object), default ()
         Arguments that are the same for all elements, by their columns; the chunks have
         only a range there.
+    budget : Budget or None, default None
+        What the worker may use of its node; None: as much as the caller.
     sent_at_once : bool, default False
         Whether an outcome is sent before anything else runs, so that it need not be a copy.
     """
@@ -74,6 +106,7 @@ class Job:
     threaded: bool = False
     hints: tuple[str, ...] = ()
     constants: tuple[tuple[int, Any], ...] = ()
+    budget: Budget | None = None
     sent_at_once: bool = False
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from parmap import cores
 from parmap.backends.processes.wire import (
     Buffer,
     Inbox,
@@ -23,7 +24,7 @@ from parmap.backends.processes.wire import (
     send,
 )
 from parmap.errors import SerializationError
-from parmap.worker import context, culprit
+from parmap.worker import blas, context, culprit
 from parmap.worker.parcel import pack_error
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
@@ -142,8 +143,13 @@ class _Placed:
 
 
 def _setup(frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
-    path, argv = decode(frames[:1])
+    path, argv, budget = decode(frames[:1])
     sys.path[:], sys.argv[:] = path, argv
+    if budget is not None:
+        cores.grant(budget.cores)
+        if budget.threads is not None:
+            # Before a task can load a library: it need not be looked for then.
+            blas.set_environment(budget.threads, exact=budget.exact)
     try:
         initializer, initargs = decode(frames[1:])
         if initializer is not None:

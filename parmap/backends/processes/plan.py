@@ -47,4 +47,7 @@ class Processes(Plan):
         # Imported here: only this plan needs selectors, sockets and subprocesses.
         from parmap.backends.processes.pool import ProcessExecutor
 
-        return ProcessExecutor(self.count(), self.initializer, start=self.start_method)
+        workers = self.count()
+        return ProcessExecutor(
+            workers, self.initializer, start=self.start_method, budget=self.budget(workers)
+        )

@@ -16,6 +16,8 @@ from parmap.backends.processes.records import Task
 from parmap.backends.processes.system import unforked
 from parmap.backends.processes.wire import Reference, encode
 from parmap.errors import SerializationError
+from parmap.worker import blas
+from parmap.worker.values import Budget
 
 __all__ = ["ProcessExecutor"]
 
@@ -33,6 +35,8 @@ class ProcessExecutor(Executor):
         Its arguments.
     start : {"fresh", "fork"}, default "fresh"
         Whether workers are new interpreters or copies of this process.
+    budget : Budget, optional
+        What each worker may use of the machine. Default: as much as this process.
     """
 
     def __init__(
@@ -42,12 +46,13 @@ class ProcessExecutor(Executor):
         initargs: tuple[Any, ...] = (),
         *,
         start: str = "fresh",
+        budget: Budget | None = None,
     ) -> None:
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
         self.workers = max_workers
         setup = [
-            *encode((sys.path, sys.argv), "sys.argv"),
+            *encode((sys.path, sys.argv, budget), "sys.argv"),
             *encode((initializer, initargs), "setup"),
         ]
         _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
@@ -115,6 +120,8 @@ class ProcessExecutor(Executor):
 
     def _begin_once(self) -> None:
         if not self._crew.begun and not self._desk.closing:
+            if self._forks:
+                blas.loaded()  # looks once for all workers, and not after a fork of threads
             self._crew.begin()
             _open.add(self._crew)
 

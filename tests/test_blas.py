@@ -1,0 +1,542 @@
+import importlib.util
+import os
+import sys
+import textwrap
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+
+import joblib
+import numpy as np
+import pytest
+import scipy.linalg
+import sklearn.linear_model
+import threadpoolctl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parmap.worker import blas
+
+# Each brings a library of its own: two OpenBLAS, and an OpenMP.
+LOADING = np, scipy.linalg, sklearn.linear_model
+LOKY = "LOKY_MAX_CPU_COUNT"
+BEGIN = """
+import os, sys, threading
+from parmap.worker import blas
+
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+scans = []
+scan = blas._scan
+blas._scan = lambda: scans.append(1) or scan()
+
+def numbers():
+    import threadpoolctl
+    found = {"openblas": set(), "openmp": set()}
+    for one in threadpoolctl.threadpool_info():
+        found[one["internal_api"]].add(one["num_threads"])
+    return found
+
+def turned(threads):
+    import threadpoolctl
+    threadpoolctl.threadpool_limits(threads)
+
+def elsewhere(fn, *args):
+    out = []
+    thread = threading.Thread(target=lambda: out.append(fn(*args)))
+    thread.start()
+    thread.join()
+    return out[0]
+"""
+LOADED = "import numpy, scipy.linalg, sklearn.linear_model, threadpoolctl\n"
+
+
+@pytest.fixture
+def script(run):
+    """Run a script in an environment that sets no number but, if asked, OpenMP's."""
+
+    def script(text, begin="", openmp=None):
+        first = f"import os\nfor name in {blas._VARIABLES}: os.environ.pop(name, None)\n"
+        if openmp:
+            first += f"os.environ['OMP_NUM_THREADS'] = '{openmp}'\n"
+        return run(first + begin + BEGIN + textwrap.dedent(text))
+
+    return script
+
+
+def shared():
+    """The numbers that the process has, read in a thread that nobody has limited."""
+    with ThreadPoolExecutor(1) as pool:
+        infos = pool.submit(threadpoolctl.threadpool_info).result()
+    return {one["filepath"]: one["num_threads"] for one in infos if one["user_api"] == "blas"}
+
+
+def openmp():
+    return {
+        one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "openmp"
+    }
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """More threads than this machine may have cores: 6 for each library, in this thread."""
+    monkeypatch.delenv(LOKY, raising=False)
+    with threadpoolctl.threadpool_limits(6):
+        yield
+        assert set(shared().values()) == {6}
+        assert openmp() == {6}
+        assert LOKY not in os.environ
+
+
+class TestEnvironment:
+    def test_each_variable_gets_the_number(self):
+        environ = {}
+        blas.set_environment(3, environ=environ)
+        assert environ == dict.fromkeys(blas._VARIABLES, "3")
+
+    def test_the_users_smaller_number_stays(self):
+        environ = {"MKL_NUM_THREADS": "2", "RAYON_NUM_THREADS": "9", LOKY: "x"}
+        blas.set_environment(4, environ=environ)
+        assert environ["MKL_NUM_THREADS"] == "2"
+        assert environ["RAYON_NUM_THREADS"] == environ[LOKY] == environ["OMP_NUM_THREADS"] == "4"
+
+    @pytest.mark.parametrize(
+        ("users", "left"), [("2", "2"), ("2,8", "2,8"), ("4,2", "4,2"), ("5,2", "4"), ("0", "4")]
+    )
+    def test_of_a_list_of_levels_the_first_counts(self, users, left):
+        environ = {"OMP_NUM_THREADS": users}
+        blas.set_environment(4, environ=environ)
+        assert environ["OMP_NUM_THREADS"] == left
+
+    def test_a_user_who_limits_openmp_limits_those_that_follow_it(self):
+        environ = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "3"}
+        blas.set_environment(4, environ=environ)
+        assert environ["OPENBLAS_NUM_THREADS"] == environ["NUMEXPR_NUM_THREADS"] == "1"
+        assert environ["MKL_NUM_THREADS"] == "3"
+        assert environ["NUMBA_NUM_THREADS"] == "4"  # which does not look at OpenMP's
+
+    def test_an_exact_number_goes_upwards_too(self):
+        environ = {"OMP_NUM_THREADS": "1,1", LOKY: "1"}
+        blas.set_environment(4, exact=True, environ=environ)
+        assert environ == dict.fromkeys(blas._VARIABLES, "4")
+
+    def test_numexpr_is_not_asked_for_more_than_it_can(self):
+        environ = {}
+        blas.set_environment(100, environ=environ)
+        assert environ["NUMEXPR_NUM_THREADS"] == "64"
+        environ = {"NUMEXPR_MAX_THREADS": "3"}
+        blas.set_environment(100, exact=True, environ=environ)
+        assert environ["NUMEXPR_NUM_THREADS"] == "3"
+        assert environ["NUMEXPR_MAX_THREADS"] == "3"
+
+
+class TestWorker:
+    def test_in_a_fresh_one_all_loads_with_its_number_and_nothing_is_looked_for(self, script):
+        script("""
+            blas.set_environment(1)
+            blas.keep(1)
+            import numpy
+            blas.keep(1)
+            elsewhere(blas.keep, 1)
+            assert "threadpoolctl" not in sys.modules
+            import scipy.linalg, sklearn.linear_model, joblib
+            blas.keep(1)
+            assert scans == []
+            assert numbers() == elsewhere(numbers) == {"openblas": {1}, "openmp": {1}}
+            assert joblib.cpu_count() == 1
+        """)
+
+    def test_another_number_than_that_of_the_environment_is_set(self, script):
+        script("""
+            blas.set_environment(2)
+            import numpy, scipy.linalg, sklearn.linear_model
+            blas.keep(1)
+            assert numbers() == {"openblas": {1}, "openmp": {1}}
+        """)
+
+    def test_what_had_loaded_before_is_limited_and_never_raised(self, script):
+        script(
+            """
+            turned(6)
+            blas.set_environment(2)
+            blas.keep(2)
+            assert numbers() == {"openblas": {2}, "openmp": {2}}
+            blas.keep(4)  # as another session may
+            assert numbers() == {"openblas": {4}, "openmp": {4}}
+            blas.keep(8)
+            assert numbers() == {"openblas": {6}, "openmp": {6}}
+            blas.keep(8, exact=True)
+            assert numbers() == {"openblas": {8}, "openmp": {8}}
+            assert os.environ["LOKY_MAX_CPU_COUNT"] == "8"
+            assert len(scans) == 1
+            """,
+            LOADED,
+        )
+
+    def test_each_thread_limits_its_own_openmp(self, script):
+        script(
+            """
+            blas.keep(1)
+            def task():
+                before = numbers()["openmp"]
+                blas.keep(1)
+                return before, numbers()["openmp"]
+            before, after = elsewhere(task)
+            assert before == {3}
+            assert after == {1}
+            """,
+            LOADED,
+            openmp=3,
+        )
+
+    def test_it_looks_again_only_when_a_library_may_have_come(self, script):
+        script(
+            """
+            import numpy
+            blas.keep(1)
+            blas.keep(1)  # the first has loaded threadpoolctl
+            assert len(scans) == 1
+            meet, blas._limits.meet = blas._limits.meet, None
+            for _ in range(5):
+                blas.keep(1)
+            blas._limits.meet = meet
+            import wave, json.tool  # pure Python, and the standard library's own
+            blas.keep(1)
+            elsewhere(blas.keep, 1)
+            assert len(scans) == 1
+            import scipy.linalg, sklearn.linear_model
+            for _ in range(5):
+                blas.keep(1)
+            assert len(scans) == 2
+            assert numbers() == {"openblas": {1}, "openmp": {1}}
+            """
+        )
+
+    def test_what_a_task_sets_itself_stays(self, script):
+        script(
+            """
+            blas.keep(2)
+            turned(1)
+            import wave
+            blas.keep(2)
+            assert numbers() == {"openblas": {1}, "openmp": {1}}
+            """,
+            LOADED,
+        )
+
+
+class TestNothingLoaded:
+    def test_nothing_is_loaded_to_look_for_it(self, script):
+        out = script("""
+            token = blas.hold(1)
+            elsewhere(blas.keep, 1)
+            with blas.borrowed(1):
+                pass
+            assert blas.loaded() == []
+            blas.release(token)
+            blas.keep(1)
+            blas.set_environment(1)
+            print(*{name.partition(".")[0] for name in sys.modules})
+        """)
+        bare = script('print(*{name.partition(".")[0] for name in sys.modules})')
+        assert set(out.split()) - set(bare.split()) <= set(sys.stdlib_module_names)
+
+    def test_a_lazy_module_stays_lazy(self, tmp_path):
+        path = tmp_path / "lazy.py"
+        path.write_text("raise AssertionError")
+        spec = importlib.util.spec_from_file_location("lazy", path)
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert not blas._brings_libraries(("lazy", module))
+
+        class Odd:
+            def __getattr__(self, name):
+                raise AssertionError
+
+        assert not blas._brings_libraries(("odd", Odd()))
+        assert not blas._brings_libraries(("none", None))
+
+
+class TestHold:
+    def test_it_limits_the_process_and_not_the_callers_own_openmp(self, many):
+        cores = joblib.cpu_count()
+        token = blas.hold(2)
+        assert set(shared().values()) == {2}
+        assert openmp() == {6}
+        assert os.environ[LOKY] == "2"
+        assert joblib.cpu_count() == min(2, cores)
+        blas.release(token)
+
+    def test_it_raises_only_if_it_is_exact(self, many):
+        token = blas.hold(7)
+        assert set(shared().values()) == {6}
+        exact = blas.hold(7, exact=True)
+        assert set(shared().values()) == {6}  # the smallest
+        blas.release(token)
+        assert set(shared().values()) == {7}
+        blas.release(exact)
+        blas.release(exact)  # again does nothing
+
+    def test_the_users_own_variable_comes_back(self, monkeypatch):
+        monkeypatch.setenv(LOKY, "3")
+        token = blas.hold(5)
+        assert os.environ[LOKY] == "3"
+        other = blas.hold(1)
+        assert os.environ[LOKY] == "1"
+        blas.release(token)
+        blas.release(other)
+        assert os.environ[LOKY] == "3"
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            # Release one of those held, or hold a number; here, or in another thread.
+            st.tuples(
+                st.one_of(st.integers(0, 7), st.tuples(st.integers(1, 8), st.booleans())),
+                st.booleans(),
+            ),
+            max_size=10,
+        )
+    )
+    def test_the_smallest_counts_in_any_order_and_thread_and_all_comes_back(self, steps):
+        before, tokens = shared(), []
+        with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(5):
+            try:
+                for what, here in steps:
+                    run = here_and_now if here else pool.submit
+                    if not isinstance(what, int):
+                        threads, exact = what
+                        tokens.append(run(blas.hold, threads, exact=exact).result())
+                    elif tokens:
+                        run(blas.release, tokens.pop(what % len(tokens))).result()
+                    asked = [t.threads if t.exact else min(t.threads, 5) for t in tokens]
+                    assert set(shared().values()) == {min(asked, default=5)}
+                    smallest = min((t.threads for t in tokens), default=None)
+                    assert os.environ.get(LOKY) == (smallest and str(smallest))
+            finally:
+                for token in tokens:
+                    blas.release(token)
+            assert set(shared().values()) == {5}
+        assert shared() == before
+
+    def test_it_wins_over_a_thread_that_has_openblas_to_itself(self, many):
+        # threadpoolctl, from 3.8 on, gives it to the first thread that sets it.
+        taken, done = threading.Event(), threading.Event()
+
+        def user():
+            with threadpoolctl.threadpool_limits(4, user_api="blas"):
+                taken.set()
+                assert done.wait(60)
+
+        with ThreadPoolExecutor(1) as pool:
+            theirs = pool.submit(user)
+            try:
+                assert taken.wait(60)
+                token = blas.hold(2)
+                held = set(shared().values())
+                blas.release(token)
+            finally:
+                done.set()
+            theirs.result(60)
+        assert held == {2}
+
+    def test_what_a_task_turns_for_a_moment_does_not_stick(self, many):
+        outer = blas.hold(4)
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):  # as scikit-learn does
+            blas.release(blas.hold(2))
+        blas.release(outer)
+
+    def test_workers_limit_what_is_theirs(self, many):
+        def task():
+            blas.keep(1)
+            return openmp()
+
+        token = blas.hold(1)
+        with ThreadPoolExecutor(3) as pool:
+            assert [f.result() for f in [pool.submit(task) for _ in range(9)]] == [{1}] * 9
+        assert openmp() == {6}
+        other = blas.hold(3)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(blas.keep, 3).result()
+        assert set(shared().values()) == {1}  # the first session is still open
+        blas.release(token)
+        assert set(shared().values()) == {3}
+        blas.release(other)
+
+    def test_a_worker_that_is_late_limits_nothing_for_good(self, many):
+        blas.release(blas.hold(2))
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(blas.keep, 1).result()
+        assert set(shared().values()) == {6}
+
+    def test_what_loads_meanwhile_is_limited_and_gets_what_it_would_have_had(self, script):
+        script(
+            """
+            import numpy
+            token = blas.hold(1)
+            def task():
+                blas.keep(1)
+                import scipy.linalg, sklearn.linear_model
+                natural = numbers()
+                blas.keep(1)
+                return natural, numbers()
+            natural, limited = elsewhere(task)
+            assert natural["openmp"] == {3}
+            assert natural["openblas"] == {1, min(3, cores)}  # NumPy's, and SciPy's
+            assert limited == {"openblas": {1}, "openmp": {1}}
+            assert numbers() == {"openblas": {1}, "openmp": {3}}
+            blas.release(token)
+            assert numbers() == {"openblas": {min(3, cores)}, "openmp": {3}}
+            assert "LOKY_MAX_CPU_COUNT" not in os.environ
+        """,
+            openmp=3,
+        )
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+    def test_in_a_fork_limits_stay_until_it_asks_for_its_own(self, script):
+        script(
+            """
+            import warnings
+            import numpy, threadpoolctl
+            warnings.simplefilter("ignore", DeprecationWarning)  # OpenBLAS has threads
+            turned(6)
+            def number():
+                return numbers()["openblas"]
+            token = blas.hold(2)
+            blas.keep(2)
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    blas.release(token)
+                    assert number() == {2}
+                    blas.keep(2)  # it is a worker
+                    mine = blas.hold(1)
+                    assert number() == {1}
+                    blas.release(mine)
+                    assert number() == {2}
+                    blas.keep(4)
+                    assert number() == {4}
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert number() == {2}
+            blas.release(token)
+            assert number() == {6}
+            """
+        )
+
+
+def here_and_now(fn, *args, **kwargs):
+    future = Future()
+    future.set_result(fn(*args, **kwargs))
+    return future
+
+
+class TestBorrowed:
+    def test_the_threads_own_number_comes_back(self, many):
+        token = blas.hold(3)
+        with blas.borrowed(3):
+            assert openmp() == {3}
+            with blas.borrowed(1):
+                assert openmp() == {1}
+            assert openmp() == {3}
+        assert openmp() == {6}
+        with pytest.raises(ValueError, match="mine"), blas.borrowed(8, exact=True):
+            assert openmp() == {8}
+            raise ValueError("mine")
+        blas.release(token)
+
+    def test_it_leaves_no_trace_in_what_the_thread_remembers(self, many):
+        def task():
+            blas.keep(2)
+            with blas.borrowed(1):
+                blas.keep(1)
+            assert openmp() == {2}
+            blas.keep(1)
+            return openmp()
+
+        token = blas.hold(2)
+        with ThreadPoolExecutor(1) as pool, blas.borrowed(2):
+            assert pool.submit(task).result() == {1}
+        blas.release(token)
+
+    def test_without_a_session_the_process_is_left_alone(self, many):
+        with blas.borrowed(1):
+            assert set(shared().values()) == {6}
+            assert LOKY not in os.environ
+
+
+class TestDials:
+    def test_mkl_goes_back_to_following_the_process(self):
+        own = [0]
+
+        def local(number):
+            own[0], before = number, own[0]
+            return before
+
+        library = SimpleNamespace(MKL_Set_Num_Threads_Local=local)
+        dial = blas._dial(
+            SimpleNamespace(
+                internal_api="mkl",
+                filepath="mkl",
+                dynlib=library,
+                set_num_threads=None,
+                get_num_threads=lambda: own[0] or 8,
+            )
+        )
+        assert not dial.shared
+        mark = dial.mark()
+        assert own == [0]
+        dial.set(2)
+        assert (dial.get(), dial.mark(), own) == (2, 2, [2])
+        dial.set(mark)
+        assert dial.get() == 8
+
+    @pytest.mark.parametrize(
+        ("library", "is_shared"),
+        [
+            ({"internal_api": "openblas", "threading_layer": "pthreads"}, True),
+            ({"internal_api": "openblas", "threading_layer": "openmp"}, None),
+            ({"internal_api": "openmp", "prefix": "libgomp"}, False),
+            ({"internal_api": "openmp", "prefix": "vcomp"}, True),
+            ({"internal_api": "blis", "version": "0.9.0"}, True),
+            ({"internal_api": "blis", "version": "2.0"}, False),
+            ({"internal_api": "blis", "version": None}, False),
+            ({"internal_api": "flexiblas"}, None),
+        ],
+    )
+    def test_it_knows_whose_number_it_is(self, library, is_shared):
+        one = SimpleNamespace(
+            filepath="", get_num_threads=lambda: 1, set_num_threads=lambda _: None, **library
+        )
+        dial = blas._dial(one)
+        assert (dial and dial.shared) is is_shared
+
+    def test_numba_is_asked_only_once_its_threads_run(self, monkeypatch):
+        number = [4]
+        numba = SimpleNamespace(
+            config=SimpleNamespace(NUMBA_NUM_THREADS=4),
+            get_num_threads=lambda: number[0],
+            set_num_threads=lambda n: number.__setitem__(0, n),
+        )
+        monkeypatch.setitem(sys.modules, "numba", numba)
+        assert blas._numba() == []
+        monkeypatch.setitem(sys.modules, "numba.np.ufunc.workqueue", object())
+        (dial,) = blas._numba()
+        dial.set(9)
+        assert number == [4]
+        dial.set(1)
+        assert number == [1]
+
+
+def test_what_is_loaded_is_listed():
+    found = blas.loaded()
+    infos = threadpoolctl.threadpool_info()
+    assert {one.filepath for one in found} == {info["filepath"] for info in infos}
+    assert {"openblas", "openmp"} <= {one.internal_api for one in found}
+    for one in found:
+        assert isinstance(one.num_threads, int)
+    assert "pthreads" in {one.threading_layer for one in found}
