@@ -15,7 +15,7 @@ from typing import Any
 
 from parmap.errors import BackendUnavailable, PlanError
 
-__all__ = ["Parsed", "adopter", "named", "names", "parse", "suggest"]
+__all__ = ["Parsed", "adopter", "named", "names", "parse", "provider", "suggest"]
 
 # A plan is loaded when it is first named: a backend's file may import much.
 _BUILTIN = {
@@ -56,6 +56,16 @@ def named(name: str) -> Any:
     raise PlanError(
         f"there is no plan named {name!r}{suggest(name, names())}. Plans: {', '.join(names())}"
     )
+
+
+def provider(name: str) -> str:
+    """Name the installed package that a plan comes from, with its version."""
+    from importlib.metadata import version
+
+    if name in _BUILTIN:
+        return f"parmap-plans {version('parmap-plans')}"
+    package = _offered()[name].dist
+    return f"{package.name} {package.version}" if package else "of no package"
 
 
 def adopter(thing: object) -> Any:

@@ -28,7 +28,7 @@ FLOORS = [
     | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"},
     {"parmap.options"},
     {"parmap.maps", "parmap.futures"},
-    {"parmap.graph", "parmap.picture", "parmap.grids"},
+    {"parmap.graph", "parmap.picture", "parmap.grids", "parmap.doctor", "parmap.__main__"},
     {"parmap"} | {name for name in FILES if name.startswith("parmap.testing")},
 ]
 
