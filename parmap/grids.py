@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from parmap.errors import BackendUnavailable
 from parmap.maps import collected
 from parmap.options import MapOptions, settings
+from parmap.sharing import handles_exist, opened_partial
 
 __all__ = ["Grid", "pgrid"]
 
@@ -233,4 +234,5 @@ class ByName:
 
     def __call__(self, *values: Any, **more: Any) -> Any:
         """Call the function; `more` is the random stream, where there is one."""
-        return self.__wrapped__(**dict(zip(self._names, values, strict=True)), **more)
+        fn = opened_partial(self.__wrapped__) if handles_exist() else self.__wrapped__
+        return fn(**dict(zip(self._names, values, strict=True)), **more)

@@ -19,6 +19,7 @@ __all__ = [
     "is_large",
     "opened",
     "opened_names",
+    "opened_partial",
     "opening",
     "share",
     "travelling",
@@ -105,7 +106,10 @@ _LARGE = 1 << 20
 
 def is_large(value: Any) -> bool:
     """Tell whether a value says that it has a mebibyte or more, as arrays do."""
-    size = getattr(value, "nbytes", 0)
+    try:
+        size = value.nbytes
+    except Exception:  # noqa: BLE001 - most have none; of others it may be a property that fails
+        return False
     return isinstance(size, int) and size >= _LARGE
 
 
@@ -169,13 +173,19 @@ def _unpacked(place: int) -> Shared[Any]:
 
 def opening(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Make the same function, which finds values where it is given handles."""
-    if isinstance(fn, functools.partial):
-        fn = functools.partial(fn.func, *opened(fn.args), **opened_names(fn.keywords))
+    fn = opened_partial(fn)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return fn(*opened(args), **opened_names(kwargs))
 
     return call
+
+
+def opened_partial(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Put values in the places of handles that a partial binds; give other functions as is."""
+    if not isinstance(fn, functools.partial):
+        return fn
+    return functools.partial(fn.func, *opened(fn.args), **opened_names(fn.keywords))
 
 
 def opened(values: Sequence[Any]) -> list[Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import array
+import copy
 import itertools
 import operator
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from parmap.engine.chunking import Policy
-from parmap.sharing import is_large
+from parmap.sharing import handles_exist, is_large, opened
 from parmap.worker.values import Chunk
 
 __all__ = ["Cutter", "Cutting", "Feed", "Piece", "Source"]
@@ -42,17 +45,25 @@ class Source:
     constants : dict of int to object
         Arguments that are the same for all elements, by their columns: those given by
         `itertools.repeat`. In `cut` a range stands for each.
+    crosses : bool
+        Whether the elements leave this process's memory. Then those that an iterator gives
+        are copied as they come, if it may fill the same buffer again for the next.
     """
 
     def __init__(
         self, iterables: Sequence[Iterable[Any]], *, star: bool = False, settled: bool = False
     ) -> None:
-        self.star = star
+        self.star, self.crosses = star, False
         self.error: Exception | None = None
         self.pulled = 0
         self.constants: dict[int, Any] = {}
         if not star:
-            iterables = [self._varying(*item, settled) for item in enumerate(iterables)]
+            # An iterator that is given twice gives each of its items to one of the two.
+            often = Counter(map(id, iterables))
+            iterables = [
+                it if often[id(it)] > 1 else self._varying(place, it, settled)
+                for place, it in enumerate(iterables)
+            ]
         self.total = _shortest(iterables)
         self._columns: tuple[Any, ...] | None = None
         self._rows: Iterator[Any] = iter(())
@@ -121,7 +132,12 @@ class Source:
         if self.error is None:
             try:
                 # extend keeps what came before an error.
-                rows.extend(itertools.islice(self._rows, size))
+                rows.extend(itertools.islice(self._rows, 1))
+                kept = _may_change(rows[0]) if rows and self.crosses else False
+                if kept:
+                    rows[0] = _copied(rows[0])
+                rest = itertools.islice(self._rows, size - 1)
+                rows.extend(map(_copied, rest) if kept else rest)
             except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
                 self.error = error
         if self._single:
@@ -139,6 +155,22 @@ def _sliceable(iterable: Iterable[Any]) -> bool:
     # An array can only be here if NumPy was imported.
     numpy = sys.modules.get("numpy")
     return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0  # type: ignore[attr-defined]
+
+
+def _may_change(element: Any) -> bool:
+    """Tell whether an element is a buffer, or a tuple with one in it."""
+    if type(element) is tuple:
+        return any(map(_may_change, element))
+    numpy = sys.modules.get("numpy")
+    return isinstance(element, (bytearray, array.array)) or (
+        numpy is not None and isinstance(element, numpy.ndarray)
+    )
+
+
+def _copied(element: Any) -> Any:
+    if type(element) is tuple:
+        return tuple(map(_copied, element))
+    return copy.copy(element) if _may_change(element) else element
 
 
 def _one_large(elements: Sequence[Any]) -> bool:
@@ -250,11 +282,14 @@ class Cutter:
 
     def __init__(self, source: Source, policy: Policy, workers: int, *, lists: bool) -> None:
         self._source, self._lists = source, lists
+        source.crosses = not lists
         self._order: list[int] | None = None
         self._rows: list[tuple[Any, ...]] = []
         if policy.reorders or (policy.counts and source.total is None):
             self._rows = source.take_all()
             arguments = [tuple(row[0]) for row in self._rows] if source.star else self._rows
+            if handles_exist():
+                arguments = [tuple(opened(row)) for row in arguments]
             self._order = policy.order(arguments, workers)
         self._chunker = policy.begin(source.total, workers)
         self._cut = 0

@@ -82,6 +82,8 @@ class Runner:
 
     def _call(self, index: int, node: Node, args: Any, kwargs: Any) -> Any:
         function = self._functions[node.function]
+        if sharing.handles_exist():
+            function = sharing.opened_partial(function)
         if self._root is None:
             return function(*args, **kwargs)
         keyword = takes_rng(function) and "rng" not in kwargs

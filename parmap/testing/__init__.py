@@ -10,6 +10,8 @@ The tests stand in one class per promise; `PlanContract` is all of them. They ne
 and hypothesis, which no other part of parmap imports.
 """
 
+from parmap.testing.arrays import ArraysContract
+from parmap.testing.budget import BudgetContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
@@ -17,6 +19,7 @@ from parmap.testing.futures import FuturesContract
 from parmap.testing.graphs import GraphsContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.results import ResultsContract
+from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
 from parmap.testing.travel import TravelContract
 
@@ -32,6 +35,9 @@ class PlanContract(
     TravelContract,
     StreamsContract,
     GraphsContract,
+    BudgetContract,
+    SharingContract,
+    ArraysContract,
     DeathsContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
