@@ -64,12 +64,15 @@ class Placed:
         Those handles: their values stay placed as long as the job.
     hold : Hold, optional
         What limits native libraries in this process as long as the call runs.
+    star : bool, default False
+        Whether a chunk's elements are rows of arguments.
     """
 
     job: Any
     references: tuple[Any, ...] = ()
     handles: tuple[Shared[Any], ...] = ()
     hold: blas.Hold | None = None
+    star: bool = False
 
 
 class Session:
@@ -148,16 +151,18 @@ class Session:
         if not self.traits.places:
             origin = Origin()
             key = (origin.host, origin.pid, next(self._keys))
-            return Placed(Embedded(key, pack(job, "", views=True).copy()))
+            embedded = Embedded(key, pack(job, "", views=True).copy())
+            return Placed(embedded, star=job.star)
         if not handles_exist():
-            return Placed(self.executor.put(job))
+            return Placed(self.executor.put(job), star=job.star)
         trip = Trip(self._place_value)
         with travelling(trip):
             parcel = pack(job, "", views=True)
         if not trip.handles:
-            return Placed(self.executor.put(job))
+            return Placed(self.executor.put(job), star=job.star)
         reference = self.executor.put(Embedded(None, parcel))
-        return Placed(reference, tuple(trip.references), tuple(trip.handles))
+        handles = tuple(trip.handles)
+        return Placed(reference, tuple(trip.references), handles, star=job.star)
 
     def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
@@ -166,20 +171,21 @@ class Session:
             return self.executor.submit(run_chunk, placed.job, chunk)  # type: ignore[no-any-return]
         values: Sequence[Any] = placed.references
         if not (self.traits.places and handles_exist()):
-            parcel = self._packed(chunk)
+            parcel = self._packed(chunk, star=placed.star)
         else:
             trip = Trip(self._place_value, values)
             with travelling(trip):
-                parcel = self._packed(chunk)
+                parcel = self._packed(chunk, star=placed.star)
             values = trip.references
         return self.executor.submit(run_chunk, placed.job, parcel, *values)  # type: ignore[no-any-return]
 
-    def _packed(self, chunk: Chunk) -> Parcel:
+    def _packed(self, chunk: Chunk, *, star: bool) -> Parcel:
         try:
             return pack(chunk, "chunk", views=self.traits.copies)
         except SerializationError:
             if len(chunk) == 1:  # then name the argument rather than its place in the chunk
-                pack(tuple(column[0] for column in chunk.columns), "args")
+                row = tuple(column[0] for column in chunk.columns)
+                pack(row[0] if star else row, "args")
             raise
 
     def _place_value(self, handle: Shared[Any]) -> Any:
@@ -187,7 +193,7 @@ class Session:
         with self._placing:
             if handle.key not in self._values:
                 with travelling(None):  # a handle inside of the value goes along with it
-                    reference = self.executor.put(handle.value)
+                    reference = self.executor.put(handle.value, "share(...)")
                 self._values[handle.key] = reference
                 forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key)
                 forget.atexit = False

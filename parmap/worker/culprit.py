@@ -1,28 +1,108 @@
-"""Which part of an object cannot travel: walk down to it, and name the path.
+"""Which part of an object cannot travel: walk down to it, name the path, say what to do.
 
-The walk pickles child after child and goes down into the first that fails, so the path
-ends at the smallest object to blame. It runs only after a failure, and each step pickles
-less than the one before.
+The walk visits what pickling visits, each object once and in the same order, but only takes
+it apart: so it costs about what the failed pickling did, however deep the culprit sits. It
+runs only after a failure.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import pickle
-from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType, MethodType
-from typing import Any
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from parmap.errors import SerializationError
+from parmap.worker.weights import ATOMS, Part, Reducer, heavy, kind_of, written
 
 __all__ = ["accuse", "unreadable"]
 
-_DEEPEST = 20
+_DEEPEST = 10_000
+_BIG = 10 << 20  # bytes from which on a message tells what weighs so much
+
 _INPUT = (
     "Make it inside the function, or pass what it is made from (a file name, not the open file)"
 )
 _RESULT = "Return plain data instead (a list, not a generator; numbers, not the open file)"
+_LESS = (
+    "Send less: load it inside the function, or once per worker in setup=, from a file that "
+    "all of them can read"
+)
+_FLATTER = "Flatten it: a list of the objects rather than a chain of them"
+_ELSE = "or use a plan that shares memory, such as 'threads'"
+
+_LOCK = "Create it once per worker in setup=, or inside the function"
+_FILE = "Pass its name, and open it inside the function"
+_CONNECTION = "Open it inside the function, or once per worker in setup="
+_LIST = "Make it a list"
+_QUEUE = "Give what is in it as the call's data, and return the results"
+_RUNNING = "Start it inside the function, or once per worker in setup="
+
+# Each kind by its package and its name there, whatever module of the package it is in: none of
+# them is imported, and subclasses count.
+_ADVICE = {
+    "_thread.lock": _LOCK,
+    "_thread.RLock": _LOCK,
+    "_thread._local": _LOCK,
+    "threading.Condition": _LOCK,
+    "threading.Event": _LOCK,
+    "threading.Semaphore": _LOCK,
+    "threading.Barrier": _LOCK,
+    "multiprocessing.SemLock": _LOCK,
+    "logging.Handler": "Call logging.getLogger(name) inside the function; add handlers in setup=",
+    "queue.Queue": _QUEUE,
+    "_queue.SimpleQueue": _QUEUE,
+    "multiprocessing.Queue": _QUEUE,
+    "builtins.generator": _LIST,
+    "builtins.async_generator": _LIST,
+    "builtins.enumerate": _LIST,
+    "builtins.filter": _LIST,
+    "builtins.map": _LIST,
+    "builtins.zip": _LIST,
+    "itertools._tee": _LIST,
+    "itertools.chain": _LIST,
+    "itertools.islice": _LIST,
+    "builtins.coroutine": "Call asyncio.run() on a new one inside the function",
+    "builtins.frame": "Pass its text: traceback.format_stack()",
+    "builtins.traceback": "Pass its text: traceback.format_exc()",
+    "builtins.module": "Make it a file that workers can import, and import it inside the function",
+    "functools._lru_cache_wrapper": (
+        "A cached function travels by its name alone: define it at the top of a module, not "
+        "inside a function"
+    ),
+    "functools.cached_property": (
+        "Before Python 3.12 it holds a lock: define the class in a module that workers can import"
+    ),
+    "weakref.ReferenceType": "Pass the object itself, not a weak reference",
+    "_contextvars.ContextVar": "Pass its value, which its .get() gives",
+    "_contextvars.Context": "Pass those of its values that the function needs",
+    "_ctypes._CData": "Pass the values that it points to",
+    "_io._IOBase": _FILE,
+    "tempfile._TemporaryFileWrapper": _FILE,
+    "mmap.mmap": _FILE,
+    "zipfile.ZipFile": _FILE,
+    "tarfile.TarFile": _FILE,
+    "h5py.HLObject": _FILE,
+    "netCDF4.Dataset": _FILE,
+    "_socket.socket": _CONNECTION,
+    "ssl.SSLContext": _CONNECTION,
+    "sqlite3.Connection": _CONNECTION,
+    "sqlite3.Cursor": _CONNECTION,
+    "psycopg.BaseConnection": _CONNECTION,
+    "psycopg2.connection": _CONNECTION,
+    "sqlalchemy.Engine": _CONNECTION,
+    "sqlalchemy.Connection": _CONNECTION,
+    "sqlalchemy.Session": _CONNECTION,
+    "duckdb.DuckDBPyConnection": _CONNECTION,
+    "_duckdb.DuckDBPyConnection": _CONNECTION,
+    "redis.Redis": _CONNECTION,
+    "pymongo.MongoClient": _CONNECTION,
+    "botocore.BaseClient": _CONNECTION,
+    "threading.Thread": _RUNNING,
+    "subprocess.Popen": _RUNNING,
+    "concurrent.Executor": _RUNNING,
+    "multiprocessing.Pool": _RUNNING,
+    "parmap.Session": "Call parmap.pmap itself inside the function: a task has a plan of its own",
+}
 
 
 def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
@@ -38,16 +118,23 @@ def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
     error : BaseException
         What pickling raised.
     """
-    path, culprit = _descend(value, what)
-    path = path.removeprefix(".") or "it"
-    kind = type(culprit)
-    reason = str(error).partition("\n")[0]
-    return SerializationError(
-        f"{path} cannot be sent between processes: it is of type "
-        f"{kind.__module__}.{kind.__qualname__} ({type(error).__name__}: {reason}). "
-        f"{_RESULT if what == 'result' else _INPUT}; or use a plan that shares memory, "
-        "such as 'threads'."
-    )
+    too_deep = isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
+    # Pickle gives up after a third to the whole of this limit, by what is nested.
+    trail = _trail(value, sys.getrecursionlimit() // 4 if too_deep else _DEEPEST)
+    path = _path(what, trail) or "it"
+    if isinstance(error, SerializationError):  # of a value that is placed while this is packed
+        return SerializationError(f"{path}: {error}")
+    culprit = trail[-1].value if trail else value
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")
+    if too_deep and len(trail) > sys.getrecursionlimit() // 4:
+        fault, advice = f"it is nested too deeply ({reason})", _FLATTER
+    elif not trail and _too_large(error):
+        fault, advice = f"it is too large ({reason})", _LESS
+    else:
+        fault, advice = f"it is of type {kind_of(culprit)} ({reason})", _advice(trail, what)
+    text = f"{path} cannot be sent between processes: {fault}. {advice}; {_ELSE}."
+    weight = heavy(value, what, _BIG)
+    return SerializationError(f"{text} In all, {weight}." if weight else text)
 
 
 def unreadable(error: BaseException) -> SerializationError:
@@ -56,6 +143,11 @@ def unreadable(error: BaseException) -> SerializationError:
         advice = (
             f"The worker cannot import {error.name!r}: install it where the workers run, or "
             f"call cloudpickle.register_pickle_by_value({error.name}) before the call."
+        )
+    elif isinstance(error, AttributeError) and "<module " in str(error):
+        advice = (
+            "It travels by its name alone, as what functools.lru_cache makes does, and the "
+            "worker's module has no such name: define it in a module that workers can import."
         )
     else:
         advice = (
@@ -67,78 +159,63 @@ def unreadable(error: BaseException) -> SerializationError:
     )
 
 
-def _descend(value: Any, path: str) -> tuple[str, Any]:
-    for _ in range(_DEEPEST):
-        for step, child in _children(value):
-            if not _pickles(child):
-                path, value = path + step, child
-                break
-        else:
-            break
-    return path, value
+class _Visit(NamedTuple):
+    """An object on the way: the step that leads to it, and its parts still to be visited."""
+
+    step: tuple[str, Any]
+    value: Any
+    parts: Iterator[Part]
 
 
-def _pickles(value: Any) -> bool:
-    import cloudpickle
+def _trail(value: Any, deepest: int) -> list[_Visit]:
+    """Walk as pickling does; give the way to the first object that refuses, [] if none does.
 
-    try:
-        cloudpickle.dumps(value)
-    except Exception:  # noqa: BLE001 - the question is whether it works
-        return False
-    return True
+    A stack of its own rather than recursion: the walk must get to what pickle got to.
 
-
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Name the parts that pickling would visit, each with its step of the path."""
-    match value:
-        case Mapping():
-            yield from ((f" key {key!r}", key) for key in value)
-            yield from ((f"[{key!r}]", item) for key, item in value.items())
-        case list() | tuple():
-            yield from ((f"[{i}]", item) for i, item in enumerate(value))
-        case set() | frozenset():
-            yield from ((f" member {item!r}", item) for item in value)
-        case FunctionType():
-            yield from _captured(value)
-        case MethodType():
-            yield ".__self__", value.__self__
-        case type():
-            yield from ((f".{name}", item) for name, item in vars(value).items())
-        case _:
-            yield from _attributes(value)
-
-
-def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+    Parameters
+    ----------
+    value : object
+        Where to begin.
+    deepest : int
+        The number of steps after which to give up, and give the way to there.
+    """
+    reducer = Reducer()
+    trail = [_Visit(("", None), value, reducer.parts(value))]
+    # With the objects, many of which pickling makes on the way: ids must not be used again.
+    seen = {id(value): value}
+    while trail and len(trail) <= deepest:
         try:
-            yield f".__closure__[{name!r}]", cell.cell_contents
-        except ValueError:  # a cell that is not filled yet
+            form, key, part = next(trail[-1].parts)
+        except StopIteration:
+            trail.pop()
             continue
-    for name in sorted(_names(function.__code__)):
-        if name in function.__globals__:
-            yield f".__globals__[{name!r}]", function.__globals__[name]
-    yield ".__defaults__", function.__defaults__
-    yield ".__kwdefaults__", function.__kwdefaults__
-    yield from ((f".{name}", item) for name, item in vars(function).items())
+        except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise: this is the one
+            break
+        if type(part) not in ATOMS and id(part) not in seen:
+            seen[id(part)] = part
+            trail.append(_Visit((form, key), part, reducer.parts(part)))
+    return trail
 
 
-def _names(code: CodeType) -> set[str]:
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+def _path(what: str, trail: list[_Visit]) -> str:
+    return written(what, [visit.step for visit in trail[1:]])
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, functools.partial):
-        yield from ((f".{name}", getattr(value, name)) for name in ("func", "args", "keywords"))
-        return
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield f".{field.name}", getattr(value, field.name, None)
-        return
-    try:
-        state = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)[2]
-    except Exception:  # noqa: BLE001 - it refuses to be pickled: it is the culprit itself
-        return
-    for part in state if isinstance(state, tuple) else (state,):
-        if isinstance(part, Mapping):
-            yield from ((f".{name}", item) for name, item in part.items())
+def _too_large(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | OverflowError) or "4 GiB" in str(error)
+
+
+def _advice(trail: list[_Visit], what: str) -> str:
+    """Say what to do about the outermost object of a kind that is known."""
+    if what == "result":
+        return _RESULT
+    for length, visit in enumerate(trail, 1):
+        for kind in type(visit.value).__mro__:
+            package = str(kind.__module__).partition(".")[0]
+            advice = _ADVICE.get(f"{package}.{kind.__qualname__}")
+            if advice and length == len(trail):
+                return advice
+            if advice:
+                owner = _path(what, trail[:length])
+                return f"It belongs to {owner}, of type {kind_of(visit.value)}. {advice}"
+    return _INPUT

@@ -19,7 +19,6 @@ from types import CodeType, TracebackType
 from typing import Any, ClassVar
 
 from parmap.errors import RemoteTraceback, SerializationError, add_note
-from parmap.worker import culprit
 
 __all__ = ["PackedError", "Parcel", "dumps", "pack", "pack_error", "pack_result", "unpack"]
 
@@ -72,6 +71,8 @@ def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = Non
     try:
         return _by_value(value, None if buffers is None else buffers.append)
     except Exception as error:
+        from parmap.worker import culprit  # only to explain a failure
+
         raise culprit.accuse(value, what, error) from error
 
 
@@ -148,6 +149,8 @@ def unpack(parcel: Parcel, *, readonly: bool = False) -> Any:
     try:
         return pickle.loads(parcel.data, buffers=buffers)
     except Exception as error:
+        from parmap.worker import culprit
+
         raise culprit.unreadable(error) from error
 
 

@@ -24,7 +24,7 @@ from parmap.backends.processes.wire import (
     send,
 )
 from parmap.errors import SerializationError
-from parmap.worker import blas, context, culprit
+from parmap.worker import blas, context
 from parmap.worker.parcel import pack_error
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
@@ -106,6 +106,8 @@ class _Child:
         except SerializationError as error:
             return _failed(error)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            from parmap.worker import culprit  # only to explain a failure
+
             return _failed(culprit.unreadable(error))
         try:
             self._running = True
@@ -137,6 +139,8 @@ class _Placed:
             try:
                 self._value = decode([memoryview(f).toreadonly() for f in self._frames[1:]])
             except Exception as error:
+                from parmap.worker import culprit
+
                 raise culprit.unreadable(error) from error
             self._frames = None
         return self._value

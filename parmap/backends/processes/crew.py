@@ -18,7 +18,6 @@ from parmap.backends.processes.system import anonymous_file, unforked
 from parmap.backends.processes.wire import Buffer, Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
 from parmap.errors import PoolBroken
-from parmap.worker.culprit import unreadable
 from parmap.worker.parcel import unpack_error
 
 __all__ = ["Crew"]
@@ -223,6 +222,8 @@ def _resolve(future: Future[Any], kind: Kind, frames: list[Buffer]) -> None:
         if kind is Kind.ERROR:
             value = unpack_error(value)
     except BaseException as error:  # noqa: BLE001 - a result's __setstate__ may raise anything
+        from parmap.worker.culprit import unreadable  # only to explain a failure
+
         future.set_exception(unreadable(error))
         return
     if kind is Kind.ERROR:

@@ -85,13 +85,15 @@ class ProcessExecutor(Executor):
         self._desk.take(Task(future, frames, keys))
         return future
 
-    def put(self, value: Any) -> Reference:
+    def put(self, value: Any, what: str = "") -> Reference:
         """Place a value; a reference to it may stand among the arguments of `submit`.
+
+        `what` begins the path in an error's message.
 
         The surroundings go with it: a script may have changed its directory, or where it
         imports from, since the workers started. Arrays are read-only in the workers.
         """
-        frames = [*encode(_surroundings(), "sys.path"), *encode(value, "")]
+        frames = [*encode(_surroundings(), "sys.path"), *encode(value, what)]
         return self._desk.put(frames, inherit=self._forks and not self._crew.begun)
 
     def drop(self, reference: Reference) -> None:
