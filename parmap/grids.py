@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Unpack
 
+from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
 from parmap.maps import collected
 from parmap.options import MapOptions, settings
-from parmap.sharing import handles_exist, opened_partial
 
 __all__ = ["Grid", "pgrid"]
 
@@ -221,18 +221,3 @@ _NUMBERS = "biufcmM"
 def _rounded(values: tuple[Any, ...], flat: Any) -> bool:
     """Tell whether whole numbers were made floats, having no integer type in common."""
     return bool(flat.dtype.kind == "f" and all(isinstance(value, int) for value in values))
-
-
-class ByName:
-    """Calls a function with keywords, from values in a known order."""
-
-    def __init__(self, fn: Callable[..., Any], names: tuple[str, ...]) -> None:
-        # Under this name, so that inspect.signature sees the user's function, and its rng.
-        self.__wrapped__ = fn
-        self.__name__ = getattr(fn, "__name__", repr(fn))
-        self._names = names
-
-    def __call__(self, *values: Any, **more: Any) -> Any:
-        """Call the function; `more` is the random stream, where there is one."""
-        fn = opened_partial(self.__wrapped__) if handles_exist() else self.__wrapped__
-        return fn(**dict(zip(self._names, values, strict=True)), **more)

@@ -59,7 +59,7 @@ class Shared(Generic[T]):
         trip = _packing.get()
         place = None if trip is None else trip.place_of(self)
         # Where nobody places values it travels with what holds it.
-        return (Shared, (self._value,)) if place is None else (_unpacked, (place,))
+        return (_carried, (self._value,)) if place is None else (_unpacked, (place,))
 
     def __repr__(self) -> str:
         """Show the value's type, and its size where it has one."""
@@ -169,6 +169,13 @@ def arrived(values: Sequence[Any]) -> Iterator[None]:
 
 def _unpacked(place: int) -> Shared[Any]:
     return Shared(_cargo.get()[place])
+
+
+def _carried(value: Any) -> Shared[Any]:
+    flags: Any = getattr(value, "flags", None)
+    if hasattr(flags, "writeable"):
+        flags.writeable = False  # as where it was placed
+    return Shared(value)
 
 
 def opening(fn: Callable[..., Any]) -> Callable[..., Any]:

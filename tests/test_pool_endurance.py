@@ -397,6 +397,7 @@ def test_shutdown_that_cancels_wakes_who_waits_at_once(pipe):
     """``shutdown(cancel_futures=True)`` does so while the worker is still blocked."""
     with parmap.plan("processes", workers=1).start() as executor:
         blocked = executor.submit(_opened, pipe)
+        _until(blocked.running)
         queued = [executor.submit(abs, -i) for i in range(5)]
         executor.shutdown(wait=False, cancel_futures=True)
         assert futures.wait(queued, _GUARD).done == set(queued)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.naming import ByName
 from parmap.engine.site import Site
 from parmap.errors import Failure
 from parmap.worker.parcel import unpack_error
@@ -35,13 +35,13 @@ def single(
     given = {name: value for name, value in kwargs.items() if name != "rng"}
     job = job_for(
         site,
-        functools.partial(fn, **given) if given else fn,
+        ByName(fn, tuple(given)) if given else fn,
         star=True,
         root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
     placed, where = site.place(job), users_line()
     outer: Future[Any] = Future()
-    chunk = Chunk(([args],), indices=(0,) if job.root else ())
+    chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:
         inner = site.send(placed, chunk)
     except BaseException:

@@ -51,6 +51,8 @@ def _arrays() -> dict[str, Any]:
 
 
 _KINDS = list(_arrays())
+# The others travel inside of the pickle, so each worker has its own.
+_PLAIN = [kind for kind in _KINDS if kind not in ("objects", "masked", "records")]
 
 
 def _told(values: Any) -> tuple[Any, ...]:
@@ -108,14 +110,16 @@ class ArraysContract(Contract):
             (*told, writeable),
             (*told, True),
         ]
+        # What comes back is the caller's own, where it is not the very object.
+        own = writeable or not self.shares_memory()
         assert [_told_with_rights(back) for back, _ in elements] == [
-            (*told, writeable),
+            (*told, own),
             (*told, True),
         ]
 
-    @pytest.mark.parametrize("kind", _KINDS)
+    @pytest.mark.parametrize("kind", _PLAIN)
     def test_what_all_tasks_read_cannot_be_written_to(self, kind: str) -> None:
-        """Where it was sent, an array of any kind is read-only; in one memory it is as it is."""
+        """Where it was sent, a plain array is read-only; in one memory it is as it is."""
         x = _arrays()[kind]
         own = bool(x.flags.writeable) and self.shares_memory()
         handle = parmap.share(x)

@@ -19,8 +19,19 @@ from types import CodeType, TracebackType
 from typing import Any, ClassVar
 
 from parmap.errors import RemoteTraceback, SerializationError, add_note
+from parmap.worker.arrays import array_type, dispatch_of_results
+from parmap.worker.arrays import reduced as reduced_array
 
-__all__ = ["PackedError", "Parcel", "dumps", "pack", "pack_error", "pack_result", "unpack"]
+__all__ = [
+    "PackedError",
+    "Parcel",
+    "dumps",
+    "pack",
+    "pack_error",
+    "pack_result",
+    "plain_pickle",
+    "unpack",
+]
 
 PROTOCOL = 5
 # Of these types alone is it certain that C pickle and cloudpickle do the same.
@@ -76,14 +87,26 @@ def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = Non
         raise culprit.accuse(value, what, error) from error
 
 
+def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> bytes:
+    """Pickle what a worker sends back, by C pickle."""
+    table = dispatch_of_results()
+    if not table:
+        return pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
+    with io.BytesIO() as file:
+        pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
+        pickler.dispatch_table = table
+        pickler.dump(value)
+        return file.getvalue()
+
+
 def _by_value(value: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
     with io.BytesIO() as file:
-        _pickler()(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        _pickler(array_type())(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 
 @functools.cache
-def _pickler() -> Any:
+def _pickler(arrays: type | None) -> Any:
     """Make cloudpickle's pickler, of functions that know which file they come from.
 
     From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
@@ -97,8 +120,10 @@ def _pickler() -> Any:
         make, arguments = theirs[CodeType](code)
         return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
 
+    ours = {CodeType: reduced} | ({} if arrays is None else {arrays: reduced_array})
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap({CodeType: reduced}, theirs)
+        dispatch_table: ClassVar[Any] = ChainMap(ours, theirs)
 
     return Pickler
 
@@ -128,9 +153,8 @@ def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
 def pack_result(value: Any, *, views: bool) -> Parcel:
     """Pack what a worker sends back; `views` as in `pack`."""
     buffers: list[pickle.PickleBuffer] = []
-    callback = buffers.append if views else None
     try:
-        return Parcel(pickle.dumps(value, PROTOCOL, buffer_callback=callback), *buffers)
+        return Parcel(plain_pickle(value, buffers.append if views else None), *buffers)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
         return pack(value, "result", views=views)
 

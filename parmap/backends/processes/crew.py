@@ -143,9 +143,7 @@ class Crew:
         kind, _, frames = message
         if kind is Kind.READY:
             worker.ready, self._unready = True, 0
-            # The one message outside of the turns: a first answer may have come in the same
-            # read, and the selector will not tell again.
-            self._hear(worker)
+            self.desk.rest(worker)
         elif kind is Kind.BROKEN:
             self._give_up("setup= failed in a worker", unpack_error(decode(frames)))
         elif (task := worker.task) is not None:  # else the pool has given up

@@ -37,7 +37,7 @@ class Desk:
 
     Under `_lock`, always:
 
-    * a worker is in `_idle` if and only if it lives, has no task and is not leaving;
+    * a worker is in `_idle` if and only if it lives, is ready, has no task and is not leaving;
     * where `_queue` holds a task, `_idle` is empty, or a worker is about to be added;
     * `closing` never becomes false again, and `broken` never None.
 
@@ -88,21 +88,21 @@ class Desk:
         try:
             with self._lock:
                 self.check()
-                # Views of the caller's arrays may go to a worker that reads them now.
-                if task.own or (self._idle and self._idle[-1].ready):
-                    if not self._idle:
-                        self._queue.append(task)
-                        return
+                if self._idle:
                     # No call between these three, so no Ctrl-C: else the worker could be lost.
                     worker = self._idle[-1]
                     worker.task = task
                     del self._idle[-1]
                     task.begin()
-            if worker is None:
-                task.copy()  # without the lock, for it may be large
-                self.take(task)
-            else:
+                elif task.own:
+                    self._queue.append(task)
+                    return
+            if worker is not None:
+                # It reads now, so it may read from the caller's arrays.
                 worker.give(task, self._placed)
+            else:
+                task.copy()  # without the lock, for it may be large; then look again
+                self.take(task)
         except BaseException:
             # Ctrl-C, here or in the middle of a message: the worker would wait for the rest
             # for ever. Its channel's end makes it one that has died.
@@ -174,8 +174,7 @@ class Desk:
                 self._queue.clear()
         for task in dropped:
             task.future.cancel()
-            if task.begin():  # it had begun in a worker that was never ready
-                task.future.set_exception(SessionClosed("the executor was shut down"))
+            task.begin()
         self._nudge()
 
     def inherited(self) -> list[Worker]:
@@ -191,14 +190,15 @@ class Desk:
     # -- the crew's thread -----------------------------------------------------------------
 
     def enlist(self, worker: Worker) -> None:
-        """Add a new worker."""
+        """Add a new worker, which gets tasks once it is ready."""
         with self._lock:
             self._living[worker.number] = worker
-        self.rest(worker)
 
     def rest(self, worker: Worker) -> None:
-        """Give a worker the next task, or let it idle."""
+        """Give a worker that is ready the next task, or let it idle."""
         with self._lock:
+            if worker.leaving:  # it was told to, and became ready meanwhile
+                return
             worker.task = task = self._next_task()
             if task is None:
                 self._idle.append(worker)
@@ -213,18 +213,12 @@ class Desk:
         return None
 
     def remove(self, worker: Worker) -> Task | None:
-        """Take out a worker that has died; give the task that died with it.
-
-        A worker that was never ready has begun no task: what it was sent is queued again.
-        """
+        """Take out a worker that has died; give the task that died with it."""
         with self._lock:
             del self._living[worker.number]
             if worker in self._idle:
                 self._idle.remove(worker)
             task, worker.task = worker.task, None
-            if task is not None and not worker.ready and not task.abandoned:
-                self._queue.appendleft(task)
-                return None
         return task
 
     @property

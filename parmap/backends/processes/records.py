@@ -109,8 +109,7 @@ class Worker:
                     self.known.add(key)
                     self.send(Kind.PLACE, key, frames)
             self.send(Kind.TASK, 0, task.frames)
-        if self.ready:
-            task.frames = ()  # they may be large, and are not needed again
+        task.frames = ()  # they may be large, and are not needed again
 
     def forget(self, key: int) -> None:
         """Have it forget a placed value."""

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from parmap.backends.processes.memory import Block, Slot, opened
 from parmap.backends.processes.system import fresh_memory
-from parmap.worker.parcel import PROTOCOL, dumps
+from parmap.worker.parcel import dumps, plain_pickle
 
 __all__ = [
     "Buffer",
@@ -85,7 +85,7 @@ def encode_result(value: Any) -> list[Buffer]:
     """Pickle what a worker answers: by C pickle, or cloudpickle where that fails."""
     buffers: list[pickle.PickleBuffer] = []
     try:
-        head = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
+        head = plain_pickle(value, buffers.append)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise
         return encode(value, "result")
     return [head, *_raw(buffers)]

@@ -1,0 +1,59 @@
+"""How arrays are pickled, so that all of them leave their memory out of band.
+
+NumPy does so itself for most. Those that are not contiguous, and times, it copies into the
+pickle, from where each worker would copy them once more. Arrays of objects, and of classes
+of their own (masked arrays, say), are left as they are.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["array_type", "dispatch_of_results", "reduced"]
+
+_PROTOCOL = 5
+
+
+def array_type() -> Any:
+    """Give the class of arrays; None as long as nobody has imported NumPy."""
+    numpy = sys.modules.get("numpy")
+    return getattr(numpy, "ndarray", None)
+
+
+def reduced(array: np.ndarray[Any, Any]) -> Any:
+    """Reduce an array that is sent to a worker."""
+    if not array.dtype.hasobject:
+        if array.dtype.kind in "mM":  # times refuse to be a buffer
+            return _times, (array.view("i8"), array.dtype)
+        if not (array.flags.c_contiguous or array.flags.f_contiguous):
+            array = array.copy(order="K")
+    return array.__reduce_ex__(_PROTOCOL)
+
+
+def _times(numbers: Any, dtype: Any) -> Any:
+    return numbers.view(dtype)
+
+
+def _result(array: np.ndarray[Any, Any]) -> Any:
+    # What a task gives is the caller's own, also a part of an array that all tasks share,
+    # which is read-only here.
+    return reduced(array if array.flags.writeable else array.copy(order="K"))
+
+
+_results: tuple[int, dict[Any, Any]] = (-1, {})
+
+
+def dispatch_of_results() -> dict[Any, Any]:
+    """Give the dispatch table for what a worker sends back; empty without NumPy."""
+    global _results  # noqa: PLW0603 - a cache of one
+    kind = array_type()
+    if kind is None:
+        return {}
+    if _results[0] != len(copyreg.dispatch_table):
+        _results = (len(copyreg.dispatch_table), {**copyreg.dispatch_table, kind: _result})
+    return _results[1]
