@@ -158,8 +158,6 @@ class Session:
         trip = Trip(self._place_value)
         with travelling(trip):
             parcel = pack(job, "", views=True)
-        if not trip.handles:
-            return Placed(self.executor.put(job), star=job.star)
         reference = self.executor.put(Embedded(None, parcel))
         handles = tuple(trip.handles)
         return Placed(reference, tuple(trip.references), handles, star=job.star)
@@ -245,6 +243,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        self._values.clear()
         if self._pid == os.getpid():
             self.executor.shutdown(wait=True, cancel_futures=cancel)
 

@@ -132,12 +132,12 @@ class Source:
         if self.error is None:
             try:
                 # extend keeps what came before an error.
-                rows.extend(itertools.islice(self._rows, 1))
-                kept = _may_change(rows[0]) if rows and self.crosses else False
-                if kept:
-                    rows[0] = _copied(rows[0])
-                rest = itertools.islice(self._rows, size - 1)
-                rows.extend(map(_copied, rest) if kept else rest)
+                if self.crosses:
+                    rows.extend(map(_settled, itertools.islice(self._rows, 1)))
+                    size -= len(rows)
+                simple = not rows or type(rows[0]) in _ATOMS
+                rest = itertools.islice(self._rows, size)
+                rows.extend(rest if simple else map(_settled, rest))
             except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
                 self.error = error
         if self._single:
@@ -157,20 +157,29 @@ def _sliceable(iterable: Iterable[Any]) -> bool:
     return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0  # type: ignore[attr-defined]
 
 
-def _may_change(element: Any) -> bool:
-    """Tell whether an element is a buffer, or a tuple with one in it."""
-    if type(element) is tuple:
-        return any(map(_may_change, element))
+# What cannot change, and has no more in it. Input that begins with these is not looked at further.
+_ATOMS = frozenset({int, float, complex, bool, str, bytes})
+
+
+def _settled(element: Any) -> Any:
+    """Copy an element, or what is in it, where the input may fill the same again."""
+    kind = type(element)
+    if kind in _ATOMS:
+        return element
+    if kind is tuple:
+        return tuple(map(_settled, element))
+    if kind is list:
+        return list(map(_settled, element)) if _holds_more(element) else element.copy()
+    if kind is dict:
+        return dict(zip(element, map(_settled, element.values()), strict=True))
     numpy = sys.modules.get("numpy")
-    return isinstance(element, (bytearray, array.array)) or (
-        numpy is not None and isinstance(element, numpy.ndarray)
-    )
+    arrays = getattr(numpy, "ndarray", bytearray)
+    return copy.copy(element) if isinstance(element, (bytearray, array.array, arrays)) else element
 
 
-def _copied(element: Any) -> Any:
-    if type(element) is tuple:
-        return tuple(map(_copied, element))
-    return copy.copy(element) if _may_change(element) else element
+def _holds_more(elements: list[Any]) -> bool:
+    # A look at the first is enough: a long list of numbers is not to be walked through.
+    return bool(elements) and type(elements[0]) not in _ATOMS
 
 
 def _one_large(elements: Sequence[Any]) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["array_type", "dispatch_of_results", "reduced"]
+__all__ = ["array_type", "dispatch_of_results", "reduced", "result"]
 
 _PROTOCOL = 5
 
@@ -39,9 +39,11 @@ def _times(numbers: Any, dtype: Any) -> Any:
     return numbers.view(dtype)
 
 
-def _result(array: np.ndarray[Any, Any]) -> Any:
-    # What a task gives is the caller's own, also a part of an array that all tasks share,
-    # which is read-only here.
+def result(array: np.ndarray[Any, Any]) -> Any:
+    """Reduce an array that a worker sends back: the caller may write to it.
+
+    Also if it is a part of an array that all tasks share, which is read-only here.
+    """
     return reduced(array if array.flags.writeable else array.copy(order="K"))
 
 
@@ -55,5 +57,5 @@ def dispatch_of_results() -> dict[Any, Any]:
     if kind is None:
         return {}
     if _results[0] != len(copyreg.dispatch_table):
-        _results = (len(copyreg.dispatch_table), {**copyreg.dispatch_table, kind: _result})
+        _results = (len(copyreg.dispatch_table), {**copyreg.dispatch_table, kind: result})
     return _results[1]

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from parmap.errors import RemoteTraceback, SerializationError, add_note
 from parmap.worker.arrays import array_type, dispatch_of_results
 from parmap.worker.arrays import reduced as reduced_array
+from parmap.worker.arrays import result as reduced_result
 
 __all__ = [
     "PackedError",
@@ -80,7 +81,8 @@ class PackedError:
 def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """Pickle what the caller sends; `what` begins the path in the error's message."""
     try:
-        return _by_value(value, None if buffers is None else buffers.append)
+        append = None if buffers is None else buffers.append
+        return _by_value(value, append, result=what == "result")
     except Exception as error:
         from parmap.worker import culprit  # only to explain a failure
 
@@ -99,14 +101,16 @@ def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> by
         return file.getvalue()
 
 
-def _by_value(value: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
+def _by_value(
+    value: Any, buffer_callback: Callable[[Any], Any] | None = None, *, result: bool = False
+) -> bytes:
     with io.BytesIO() as file:
-        _pickler(array_type())(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        _pickler(array_type(), result)(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 
 @functools.cache
-def _pickler(arrays: type | None) -> Any:
+def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
     """Make cloudpickle's pickler, of functions that know which file they come from.
 
     From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
@@ -120,7 +124,9 @@ def _pickler(arrays: type | None) -> Any:
         make, arguments = theirs[CodeType](code)
         return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
 
-    ours = {CodeType: reduced} | ({} if arrays is None else {arrays: reduced_array})
+    ours: dict[type, Any] = {CodeType: reduced}
+    if arrays is not None:
+        ours[arrays] = reduced_result if result else reduced_array
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table: ClassVar[Any] = ChainMap(ours, theirs)

@@ -111,6 +111,7 @@ class Crew:
             for number in list(self._dying):
                 self._bury(number, None)
             raise
+        desk.clear()
         for end in (self._selector, self._wake, self._woken, self._zygote):
             end.close()
 

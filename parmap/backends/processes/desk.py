@@ -141,6 +141,13 @@ class Desk:
                 # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
                 worker.forget(key)
 
+    def clear(self) -> None:
+        """Forget all placed values: no worker will ask for them any more."""
+        with self._lock:
+            for key in self._placed:
+                heirlooms.pop(key, None)
+            self._placed = {}
+
     def abandon(self, future: Future[Any]) -> None:
         """Interrupt the task that runs for this future; have it killed if it does not mind."""
         if self.foreign:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from parmap.backends.processes.system import anonymous_memory
 
@@ -29,6 +30,7 @@ class Block:
 
     def __init__(self, frames: Sequence[memoryview]) -> None:
         self.descriptor = -1
+        _blocks.add(self)
         sizes = [frame.nbytes for frame in frames]
         self.descriptor = anonymous_memory(sum(map(_whole_pages, sizes)))
         for frame, start in zip(frames, _starts(sizes), strict=True):
@@ -40,9 +42,27 @@ class Block:
             written = os.pwrite(self.descriptor, frame[:_STEP], start)
             frame, start = frame[written:], start + written
 
+    def close(self) -> None:
+        """Let go of the memory; whoever has mapped it keeps it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
+        self.close()
+
+
+# A fork has no use for them: it would keep the memory for as long as it lives.
+_blocks: WeakSet[Block] = WeakSet()
+
+
+def _close_all() -> None:
+    for block in list(_blocks):
+        block.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)
 
 
 class Slot:

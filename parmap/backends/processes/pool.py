@@ -144,6 +144,8 @@ def _close(crew: Crew, *, wait: bool, cancel: bool) -> None:
     if crew.desk.foreign:
         return
     crew.desk.close(cancel=cancel)
+    if not crew.begun:
+        crew.desk.clear()
     if wait and crew.begun and threading.current_thread() is not crew.thread:
         crew.thread.join()
 
