@@ -132,12 +132,14 @@ class Source:
         if self.error is None:
             try:
                 # extend keeps what came before an error.
+                rest: Iterator[Any] = itertools.islice(self._rows, size)
                 if self.crosses:
-                    rows.extend(map(_settled, itertools.islice(self._rows, 1)))
-                    size -= len(rows)
-                simple = not rows or type(rows[0]) in _ATOMS
-                rest = itertools.islice(self._rows, size)
-                rows.extend(rest if simple else map(_settled, rest))
+                    for first in rest:
+                        rows.append(_settled(first))
+                        if not _fixed(first):
+                            rest = map(_settled, rest)
+                        break
+                rows.extend(rest)
             except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
                 self.error = error
         if self._single:
@@ -157,7 +159,6 @@ def _sliceable(iterable: Iterable[Any]) -> bool:
     return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0  # type: ignore[attr-defined]
 
 
-# What cannot change, and has no more in it. Input that begins with these is not looked at further.
 _ATOMS = frozenset({int, float, complex, bool, str, bytes})
 
 
@@ -175,6 +176,13 @@ def _settled(element: Any) -> Any:
     numpy = sys.modules.get("numpy")
     arrays = getattr(numpy, "ndarray", bytearray)
     return copy.copy(element) if isinstance(element, (bytearray, array.array, arrays)) else element
+
+
+def _fixed(element: Any) -> bool:
+    """Tell whether input that begins with this needs no copies; None tells nothing."""
+    if type(element) is tuple:
+        return all(map(_fixed, element))
+    return element is not None and _settled(element) is element
 
 
 def _holds_more(elements: list[Any]) -> bool:
