@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -167,15 +167,16 @@ class Session:
         self.check()
         if self.traits.shares_memory:
             return self.executor.submit(run_chunk, placed.job, chunk)  # type: ignore[no-any-return]
-        values: Sequence[Any] = placed.references
         if not (self.traits.places and handles_exist()):
             parcel = self._packed(chunk, star=placed.star)
-        else:
-            trip = Trip(self._place_value, values)
-            with travelling(trip):
-                parcel = self._packed(chunk, star=placed.star)
-            values = trip.references
-        return self.executor.submit(run_chunk, placed.job, parcel, *values)  # type: ignore[no-any-return]
+            return self.executor.submit(run_chunk, placed.job, parcel)  # type: ignore[no-any-return]
+        trip = Trip(self._place_value, placed.references)
+        with travelling(trip):
+            parcel = self._packed(chunk, star=placed.star)
+        future = self.executor.submit(run_chunk, placed.job, parcel, *trip.references)
+        # A handle may have been made by packing, and be nobody else's.
+        future.add_done_callback(lambda _, handles=trip.handles: handles.clear())
+        return future  # type: ignore[no-any-return]
 
     def _packed(self, chunk: Chunk, *, star: bool) -> Parcel:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ __all__ = [
     "Trip",
     "arrived",
     "handles_exist",
+    "handles_in",
     "is_large",
     "opened",
     "opened_names",
@@ -116,6 +117,11 @@ def is_large(value: Any) -> bool:
 def handles_exist() -> bool:
     """Tell whether this process has any handle at all."""
     return bool(_living)
+
+
+def handles_in(columns: Iterable[Iterable[Any]]) -> bool:
+    """Tell whether any of these arguments is a handle."""
+    return any(Shared in set(map(type, column)) for column in columns)
 
 
 class Trip:

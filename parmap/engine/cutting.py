@@ -164,18 +164,33 @@ _ATOMS = frozenset({int, float, complex, bool, str, bytes})
 
 def _settled(element: Any) -> Any:
     """Copy an element, or what is in it, where the input may fill the same again."""
-    kind = type(element)
+    return element if type(element) in _ATOMS else _copied(element, {})
+
+
+def _copied(thing: Any, memo: dict[int, Any]) -> Any:
+    """Copy arrays, lists, dicts, and what is in them; what is one object stays one."""
+    kind = type(thing)
     if kind in _ATOMS:
-        return element
-    if kind is tuple:
-        return tuple(map(_settled, element))
-    if kind is list:
-        return list(map(_settled, element)) if _holds_more(element) else element.copy()
-    if kind is dict:
-        return dict(zip(element, map(_settled, element.values()), strict=True))
+        return thing
+    if id(thing) in memo:
+        return memo[id(thing)]
     numpy = sys.modules.get("numpy")
-    arrays = getattr(numpy, "ndarray", bytearray)
-    return copy.copy(element) if isinstance(element, (bytearray, array.array, arrays)) else element
+    if isinstance(thing, (bytearray, array.array, getattr(numpy, "ndarray", bytearray))):
+        memo[id(thing)] = copy.copy(thing)
+    elif kind is list:
+        memo[id(thing)] = new = thing.copy()
+        if not _ATOMS.issuperset(map(type, thing)):  # a long list of numbers is not walked through
+            new[:] = [_copied(item, memo) for item in thing]
+    elif kind is dict:
+        memo[id(thing)] = new = thing.copy()
+        new.update((key, _copied(item, memo)) for key, item in thing.items())
+    elif kind is tuple:
+        # Its items may hold it, but then by way of a list or a dict, which are noted already.
+        memo[id(thing)] = thing
+        items = [_copied(item, memo) for item in thing]
+        if any(map(operator.is_not, items, thing)):
+            memo[id(thing)] = tuple(items)
+    return memo.get(id(thing), thing)
 
 
 def _fixed(element: Any) -> bool:
@@ -183,11 +198,6 @@ def _fixed(element: Any) -> bool:
     if type(element) is tuple:
         return all(map(_fixed, element))
     return element is not None and _settled(element) is element
-
-
-def _holds_more(elements: list[Any]) -> bool:
-    # A look at the first is enough: a long list of numbers is not to be walked through.
-    return bool(elements) and type(elements[0]) not in _ATOMS
 
 
 def _one_large(elements: Sequence[Any]) -> bool:

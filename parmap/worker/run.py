@@ -84,8 +84,12 @@ def _lent(threads: int, *, exact: bool) -> Iterator[None]:
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
     columns: list[Any] = list(chunk.columns)
     for place, value in job.constants:
-        columns[place] = itertools.repeat(value, len(chunk))
-    fn = sharing.opening(job.fn) if sharing.handles_exist() else job.fn
+        columns[place] = itertools.repeat(sharing.opened([value])[0], len(chunk))
+    fn = job.fn
+    if sharing.handles_exist():
+        # Rows are not looked into: one may be an iterator.
+        given = job.star or sharing.handles_in(chunk.columns)
+        fn = sharing.opening(fn) if given else sharing.opened_partial(fn)
     if job.root is not None:
         rows = columns[0] if job.star else zip(*columns, strict=False)
         return streamed(fn, job.root, rows, chunk.indices, keyword=job.takes_rng)

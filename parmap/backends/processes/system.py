@@ -48,7 +48,11 @@ def anonymous_memory(size: int) -> int:
     if not hasattr(os, "memfd_create"):
         return _unlinked_memory(size)
     descriptor = os.memfd_create("parmap", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, size)
+    try:
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

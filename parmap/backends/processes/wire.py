@@ -9,6 +9,7 @@ parent sends a task only to a worker that has none, the worker answers each task
 from __future__ import annotations
 
 import array
+import errno
 import pickle
 import socket
 import struct
@@ -113,7 +114,7 @@ def kept(frames: Sequence[Buffer], limit: int) -> list[Frame]:
     views = [memoryview(frame) for frame in frames]
     large = sum(view.nbytes for view in views) > limit
     moved = [view for view in views if large and view.nbytes >= _SMALL]
-    block = Block(moved) if moved else None
+    block = _block(moved) if moved else None
     return [
         Slot(block, view.nbytes)
         if block is not None and view.nbytes >= _SMALL
@@ -122,6 +123,15 @@ def kept(frames: Sequence[Buffer], limit: int) -> list[Frame]:
         else bytes(view)
         for frame, view in zip(frames, views, strict=True)
     ]
+
+
+def _block(frames: Sequence[memoryview]) -> Block | None:
+    try:
+        return Block(frames)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return None  # this process has all the files that it may open: by the channel, then
+        raise
 
 
 def send(channel: socket.socket, kind: Kind, key: int = 0, frames: Sequence[Frame] = ()) -> None:
