@@ -88,6 +88,7 @@ class _Case(util.BaseTestCase):
     def setUp(self):
         support.reap_children()  # of other modules' tests
         support.environment_altered = False
+        self._threads_before = set(threading.enumerate())
         super().setUp()
 
     def tearDown(self):
@@ -116,9 +117,13 @@ class _Processes(util.ExecutorMixin):
         return executor.pids
 
     def assert_gone(self, processes):
-        """Check that processes end."""
+        """Check that processes end, and then their pool's thread."""
         _, alive = psutil.wait_procs(processes, timeout=_GUARD)
         self.assertEqual(alive, [])
+        # The original gives a thread one second, which a loaded machine may need for more.
+        for thread in set(threading.enumerate()) - self._threads_before:
+            thread.join(_GUARD)
+            self.assertFalse(thread.is_alive(), thread)
 
 
 # -- wait, as_completed, initializers -------------------------------------------------------
@@ -243,6 +248,11 @@ class ThreadsShutdownTest(_Shutdown, _Threads, test_shutdown.ThreadPoolShutdownT
 
 class ProcessesShutdownTest(_Shutdown, test_shutdown.ExecutorShutdownTest, _Processes, _Case):
     """The end of a process pool: the tests of `ProcessPoolShutdownTest`, by process numbers."""
+
+    def test_cancel_futures(self):
+        """Tasks begin when a worker is ready; before that, all of them would be cancelled."""
+        self.executor.submit(abs, -1).result()
+        super().test_cancel_futures()
 
     def test_processes_terminate(self):
         """No worker outlives a shutdown."""

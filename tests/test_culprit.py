@@ -531,6 +531,7 @@ def test_open_things(tmp_path):
     ],
     ids=kind_of,
 )
+@pytest.mark.filterwarnings("ignore:Pickle, copy, and deepcopy support will be removed")
 def test_what_travels_is_not_accused(value):
     pickle.loads(cloudpickle.dumps(value))
     assert culprit._trail([value], 100) == []
