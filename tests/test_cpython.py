@@ -88,7 +88,6 @@ class _Case(util.BaseTestCase):
     def setUp(self):
         support.reap_children()  # of other modules' tests
         support.environment_altered = False
-        self._threads_before = set(threading.enumerate())
         super().setUp()
 
     def tearDown(self):
@@ -117,11 +116,13 @@ class _Processes(util.ExecutorMixin):
         return executor.pids
 
     def assert_gone(self, processes):
-        """Check that processes end, and then their pool's thread."""
+        """Check that processes end."""
         _, alive = psutil.wait_procs(processes, timeout=_GUARD)
         self.assertEqual(alive, [])
-        # The original gives a thread one second, which a loaded machine may need for more.
-        for thread in set(threading.enumerate()) - self._threads_before:
+
+    def assert_only(self, threads):
+        """Check that other threads end; the original gives them a second, loaded or not."""
+        for thread in set(threading.enumerate()).difference(threads):
             thread.join(_GUARD)
             self.assertFalse(thread.is_alive(), thread)
 
@@ -269,21 +270,25 @@ class ProcessesShutdownTest(_Shutdown, test_shutdown.ExecutorShutdownTest, _Proc
 
     def test_del_shutdown(self):
         """An executor that is forgotten does its work, and its workers leave."""
+        before = threading.enumerate()
         executor = self.executor_type(max_workers=5)
         workers = [psutil.Process(pid) for pid in self.pids(executor)]
         results = executor.map(abs, range(-5, 5))
         del executor
         gc.collect()
         self.assert_gone(workers)
+        self.assert_only(before)
         self.assertEqual(list(results), list(map(abs, range(-5, 5))))
 
     def test_shutdown_no_wait(self):
         """Work that was taken is done after ``shutdown(wait=False)``; the workers leave."""
+        before = threading.enumerate()
         executor = self.executor_type(max_workers=5)
         workers = [psutil.Process(pid) for pid in self.pids(executor)]
         results = executor.map(abs, range(-5, 5))
         executor.shutdown(wait=False)
         self.assert_gone(workers)
+        self.assert_only(before)
         self.assertEqual(list(results), list(map(abs, range(-5, 5))))
 
 
