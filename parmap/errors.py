@@ -88,23 +88,32 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
         Which element of the chunk was running, when the worker had noted it.
     last_words : str, default ""
         What the interpreter wrote as it died: the Python stack at the fault.
+    host : str, default ""
+        The machine, where it is another than the caller's.
+    times : int, default 1
+        How many workers died in a row while they had the task: some engines try again by
+        themselves.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - pickle gives them by their places
         self,
         pid: int,
         exitcode: int | None = None,
         peak_memory: int | None = None,
         position: int | None = None,
         last_words: str = "",
+        host: str = "",
+        times: int = 1,
     ) -> None:
-        # All five stand in args, so that pickle and copy rebuild the error without help.
-        super().__init__(pid, exitcode, peak_memory, position, last_words)
+        # All of them stand in args, so that pickle and copy rebuild the error without help.
+        super().__init__(pid, exitcode, peak_memory, position, last_words, host, times)
         self.pid = pid
         self.exitcode = exitcode
         self.peak_memory = peak_memory
         self.position = position
         self.last_words = last_words
+        self.host = host
+        self.times = times
 
     @property
     def signal(self) -> str | None:
@@ -142,7 +151,9 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
             f"; its peak memory was {self.peak_memory / 2**20:,.0f} MiB" if self.peak_memory else ""
         )
         words = f"\n{self.last_words}" if self.last_words else ""
-        return f"the worker process {self.pid} {how}{peak}{words}"
+        where = f" on {self.host}" if self.host else ""
+        again = f", the last of {self.times} that had this task," if self.times > 1 else ""
+        return f"the worker process {self.pid}{where}{again} {how}{peak}{words}"
 
 
 class TaskTimeout(ParmapError, TimeoutError):  # noqa: N818 - the design's public name

@@ -80,8 +80,8 @@ class Plan(ABC):
     def start(self) -> Executor:
         """Start the workers; give the executor, which the caller must shut down."""
 
-    def facts(self) -> Traits:
-        """Give the facts about the place; a plan that adopts something looks at it."""
+    def facts(self, executor: Executor) -> Traits:  # noqa: ARG002 - for plans whose places differ
+        """Give the facts about the place that `start` gave."""
         return self.traits
 
     def replace(self, **options: Any) -> Self:
@@ -207,7 +207,8 @@ def plan(spec: object, /, **options: Any) -> Plan:
         spec = [_made(registry.named(name), given) for name, given in registry.parse(spec)]
     if isinstance(spec, list):
         return _levels(spec, options)
-    return _made(registry.adopter(spec), {"adopted": spec, **options})
+    kind, option = registry.adopter(spec)
+    return _made(kind, {option: spec, **options})
 
 
 def _levels(specs: list[Any], options: dict[str, Any]) -> Plan:

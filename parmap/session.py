@@ -22,7 +22,7 @@ from parmap.sharing import Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
 from parmap.worker.parcel import Parcel, pack
 from parmap.worker.run import run_chunk
-from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome
+from parmap.worker.values import Budget, Chunk, Embedded, Job, Outcome, embedded
 
 __all__ = ["Session", "Startable"]
 
@@ -37,8 +37,8 @@ class Startable(Protocol):
     def nested(self) -> tuple[Any, ...]:
         """The plans for calls inside tasks."""
 
-    def facts(self) -> Traits:
-        """Give the facts about the place."""
+    def facts(self, executor: Any) -> Traits:
+        """Give the facts about the place that `start` gave."""
 
     def start(self) -> Executor:
         """Start the workers."""
@@ -47,7 +47,7 @@ class Startable(Protocol):
         """Settle how many workers there are, where the executor does not say."""
 
     def budget(self, workers: int) -> Budget | None:
-        """Share the cores out among the workers."""
+        """Share the cores of a machine out among so many workers on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,11 @@ class Session:
         Where tasks run.
     """
 
-    # A key for each embedded job: a worker that serves several callers must not mix them up.
-    _keys = itertools.count()
-
     def __init__(self, plan: Startable, outer: object = None) -> None:
         self.plan, self.outer = plan, outer
-        self.traits = plan.facts()
         self.executor: Any = plan.start()
-        self.budget = plan.budget(self.workers)
+        self.traits = plan.facts(self.executor)
+        self._budgets: dict[int, Budget | None] = {}
         self._closed = False
         self._pid = os.getpid()
         # References to the values of handles, by their keys. Under `_placing` each is placed
@@ -109,6 +106,15 @@ class Session:
         # Any PEP 3148 executor will do; one whose number of workers changes says so itself.
         known = getattr(self.executor, "workers", None)
         return int(self.plan.count() if known is None else known)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What each worker may use of its machine."""
+        known = getattr(self.executor, "per_node", None)
+        sharers = self.workers if known is None else known
+        if sharers not in self._budgets:  # to look at the cores takes as long as a small call
+            self._budgets[sharers] = self.plan.budget(sharers)
+        return self._budgets[sharers]
 
     @property
     def nested(self) -> tuple[Any, ...]:
@@ -149,10 +155,7 @@ class Session:
         if self.traits.shares_memory:
             return Placed(job, hold=_hold(job.budget))
         if not self.traits.places:
-            origin = Origin()
-            key = (origin.host, origin.pid, next(self._keys))
-            embedded = Embedded(key, pack(job, "", views=True).copy())
-            return Placed(embedded, star=job.star)
+            return Placed(embedded(job), star=job.star)
         if not handles_exist():
             return Placed(self.executor.put(job), star=job.star)
         trip = Trip(self._place_value)

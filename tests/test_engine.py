@@ -12,6 +12,7 @@ from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Auto, Dynamic, Static
 from parmap.engine.cutting import Piece, Source
+from parmap.engine.site import Traits
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.worker.values import Chunk
 from tests.hand import HandSite, hand_call
@@ -434,10 +435,21 @@ def test_a_noted_death_isolates_the_suspect_and_frees_the_others():
     assert not any(part.chunk.careful for part in again)
 
 
-def test_without_notes_a_piece_is_halved_until_the_suspect_is_alone():
-    offset, again = after_death(piece(5).careful(), WorkerDied(1, -11))
+def test_without_notes_a_piece_is_cut_until_the_suspect_is_alone():
+    for whole in (piece(40).careful(), piece(40)):
+        offset, again = after_death(whole, WorkerDied(1), noted=False)
+        assert offset is None
+        assert {len(part) for part in again} == {3, 1}
+        assert all(part.chunk.careful for part in again)
+        assert [i for part in again for i in part.indices] == list(range(10, 50))
+    # One that was not alone may be innocent, however often its workers died.
+    offset, again = after_death(piece(1), WorkerDied(1, times=9), noted=False)
     assert offset is None
-    assert [list(part.indices) for part in again] == [[10, 11], [12, 13, 14]]
+    assert [(part.deaths, part.chunk.careful) for part in again] == [(0, True)]
+    offset, again = after_death(again[0], WorkerDied(1, times=2), noted=False)
+    assert offset is None
+    assert [(part.deaths, part.chunk.careful) for part in again] == [(2, True)]
+    assert after_death(again[0], WorkerDied(1, times=2), noted=False) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -508,3 +520,27 @@ def test_ranges_and_arrays_are_cut_as_what_they_are():
     array = numpy.zeros((6, 2))
     (rows,) = Source([array]).cut(3)
     assert rows.base is array
+
+
+def test_where_nobody_sees_who_killed_the_worker_suspects_run_alone():
+    site = HandSite(workers=2, traits=Traits(replaces_workers=True))
+    seen = []
+
+    def step():
+        flying = site.flying
+        seen.append([(sent.elements, sent.chunk.careful) for sent in flying])
+        (sent, *_) = [one for one in flying if 5 in one.elements] or flying
+        if 5 in sent.elements:
+            sent.die(None)
+        else:
+            sent.run()
+
+    call = hand_call(site, step, abs, range(12), chunks=4, errors="return")
+    results = list(itertools.chain.from_iterable(call.results()))
+    failure = results.pop(5)
+    assert isinstance(failure.error, WorkerDied)
+    assert results == [0, 1, 2, 3, 4, *range(6, 12)]
+    # The first death may be anyone's doing: so all of its chunk are tried, each alone.
+    assert seen[0] == [([0, 1, 2, 3], False), ([4, 5, 6, 7], False), ([8, 9, 10, 11], False)]
+    alone = [flying for flying in seen if any(careful for _, careful in flying)]
+    assert alone == [[([x], True)] for x in (4, 5, 5, 5, 5, 6, 7)]

@@ -60,7 +60,7 @@ class Adopted(Plan):
                 "as its initializer"
             )
 
-    def facts(self) -> Traits:
+    def facts(self, executor: Executor) -> Traits:  # noqa: ARG002
         """Tell whether its tasks see the caller's memory."""
         return Traits(shares_memory=isinstance(self.adopted, ThreadPoolExecutor))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from parmap.engine.cutting import Piece
@@ -15,9 +16,14 @@ __all__ = ["after_death"]
 # good as never: with kills of one worker in four, and one element in ten running, 1 in 40^3.
 _OWN_DEATHS = 2
 _OUTSIDE_DEATHS = 4
+# A piece of which nobody noted which element ran is cut into so many, each a task of its own:
+# a death there costs seconds, a task milliseconds.
+_PARTS = 16
 
 
-def after_death(piece: Piece, death: WorkerDied) -> tuple[int | None, list[Piece]]:
+def after_death(
+    piece: Piece, death: WorkerDied, *, noted: bool = True
+) -> tuple[int | None, list[Piece]]:
     """Decide what follows when a worker died while it had a piece.
 
     Parameters
@@ -26,6 +32,9 @@ def after_death(piece: Piece, death: WorkerDied) -> tuple[int | None, list[Piece
         What the worker had in hand. All its results are lost.
     death : WorkerDied
         How it died; its `position` says at which element, where that was noted.
+    noted : bool, default True
+        Whether workers note which element they run when they are told to be careful. Where
+        they do not, careful pieces must run alone: that is what proves them guilty.
 
     Returns
     -------
@@ -34,20 +43,25 @@ def after_death(piece: Piece, death: WorkerDied) -> tuple[int | None, list[Piece
     again : list of Piece
         What to run again: together with the blamed one, all elements of the piece.
     """
+    if not noted and not piece.chunk.careful:
+        return None, _apart(piece)
     offset = _located(piece, death)
     if offset is None:
-        if not piece.chunk.careful:
-            return None, [piece.careful()]
-        # Nobody noted the position, for the backend has no slot: halve until one is alone.
-        return None, [half.careful() for half in piece.parts(len(piece) // 2)]
-    deaths = piece.deaths + 1
+        return None, _apart(piece) if piece.chunk.careful else [piece.careful()]
+    deaths = piece.deaths + death.times
     limit = _OUTSIDE_DEATHS if death.from_outside else _OWN_DEATHS
     before, after = piece.parts(offset)[:-1] if offset else [], piece.part(offset + 1, len(piece))
     others = [part for part in (*before, after) if len(part)]
     if death.timed_out or deaths >= limit:
         return offset, others
     suspect = replace(piece.part(offset, offset + 1), attempts=piece.attempts, deaths=deaths)
-    return None, [suspect, *others]
+    return None, [suspect if noted else suspect.careful(), *others]
+
+
+def _apart(piece: Piece) -> list[Piece]:
+    """Cut a piece into careful ones, so that in the end each element is alone."""
+    size = math.ceil(len(piece) / _PARTS)
+    return [part.careful() for part in piece.parts(*range(size, len(piece), size))]
 
 
 def _located(piece: Piece, death: WorkerDied) -> int | None:

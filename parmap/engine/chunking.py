@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 __all__ = ["Auto", "Chunker", "Dynamic", "Guided", "Policy", "Static", "policy_named"]
@@ -87,6 +87,10 @@ class Policy:
         if len(self.cost) != len(rows):
             raise ValueError(f"cost= has {len(self.cost)} numbers for {len(rows)} elements")
         return [float(cost) for cost in self.cost]
+
+    def paced(self, round_trip: float) -> Policy:  # noqa: ARG002
+        """Give the policy for a place where a task takes so many seconds there and back."""
+        return self
 
     def begin(self, total: int | None, workers: int) -> Chunker:
         """Make the chunker for a call of `total` elements, None where that is not known."""
@@ -199,31 +203,41 @@ class Guided(Policy):
         return _Shrinking(workers, self.smallest)
 
 
+# What a chunk should last, in seconds, and in round trips, so that these cost no more than 2 %.
+_TARGET = 0.05
+_TRIPS = 50
+
+
 @dataclass(frozen=True, kw_only=True)
 class Auto(Policy):
     """The default: starts with single elements, measures, then cuts chunks of `target` seconds.
 
     Parameters
     ----------
-    target : float, default 0.05
-        How long a chunk should run, in seconds: long against the cost of handing it out
-        (about 0.1 ms on one machine), short against the whole.
+    target : float, optional
+        How long a chunk should run, in seconds: long against the cost of handing it out,
+        short against the whole. Default: 0.05, or fifty times what a task takes there and
+        back, where that is more.
     cost : callable or sequence of float, optional
         See `Policy`: the relative cost of each element.
     shuffle : bool or int, default False
         See `Policy`: run the elements in random order.
     """
 
-    target: float = 0.05
+    target: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.target < math.inf:
+        if self.target is not None and not 0 < self.target < math.inf:
             raise ValueError(f"target={self.target!r}: give seconds, more than 0")
+
+    def paced(self, round_trip: float) -> Policy:
+        """Cut chunks that are long against a round trip."""
+        return self if self.target else replace(self, target=max(_TARGET, _TRIPS * round_trip))
 
     def begin(self, total: int | None, workers: int) -> Chunker:  # noqa: ARG002
         """Cut chunks from what is learnt."""
-        return _Learning(workers, self.target)
+        return _Learning(workers, self.target or _TARGET)
 
 
 class _Listed:

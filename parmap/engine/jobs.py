@@ -51,7 +51,9 @@ def job_for(
     traits = site.traits
     # A task that runs in its caller's thread still shares what is global with the others, if
     # that thread is itself a worker.
-    threaded = traits.shares_memory and (not traits.same_thread or context.threaded.get())
+    threaded = traits.threaded or (
+        traits.shares_memory and (not traits.same_thread or context.threaded.get())
+    )
     keyword = root is not None and takes_rng(fn)
     seeds_globals = root is not None and not keyword
     if seeds_globals:
@@ -62,7 +64,7 @@ def job_for(
         stop=stop,
         timeout=timeout,
         crosses=not traits.shares_memory,
-        expendable=traits.replaces_workers,
+        expendable=traits.replaces_workers and traits.sees_deaths,
         nested=site.nested,
         root=root,
         takes_rng=keyword,
@@ -78,11 +80,12 @@ def job_for(
 
 def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
     """Refuse to seed generators that several threads would draw from at once."""
-    if traits.shares_memory and (not traits.same_thread or context.threaded.get()):
+    alone = traits.same_thread and not context.threaded.get()
+    if traits.threaded or (traits.shares_memory and not alone):
         name = _name(fn)
         raise TypeError(
             f"{name} has no parameter rng, so rng= would seed the global generators, which all "
-            f"threads of this process share. Take the stream in {name} instead: "
+            f"threads of a process share. Take the stream in {name} instead: "
             f"def {name}(..., rng): rng.normal()"
         )
 

@@ -132,6 +132,7 @@ class Call:
         self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
         self._shelf = shelf or shelf_for(ordered=settings.ordered)
         self._warned = False
+        self._blind = not site.traits.sees_deaths
         self.failures: list[Failure] = []
 
     def results(self) -> Generator[list[Any], None, None]:
@@ -143,7 +144,8 @@ class Call:
             What an element raised (``errors="raise"``), or the input's own error.
         """
         site, workers = self._site, self._site.workers
-        cutter = self._feed.cutter(self._settings.policy, workers, lists=site.traits.shares_memory)
+        policy = self._settings.policy.paced(site.traits.round_trip)
+        cutter = self._feed.cutter(policy, workers, lists=site.traits.shares_memory)
         placed = site.place(self._job)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
@@ -166,10 +168,17 @@ class Call:
         """Hand out pieces until the backend has enough; what has landed is looked at first."""
         flying = self._flying
         while len(flying) < _DEPTH * self._site.workers and (not flying or self._landed.empty()):
+            if self._blind and flying and self._suspects():
+                break
             piece = self._next(cutter)
             if piece is None:
                 break
             self._send(piece, placed)
+
+    def _suspects(self) -> bool:
+        """Whether one that may kill its worker is out, or next: it runs alone where nobody sees."""
+        first = self._again[0].chunk.careful if self._again else False
+        return first or any(piece.chunk.careful for piece in self._flying.values())
 
     def _wait(self, cutter: Cutting) -> bool:
         """Wait until a piece lands, and take it in, or until one may be retried."""
@@ -278,7 +287,7 @@ class Call:
     def _bury(self, piece: Piece, death: WorkerDied) -> None:
         """Run again what a dead worker had in hand, and fail the element that killed it."""
         self._tell(events.WorkerLost, death)
-        offset, again = after_death(piece, death)
+        offset, again = after_death(piece, death, noted=not self._blind)
         self._again.extendleft(reversed(again))
         if offset is None:
             return
@@ -289,7 +298,8 @@ class Call:
                 f"{death.last_words}"
             )
         packed = PackedError(error, death.last_words)
-        self._fail(piece, offset, packed, replace(Origin(), pid=death.pid))
+        here = Origin()
+        self._fail(piece, offset, packed, Origin(death.host or here.host, death.pid))
 
     def _fail(self, piece: Piece, offset: int, packed: PackedError, origin: Origin) -> None:
         """Retry an element that failed, or fail it for good."""

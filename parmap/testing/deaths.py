@@ -41,14 +41,19 @@ class DeathsContract(Contract):
         assert results == [x for x in range(12) if x != 7]
         assert failure.index == 7
         assert isinstance(failure.error, parmap.WorkerDied)
-        assert failure.error.exitcode == exitcode
         assert failure.error.pid == failure.pid
-        with pytest.raises(parmap.WorkerDied, match=str(failure.error.signal or exitcode)):
+        known = [exitcode] if self.session.traits.sees_deaths else [exitcode, None]
+        assert failure.error.exitcode in known
+        with pytest.raises(parmap.WorkerDied) as caught:
             parmap.pmap(fn, range(12))
+        assert caught.value.exitcode in known
+        assert str(caught.value.signal or caught.value.exitcode or "is gone") in str(caught.value)
 
     def test_a_fault_shows_its_last_words(self) -> None:
         """The error of a segmentation fault shows the Python stack at the fault."""
         self.need_replacement()
+        if not self.session.traits.sees_deaths:
+            pytest.skip("nobody hears the last words of this plan's workers")
         error = parmap.submit(fault).exception(LONG)
         assert isinstance(error, parmap.WorkerDied)
         assert error.signal == "SIGSEGV"

@@ -133,7 +133,8 @@ class FailuresContract(Contract):
     def test_an_element_that_takes_too_long_fails_alone(self) -> None:
         """It fails with TaskTimeout, a TimeoutError; the results of all others are kept."""
         # Where it can be stopped, it would sleep for ever; elsewhere it fails on its return.
-        long = 3600.0 if self.plan.facts().replaces_workers else 1.5
+        facts = self.session.traits
+        long = 3600.0 if facts.replaces_workers and facts.sees_deaths else 1.5
 
         def fn(x: int) -> int:
             if x == 2:

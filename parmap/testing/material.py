@@ -307,11 +307,11 @@ class Contract:
 
     def shares_memory(self) -> bool:
         """Tell whether tasks see the objects of the test itself."""
-        return self.plan.facts().shares_memory
+        return self.session.traits.shares_memory
 
     def need_same_host(self) -> None:
         """Leave out a test whose tasks meet through files, where workers are elsewhere."""
-        if not self.plan.facts().same_host:
+        if not self.session.traits.same_host:
             pytest.skip("the workers of this plan may not see the files of this machine")
 
     def need_two_workers(self) -> None:
@@ -321,5 +321,5 @@ class Contract:
 
     def need_replacement(self) -> None:
         """Leave out a test that ends workers, where nobody replaces them."""
-        if not self.plan.facts().replaces_workers:
+        if not self.session.traits.replaces_workers:
             pytest.skip("this plan does not replace a worker that dies")

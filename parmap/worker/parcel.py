@@ -8,6 +8,7 @@ worker's ``__main__`` is another one.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import pickle
@@ -54,6 +55,11 @@ class Parcel:
 
     def __init__(self, data: Any, *buffers: Any) -> None:
         self.data, self.buffers = data, buffers
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, or refers to."""
+        return sum(memoryview(buffer).nbytes for buffer in (self.data, *self.buffers))
 
     def copy(self) -> Parcel:
         """Make one that refers to nobody's memory."""
@@ -253,9 +259,27 @@ def _pickled_error(error: BaseException) -> bytes:
     return _plain(stand_in)
 
 
+class _Reducers:
+    """The process's reducers, but tblib's, which Dask installs for all errors.
+
+    Those also send tracebacks, and lose what an error's class keeps outside of its ``__dict__``:
+    the code of a SystemExit.
+    """
+
+    def __getitem__(self, kind: type) -> Any:
+        reducer = copyreg.dispatch_table[kind]
+        if getattr(reducer, "__module__", "") == "tblib.pickling_support":
+            raise KeyError(kind)
+        return reducer
+
+
 def _plain(value: Any) -> bytes:
     try:
-        return pickle.dumps(value, PROTOCOL)
+        with io.BytesIO() as file:
+            pickler = pickle.Pickler(file, PROTOCOL)
+            pickler.dispatch_table = _Reducers()  # type: ignore[assignment]
+            pickler.dump(value)
+            return file.getvalue()
     except Exception:  # noqa: BLE001 - a local class, say, which must be sent by value
         return _by_value(value)
 

@@ -41,7 +41,11 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
     SerializationError
         If the job cannot be unpickled here, so that no chunk of the call can run.
     """
-    job = opened(job, shared)
+    shared = tuple(map(opened, shared))
+    return _run(opened(job, shared), chunk, shared)
+
+
+def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
     if isinstance(chunk, Parcel):
         try:
             with sharing.arrived(shared):
@@ -51,8 +55,9 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
     assert isinstance(chunk, Chunk)
     work = _watched if chunk.careful or job.timeout is not None else _swift
     own = apart(load=job.root is not None) if job.apart else contextlib.nullcontext()
-    cores = None if job.budget is None else job.budget.cores
-    with context.task(job.nested, threaded=job.threaded, cores=cores), own, _guarded(job.budget):
+    budget = None if job.budget is None else job.budget.here()
+    cores = None if budget is None else budget.cores
+    with context.task(job.nested, threaded=job.threaded, cores=cores), own, _guarded(budget):
         watch = Watch(job.hints) if job.root is None else None
         began = time.perf_counter()
         values, misfires = work(job, chunk)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parmap import sharing
-from parmap.worker.parcel import PackedError, Parcel, unpack, unpack_error
+from parmap.cores import available_cores
+from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
 from parmap.worker.rng import Root
 
-__all__ = ["Chunk", "Embedded", "Job", "Misfire", "Origin", "Outcome", "opened"]
+__all__ = ["Chunk", "Embedded", "Job", "Misfire", "Origin", "Outcome", "embedded", "opened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,20 @@ class Budget:
         Whether to use just that many, also if a smaller number was set.
     lent : bool, default False
         Whether the worker is somebody else's, and gets its numbers back after each chunk.
+    among : int or None, default None
+        How many workers share the cores of a node, where their number is not known here: then
+        the worker divides, and `cores`, and `threads` if not exact, say nothing yet.
     """
 
     cores: int
     threads: int | None
     exact: bool = False
     lent: bool = False
+    among: int | None = None
+
+    def here(self) -> Budget:
+        """Settle it on the worker's own node."""
+        return self if self.among is None else _settled(self, self.among)
 
     @classmethod
     def share(cls, cores: int, workers: int, threads: int | str | None) -> Budget:
@@ -51,6 +62,12 @@ class Budget:
             return cls(threads, threads, exact=True)
         share = max(1, cores // workers)
         return cls(share, None if threads is None else share)
+
+
+@functools.cache
+def _settled(budget: Budget, among: int) -> Budget:
+    threads = budget.threads if budget.exact else None if budget.threads is None else "auto"
+    return replace(Budget.share(available_cores(), among, threads), lent=budget.lent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,41 +201,67 @@ class Outcome:
 
 @dataclass(slots=True)
 class Embedded:
-    """A packed job: one that travels with every chunk, or that has handles in it.
+    """A packed job, or shared value, that an executor moves or keeps as it likes.
 
     Parameters
     ----------
     key : tuple or None
-        Says which job it is, where each chunk brings another parcel of the same; None
-        where the backend keeps the one that it was given.
+        Says which it is, where each chunk brings another parcel of the same; None where the
+        backend keeps the one that it was given.
     parcel : Parcel
-        The job.
+        What it is; its arrays are read-only when it is opened.
     """
 
     key: tuple[str, int, int] | None
     parcel: Parcel
-    _job: Job | None = None
+    _value: Any = None
 
-    def open(self, values: Sequence[Any]) -> Job:
-        """Give the job; `values` are those of the handles in it."""
-        if self._job is None:
-            self._job = _recent.get(self.key) if self.key else None
-        if self._job is None:
+    def open(self, values: Sequence[Any] = ()) -> Any:
+        """Give the job or value; `values` are those of the handles in it."""
+        if self._value is None:
+            self._value = _recent.get(self.key) if self.key else None
+        if self._value is None:
             with sharing.arrived(values):
-                self._job = unpack(self.parcel, readonly=True)
+                self._value = unpack(self.parcel, readonly=True)
             if self.key:
-                _recent[self.key] = self._job
+                _recent[self.key] = self._value
                 # A worker sees a few calls at a time: an outer one and what nests in it.
                 while len(_recent) > _MOST:
                     _recent.pop(next(iter(_recent)), None)
-        return self._job
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel packed."""
+        return Embedded, (self.key, self.parcel)
 
 
 # Each job comes in many chunks; unpickling the function for each would cost more than most.
-_recent: dict[tuple[str, int, int] | None, Job] = {}
+_recent: dict[tuple[str, int, int] | None, Any] = {}
 _MOST = 4
+_numbers = itertools.count()
 
 
-def opened(job: Job | Embedded, values: Sequence[Any] = ()) -> Job:
-    """Give the job itself."""
-    return job if isinstance(job, Job) else job.open(values)
+def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedded:
+    """Pack a job or a value.
+
+    Parameters
+    ----------
+    value : object
+        What to pack, once: what is packed is given back as it is.
+    what : str, default ""
+        What the path in an error's message begins with.
+    small : int, optional
+        From this many bytes on the backend keeps it, and it refers to the memory of the
+        arrays in it. Below, many copies of it travel, of which a worker opens only one.
+        Default: it is never kept.
+    """
+    ready = value if isinstance(value, Embedded) else Embedded(None, pack(value, what, views=True))
+    if ready.key or (small is not None and ready.parcel.size >= small):
+        return ready
+    origin = Origin()
+    return Embedded((origin.host, origin.pid, next(_numbers)), ready.parcel.copy())
+
+
+def opened(thing: Any, values: Sequence[Any] = ()) -> Any:
+    """Give what is embedded; give all else as it is."""
+    return thing.open(values) if type(thing) is Embedded else thing
