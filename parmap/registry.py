@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from functools import cache
@@ -15,13 +16,16 @@ from typing import Any
 
 from parmap.errors import BackendUnavailable, PlanError
 
-__all__ = ["Parsed", "adopter", "named", "names", "parse", "provider", "suggest"]
+__all__ = ["Parsed", "adopter", "named", "names", "parse", "provider", "require", "suggest"]
 
 # A plan is loaded when it is first named: a backend's file may import much.
 _BUILTIN = {
     "sequential": "parmap.backends.sequential:Sequential",
     "threads": "parmap.backends.threads:Threads",
     "processes": "parmap.backends.processes.plan:Processes",
+    "dask": "parmap.backends.dask.plan:Dask",
+    "ray": "parmap.backends.ray:Ray",
+    "joblib": "parmap.backends.joblib:Joblib",
 }
 _ADOPTED = "parmap.backends.adopted:Adopted"
 
@@ -68,20 +72,49 @@ def provider(name: str) -> str:
     return f"{package.name} {package.version}" if package else "of no package"
 
 
-def adopter(thing: object) -> Any:
-    """Give the plan class that can use a running thing of this kind.
+def adopter(thing: object) -> tuple[Any, str]:
+    """Give the plan class that can use a running thing of this kind, and the option for it.
 
     Raises
     ------
     PlanError
         If nobody can.
     """
-    if isinstance(thing, Executor):
-        return _load(_ADOPTED)
+    # A client can only be here if its package was imported.
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and isinstance(thing, distributed.Client):
+        return _load(_BUILTIN["dask"]), "client"
+    if isinstance(thing, Executor) or callable(getattr(thing, "apply_async", None)):
+        return _load(_ADOPTED), "adopted"
     raise PlanError(
         f"{thing!r} is no plan: give a name ({', '.join(names())}), a text such as "
-        "'processes(workers=4)', a Plan, a running concurrent.futures.Executor, or a list of these"
+        "'processes(workers=4)', a Plan, a running concurrent.futures.Executor, "
+        "distributed.Client, or pool with apply_async, or a list of these"
     )
+
+
+def require(module: str, plan: str) -> Any:
+    """Import what a plan needs.
+
+    Parameters
+    ----------
+    module : str
+        The module.
+    plan : str
+        The plan, which is also the name of the extra that brings the module's package.
+
+    Raises
+    ------
+    BackendUnavailable
+        If it cannot be imported; the message says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the plan {plan!r} needs the package {module!r}, which cannot be imported ({error}). "
+            f"Install it: pip install 'parmap-plans[{plan}]'"
+        ) from error
 
 
 def parse(text: str) -> list[Parsed]:

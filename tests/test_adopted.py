@@ -1,6 +1,8 @@
+import concurrent.futures
 import multiprocessing
 import os
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,56 @@ class TestForkserverPool(AdoptedContract):
     @staticmethod
     def make():
         return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver"))
+
+
+class TestPool(PlanContract):
+    """A pool of multiprocessing, which forgets the task of a worker that dies."""
+
+    @classmethod
+    def setup_class(cls):
+        cls.pool = multiprocessing.get_context("spawn").Pool(2)
+        cls.plan = parmap.plan(cls.pool)
+        super().setup_class()
+
+    @classmethod
+    def teardown_class(cls):
+        super().teardown_class()
+        assert cls.pool.apply(abs, (-1,)) == 1
+        cls.pool.terminate()
+        cls.pool.join()
+
+
+class TestThreadsOfMultiprocessing(PlanContract):
+    @classmethod
+    def setup_class(cls):
+        cls.pool = ThreadPool(2)
+        cls.plan = parmap.plan(cls.pool)
+        super().setup_class()
+
+    @classmethod
+    def teardown_class(cls):
+        super().teardown_class()
+        assert cls.pool.apply(abs, (-1,)) == 1
+        cls.pool.terminate()
+        cls.pool.join()
+
+
+@pytest.mark.skipif(
+    not hasattr(concurrent.futures, "InterpreterPoolExecutor"),
+    reason="interpreters as workers came with Python 3.14",
+)
+class TestInterpreters(AdoptedContract):
+    @staticmethod
+    def make():
+        return concurrent.futures.InterpreterPoolExecutor(2)
+
+
+def test_a_closed_pool_says_so():
+    pool = ThreadPool(1)
+    pool.close()
+    with parmap.plan(pool), pytest.raises(parmap.ParmapError, match="only its owner can"):
+        parmap.pmap(abs, [1])
+    pool.join()
 
 
 @pytest.fixture(scope="module")

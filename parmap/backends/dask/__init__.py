@@ -1,0 +1,1 @@
+"""Plan ``dask``: clusters of Dask."""

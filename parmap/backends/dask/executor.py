@@ -1,0 +1,344 @@
+"""The executor of plan ``dask``: chunks as Dask's tasks, futures as everywhere.
+
+All that talks to Dask runs in the client's event loop, one coroutine for each task; so what
+is known of Dask's state needs no lock. Futures are the border to the callers' threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, wait
+from typing import Any
+
+import distributed
+from distributed.comm import get_address_host
+from distributed.scheduler import KilledWorker
+from tornado.ioloop import PeriodicCallback
+
+from parmap.backends.dask.cluster import Exits
+from parmap.engine.site import Traits
+from parmap.errors import ParmapError, PoolBroken, WorkerDied
+from parmap.worker.parcel import Parcel
+from parmap.worker.values import Embedded, embedded
+
+__all__ = ["DaskExecutor"]
+
+# Below this many bytes a value goes along with each task, by way of the scheduler: less than
+# the messages cost that would place it. From here on it goes to the workers beforehand.
+_SMALL = 1 << 16
+# How often a task is sent anew because its data went with the workers that had them.
+_LOSSES = 4
+# There and back for one task, seconds: Dask gathers messages for 2 to 10 ms before it sends them.
+_ROUND_TRIP = 0.01
+
+
+class Reference:
+    """A value that is placed on all workers when a task first needs it.
+
+    Parameters
+    ----------
+    cargo : Embedded
+        The value. Kept here, for it must be placed again if all workers are lost.
+    """
+
+    def __init__(self, cargo: Embedded) -> None:
+        self.cargo: Embedded | None = cargo
+        self._placing: asyncio.Task[Any] | None = None
+
+    async def placed(self, client: Any) -> Any:
+        """Give Dask's future of the value."""
+        if self._placing is None or _is_lost(self._placing):
+            self._placing = asyncio.ensure_future(self._place(client))
+        # Several tasks wait for it, and any of them may be cancelled.
+        return await asyncio.shield(self._placing)
+
+    async def _place(self, client: Any) -> Any:
+        if not await client.scheduler.ncores():
+            # A cluster that adapts starts workers for tasks, not for data.
+            await client.submit(int, pure=False)
+        return await client.scatter(self.cargo, broadcast=True, hash=False)
+
+    def drop(self) -> None:
+        """Forget the value, here and on the workers."""
+        self.cargo = self._placing = None
+
+
+def _is_lost(placing: asyncio.Task[Any]) -> bool:
+    if not placing.done():
+        return False
+    failed = placing.cancelled() or placing.exception() is not None
+    return failed or placing.result().status != "finished"
+
+
+class Errand:
+    """One task and its data: sent, awaited, and sent anew if the data were lost.
+
+    Its coroutine is never cancelled: Dask gathers results for several tasks at once, and who
+    is cancelled while he waits for them cancels them all.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Where to send it.
+    future : Future
+        Whom to ask whether it is still wanted.
+    call : callable
+        What the task calls.
+    args : tuple
+        Its arguments; a `Reference` stands for the value that is placed.
+    """
+
+    def __init__(
+        self, client: Any, future: Future[Any], call: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        self.future = future
+        self._client, self._call, self._args = client, call, args
+        self._task: Any = None
+
+    async def run(self) -> Any:
+        """Send it, and give what comes back."""
+        for attempt in range(1, _LOSSES + 1):
+            sent = [await self._sent(arg) for arg in self._args]
+            if self.future.cancelled():
+                break
+            self._task = self._client.submit(self._call, *sent, pure=False)
+            try:
+                return await self._task
+            except asyncio.CancelledError:
+                # Dask cancels tasks whose data are gone.
+                if self.future.cancelled() or attempt == _LOSSES or not self._connected:
+                    raise
+            finally:
+                # Now, not when the collector comes to it: an error's traceback holds this frame.
+                self._task.release()
+        return None
+
+    async def stop(self) -> None:
+        """Take it back, if it has been sent."""
+        if self._task is not None and self._connected:
+            await self._client.cancel([self._task])
+
+    @property
+    def _connected(self) -> bool:
+        return bool(self._client.status == "running")
+
+    async def _sent(self, arg: Any) -> Any:
+        """Put in an argument's place what Dask is to send for it."""
+        if type(arg) is Reference and arg.cargo is not None:
+            return arg.cargo if arg.cargo.key else await arg.placed(self._client)
+        if type(arg) is Parcel and arg.size >= _SMALL:
+            return await self._client.scatter(arg, hash=False)
+        return arg
+
+
+class DaskExecutor(Executor):
+    """A PEP 3148 executor on a client of Dask.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    closing : sequence of callable
+        What to call in the end, in this order.
+    setup : callable or None
+        Run once in each worker, also in those that come later.
+    exits : dict of int to asyncio.Task, optional
+        How the worker processes end that are this one's own; then they are replaced, and
+        data go to them past the scheduler.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        closing: Iterable[Callable[[], object]],
+        setup: Callable[[], object] | None,
+        exits: Exits | None = None,
+    ) -> None:
+        self._client, self._closing = client, list(closing)
+        self._exits = exits or {}
+        self._lock = threading.Lock()
+        # Under `_lock`: nothing is added to `_pending` once `_closed`.
+        self._pending: set[Future[Any]] = set()
+        self._closed = False
+        self._slots: dict[str, int] = {}  # by the workers' addresses
+        self._watch: Any = None
+        try:
+            if setup is not None:
+                self._set_up(setup)
+            nannies = client.sync(self._look)
+        except BaseException:
+            self._close()
+            raise
+        self.traits = self._facts(nannies=nannies)
+
+    # -- the executor --------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call ``fn(*args, **kwargs)``."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._pending.add(future)
+        call = functools.partial(fn, **kwargs) if kwargs else fn
+        errand = Errand(self._client, future, call, args)
+        future.add_done_callback(functools.partial(self._ended, errand))
+        self._client.loop.add_callback(self._serve, errand)
+        return future
+
+    def _ended(self, errand: Errand, future: Future[Any]) -> None:
+        with self._lock:
+            self._pending.discard(future)
+        if future.cancelled():
+            self._client.loop.add_callback(errand.stop)
+
+    def put(self, value: Any, what: str = "") -> Reference:
+        """Place a value; the reference may stand among the arguments of `submit`."""
+        return Reference(embedded(value, what, small=_SMALL))
+
+    def drop(self, reference: Reference) -> None:
+        """Forget a placed value."""
+        self._client.loop.add_callback(reference.drop)
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once; at least 1, for a cluster may start workers on demand."""
+        return max(1, sum(self._slots.values()))
+
+    @property
+    def per_node(self) -> int:
+        """How many tasks run at once on the machine where most do."""
+        hosts: Counter[str] = Counter()
+        for address, slots in list(self._slots.items()):
+            hosts[get_address_host(address)] += slots
+        return max(hosts.values(), default=1)
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of Dask's page, where the scheduler has one."""
+        known = self._client.scheduler_info(n_workers=1)["services"]
+        return str(self._client.dashboard_link) if "dashboard" in known else None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take no more tasks; end what was started here when all that were taken are done."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+            pending = list(self._pending)
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if first and wait:
+            self._finish(pending)
+        elif first:
+            threading.Thread(target=self._finish, args=(pending,), name="parmap-dask").start()
+
+    def _finish(self, pending: list[Future[Any]]) -> None:
+        wait(pending)
+        self._close()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._client.loop.add_callback(self._watch.stop)
+        for close in self._closing:
+            close()
+        self._closing.clear()
+
+    # -- in the client's loop ------------------------------------------------------------
+
+    async def _serve(self, errand: Errand) -> None:
+        """Run a task, and resolve its future: the one place that does."""
+        value = error = None
+        try:
+            value = await errand.run()
+        except BaseException as caught:  # noqa: BLE001 - it is the future's
+            error = await self._translated(caught)
+        if not errand.future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            errand.future.set_result(value)
+        else:
+            errand.future.set_exception(error)
+
+    async def _translated(self, error: BaseException) -> BaseException:
+        if not isinstance(error, KilledWorker):
+            return _translated(error, self._client)
+        last = error.last_worker
+        code = await asyncio.shield(self._exits[last.pid]) if last.pid in self._exits else None
+        host = get_address_host(last.address)
+        return WorkerDied(last.pid, code, host=host, times=error.allowed_failures + 1)
+
+    async def _look(self) -> bool:
+        """Look at the workers, and go on doing so; tell whether all would be replaced."""
+        await self._refresh()
+        self._watch = PeriodicCallback(self._refresh, 1000)
+        self._watch.start()
+        known = (await self._client.scheduler.identity())["workers"].values()
+        return bool(self._exits) or all(worker.get("nanny") for worker in known)
+
+    async def _refresh(self) -> None:
+        try:
+            self._slots = await self._client.scheduler.ncores()
+        except (OSError, asyncio.CancelledError):
+            # The scheduler is gone, or going: the tasks tell their callers.
+            self._watch.stop()
+
+    # -- the workers ---------------------------------------------------------------------
+
+    def _facts(self, *, nannies: bool) -> Traits:
+        hosts = {get_address_host(address) for address in self._slots}
+        here = {"127.0.0.1", get_address_host(self._client.scheduler.address)}
+        return Traits(
+            same_host=hosts <= here,
+            threaded=any(slots > 1 for slots in self._slots.values()),
+            replaces_workers=nannies,
+            places=True,
+            round_trip=_ROUND_TRIP,
+        )
+
+    def _set_up(self, setup: Callable[[], object]) -> None:
+        plugin = SetUp(setup)
+        try:
+            self._client.register_plugin(plugin)
+        except Exception as error:
+            raise PoolBroken(
+                f"setup= failed in a worker: {type(error).__name__}: {error}"
+            ) from error
+        unregister = functools.partial(self._client.unregister_worker_plugin, plugin.name)
+        self._closing.insert(0, unregister)
+
+
+class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
+    """Runs ``setup=`` in each worker, before it gets tasks.
+
+    Parameters
+    ----------
+    setup : callable
+        What to run.
+    """
+
+    def __init__(self, setup: Callable[[], object]) -> None:
+        self.name = f"parmap-setup-{id(self)}"
+        self._setup = setup
+
+    async def setup(self, worker: Any) -> None:  # noqa: ARG002
+        """Run it, while the worker goes on answering its scheduler."""
+        await asyncio.to_thread(self._setup)
+
+
+def _translated(error: BaseException, client: Any) -> BaseException:
+    """Say in parmap's words what went wrong with Dask."""
+    if isinstance(error, asyncio.CancelledError):
+        return ParmapError(
+            f"Dask has given up a task ({error}), and its scheduler at {client.scheduler.address} "
+            f"is {client.status}: was the cluster closed, or restarted?"
+        )
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("parmap"):
+        return PoolBroken(
+            f"a worker of Dask cannot import parmap ({error}): install parmap-plans there, in the "
+            "same version as here"
+        )
+    return error

@@ -1,0 +1,101 @@
+"""Plan ``dask``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from parmap import registry
+from parmap.engine.site import Traits
+from parmap.errors import PlanError
+from parmap.plans import Plan
+from parmap.worker.values import Budget
+
+__all__ = ["Dask"]
+
+_ELSEWHERE = ("address", "cluster", "client")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dask(Plan):
+    """Workers of Dask: on this machine, or a cluster that runs already.
+
+    Without `address`, `cluster` or `client`, a scheduler and workers are started on this
+    machine, and end with the session. What was running is left running.
+
+    Parameters
+    ----------
+    processes : bool, default True
+        Whether the workers that are started here are processes, each running one task at a
+        time, or threads of this one. Functions and data are packed in both cases.
+    dashboard : bool, default False
+        Whether to serve Dask's page on what is started here; `Session.dashboard` has its
+        address.
+    address : str, optional
+        The address of a running scheduler, such as ``"tcp://node1:8786"``.
+    cluster : distributed.deploy.Cluster, optional
+        A running cluster of any kind; one that adapts changes the number of workers.
+    client : distributed.Client, optional
+        A client of yours, which is used, and never closed.
+    """
+
+    processes: bool = True
+    dashboard: bool = False
+    address: str | None = None
+    cluster: Any = None
+    client: Any = None
+
+    name: ClassVar[str] = "dask"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [option for option in _ELSEWHERE if getattr(self, option) is not None]
+        if len(given) > 1:
+            raise PlanError(f"{' and '.join(given)} both name a cluster: give one of them")
+        if given and (self.workers is not None or not self.processes or self.dashboard):
+            raise PlanError(
+                f"{given[0]}= names workers that run already: workers=, processes= and dashboard= "
+                "are for those that the plan starts itself"
+            )
+        if self.address is not None and not isinstance(self.address, str):
+            raise PlanError(f"address={self.address!r}: give a text such as 'tcp://node1:8786'")
+
+    def facts(self, executor: Any) -> Traits:
+        """Tell what kind of workers there are."""
+        return executor.traits  # type: ignore[no-any-return]
+
+    def count(self) -> int:
+        """Settle how many workers to start, or ask for when the cluster has none yet."""
+        return 1 if self._found else super().count()
+
+    def budget(self, workers: int) -> Budget | None:
+        """Share the cores of each machine out among the workers there."""
+        own = super().budget(workers)
+        if own is None or (self.processes and not self._found):
+            return own
+        # A cluster's machines are not this one; and workers that others use get their
+        # numbers back, as this process does.
+        return replace(own, lent=True, among=workers if self._found else None)
+
+    def start(self) -> Executor:
+        """Start the workers, or connect to those that run."""
+        registry.require("distributed", "dask")
+        # Imported here: distributed takes half a second.
+        from parmap.backends.dask import cluster
+        from parmap.backends.dask.executor import DaskExecutor
+
+        if self.client is not None:
+            return DaskExecutor(self.client, (), self.initializer)
+        if self._found:
+            return DaskExecutor(*cluster.connected(self.address or self.cluster), self.initializer)
+        workers = self.count()
+        start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
+        own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
+        client, close = cluster.connected(own)
+        return DaskExecutor(client, (*close, own.close), self.initializer, exits)
+
+    @property
+    def _found(self) -> bool:
+        return any(getattr(self, option) is not None for option in _ELSEWHERE)
