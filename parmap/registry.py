@@ -27,6 +27,8 @@ _BUILTIN = {
     "ray": "parmap.backends.ray:Ray",
     "joblib": "parmap.backends.joblib:Joblib",
 }
+# What users of Dask call the same.
+_ALIASES = {"synchronous": "sequential", "distributed": "dask"}
 _ADOPTED = "parmap.backends.adopted:Adopted"
 
 Parsed = tuple[str, dict[str, Any]]
@@ -47,6 +49,7 @@ def named(name: str) -> Any:
     BackendUnavailable
         If the package that offers it cannot be imported.
     """
+    name = _ALIASES.get(name, name)
     if name in _BUILTIN:
         return _load(_BUILTIN[name])
     if name in _offered():

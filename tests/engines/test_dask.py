@@ -1,11 +1,24 @@
 """Plan ``dask``, on real schedulers and workers."""
 
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import wait
+
+import numpy as np
 import pytest
 
 import parmap
 from parmap.testing import PlanContract
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
+
+GUARD = 60  # against hangs; never waited for when all is well
 
 
 class TestProcesses(PlanContract):
@@ -14,3 +27,259 @@ class TestProcesses(PlanContract):
 
 class TestThreads(PlanContract):
     plan = parmap.plan("dask", workers=2, processes=False)
+
+
+def command(*words):
+    """Start a command of Dask; give it, and the first address that it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]],
+        env={**os.environ, "PYTHONPATH": os.fspath(os.getcwd())},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if found := re.search(r"(?:Scheduler|Registered to).*?(tcp://\S+)", line):
+            # Nobody may wait for it to write because the pipe is full.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return process, found[1]
+    raise AssertionError(f"dask {words} has ended")
+
+
+class TestByAddress(PlanContract):
+    """A scheduler and two workers with their nannies, started by Dask's own commands."""
+
+    @classmethod
+    def setup_class(cls):
+        options = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+        scheduler, address = command("dask_scheduler", *options, "--port", "0")
+        threads = ("--nthreads", "1")
+        workers = [command("dask_worker", address, *options, *threads)[0] for _ in range(2)]
+        cls.processes = [*workers, scheduler]
+        cls.plan = parmap.plan("dask", address=address)
+        super().setup_class()
+
+    @classmethod
+    def teardown_class(cls):
+        super().teardown_class()
+        assert [process.poll() for process in cls.processes] == [None] * 3
+        for process in cls.processes:
+            process.send_signal(signal.SIGINT)
+        for process in cls.processes:
+            process.wait(GUARD)
+
+
+@pytest.fixture(scope="module")
+def two():
+    with parmap.plan("dask", workers=2) as session:
+        yield session
+
+
+def test_a_killed_worker_costs_no_result(two):
+    pids = two.map(lambda _: os.getpid(), range(8))
+    killed = []
+
+    def kill_once(event):
+        # In the middle: some chunks are done, some run, most are still to come.
+        if isinstance(event, parmap.Counts) and event.done > 20 and not killed:
+            killed.append(pids[0])
+            os.kill(pids[0], signal.SIGKILL)
+
+    results = parmap.pmap(lambda x: x * x, range(200), chunks=4, progress=kill_once)
+    assert killed
+    assert results == [x * x for x in range(200)]
+
+
+def test_a_constant_travels_once_to_each_worker(two, monkeypatch):
+    data = np.ones(50_000_000)  # 400 MB
+
+    def look(place):
+        return os.getpid(), data.ctypes.data, data.flags.writeable, float(data[place])
+
+    def arrived(dask_worker):
+        return dask_worker.transfer_incoming_bytes_total
+
+    client, scattered = two.executor._client, []
+    scatter = client.scatter
+
+    def counted(value, **options):
+        scattered.append(value.parcel.size)
+        return scatter(value, **options)
+
+    monkeypatch.setattr(client, "scatter", counted)
+    before = sum(client.run(arrived).values())
+    seen = parmap.pmap(look, range(40), chunks=1)
+    # In each worker all tasks see the same memory, and none may write to it.
+    assert len({(pid, at) for pid, at, _, _ in seen}) == len({pid for pid, _, _, _ in seen})
+    assert {(writeable, value) for _, _, writeable, value in seen} == {(False, 1.0)}
+    # It is sent to one worker, and that one sends it to the other.
+    (sent,) = scattered
+    assert data.nbytes < sent < 1.01 * data.nbytes
+    assert sum(client.run(arrived).values()) - before < 1.01 * data.nbytes
+
+
+def test_large_elements_bring_no_warning(two):
+    # Dask warns of graphs of 10 MB; warnings are errors here, also in its own threads.
+    arrays = [np.full(2_000_000, x) for x in range(4)]
+    assert parmap.pmap(np.sum, arrays) == [2_000_000 * x for x in range(4)]
+
+
+def test_a_session_follows_the_cluster_as_it_grows():
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        parmap.plan("dask", cluster=cluster) as session,
+    ):
+        assert session.workers == 1
+        grown = threading.Event()
+        refresh = session.executor._refresh
+
+        async def watched():
+            await refresh()
+            if session.workers == 3:
+                grown.set()
+
+        session.executor._watch.callback = watched
+        cluster.scale(3)
+        assert grown.wait(GUARD)
+        assert parmap.pmap(abs, range(-9, 0)) == list(range(9, 0, -1))
+
+
+def test_a_client_is_adopted_and_left_open():
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        plan = parmap.plan(client)
+        assert (plan.name, plan.client) == ("dask", client)
+        with plan as session:
+            assert session.workers == 2
+            assert parmap.pmap(lambda x: x + 1, range(9)) == list(range(1, 10))
+        assert client.submit(abs, -1).result() == 1
+
+
+def test_a_cancelled_call_never_runs(tmp_path):
+    fifo, mark = tmp_path / "fifo", tmp_path / "mark"
+    os.mkfifo(fifo)
+    with parmap.plan("dask", workers=1):
+        first = parmap.submit(fifo.read_bytes)  # waits
+        second = parmap.submit(mark.touch)
+        assert second.cancel()
+        assert wait([second], GUARD).done == {second}
+        fifo.write_bytes(b"go")
+        assert first.result(GUARD) == b"go"
+    assert not mark.exists()
+
+
+def test_setup_runs_in_each_worker_and_in_those_that_come_later():
+    def setup():
+        os.environ["SET_UP"] = "yes"
+
+    with parmap.plan("dask", workers=2, setup=setup):
+        assert parmap.pmap(lambda _: os.environ.get("SET_UP"), range(4), chunks=1) == ["yes"] * 4
+        parmap.pmap(lambda _: os._exit(1), [1], errors="return")
+        assert parmap.pmap(lambda _: os.environ.get("SET_UP"), range(4), chunks=1) == ["yes"] * 4
+
+
+def test_a_setup_that_fails_breaks_the_pool():
+    def setup():
+        raise OSError("no licence")
+
+    with (
+        pytest.raises(parmap.PoolBroken, match="no licence"),
+        parmap.plan("dask", workers=1, setup=setup),
+    ):
+        raise AssertionError("it must not open")
+
+
+def test_a_scheduler_that_does_not_answer_is_named():
+    import dask
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(parmap.PoolBroken, match=r"answers at tcp://127\.0\.0\.1:9"),
+        parmap.plan("dask", address="tcp://127.0.0.1:9"),
+    ):
+        raise AssertionError("it must not open")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "tcp://a:1", "client": object()}, "both name a cluster"),
+        ({"address": "tcp://a:1", "workers": 2}, "run already"),
+        ({"address": 8786}, "give a text"),
+        ({"adress": "tcp://a:1"}, "did you mean 'address'"),
+    ],
+)
+def test_wrong_options_are_told_at_once(options, message):
+    with pytest.raises(parmap.PlanError, match=message):
+        parmap.plan("dask", **options)
+
+
+def test_the_words_of_dask_users_name_plans():
+    assert str(parmap.plan("synchronous")) == "sequential"
+    assert str(parmap.plan("distributed", workers=2)) == "dask(workers=2)"
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(parmap.BackendUnavailable, match=r"pip install 'parmap-plans\[dask\]'"),
+        parmap.plan("dask"),
+    ):
+        raise AssertionError("it must not open")
+
+
+def test_a_script_needs_no_guard_and_hears_nothing_of_dask(start, tmp_path):
+    (tmp_path / "beside.py").write_text("def triple(x):\n    return 3 * x\n")
+    script = start(
+        """
+        import beside, parmap, sys
+        with parmap.plan("dask", workers=2):
+            print(parmap.pmap(beside.triple, range(4)))
+            print(parmap.pmap(lambda x: x + 1, range(4)))
+        """
+    )
+    assert script.end() == ("[0, 3, 6, 9]\n[1, 2, 3, 4]\n", "")
+    assert script.process.returncode == 0
+
+
+def test_nobody_outlives_a_killed_parent(start):
+    script = start(
+        """
+        import os, parmap, time
+        def fn(x):
+            os.write(1, b"started\\n")
+            time.sleep(3600)
+        with parmap.plan("dask", workers=2):
+            parmap.pmap(fn, range(2), chunks=1)
+        """
+    )
+    assert [script.line(), script.line()] == ["started", "started"]
+    os.kill(script.process.pid, signal.SIGKILL)
+    # Ends only when the last of them has closed the pipe.
+    assert script.end()[0] == ""
+
+
+def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
+    script = start(
+        """
+        import os, parmap, time
+        def fn(x):
+            os.write(1, b"started\\n")
+            time.sleep(2)
+        with parmap.plan("dask", workers=2):
+            try:
+                parmap.pmap(fn, range(100), chunks=1)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+            print(parmap.pmap(abs, [-1, -2]))
+        """
+    )
+    assert [script.line(), script.line()] == ["started", "started"]
+    os.killpg(script.process.pid, signal.SIGINT)
+    out, _ = script.end()
+    assert out.endswith("interrupted\n[1, 2]\n")

@@ -19,6 +19,7 @@ from typing import Any
 import distributed
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
+from parmap.backends.dask import leash
 from parmap.errors import PoolBroken
 from parmap.worker import blas
 from parmap.worker.values import Budget
@@ -169,15 +170,24 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
             "host": _HOST,
             "memory_limit": limit,
             "dashboard_address": _ADDRESS,
-            "preload": ["parmap.worker.run"],
+            "preload": ["parmap.backends.dask.leash", "parmap.worker.run"],
         }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "distributed.cli.dask_spec", self._scheduler),
-            *("--spec", json.dumps({"cls": "distributed.Worker", "opts": options})),
-            env=self._environment(),
-            start_new_session=True,  # Ctrl-C in a terminal is for the script
-        )
-        self._exits[process.pid] = asyncio.create_task(process.wait())
+        theirs, ours = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "distributed.cli.dask_spec", self._scheduler),
+                *("--spec", json.dumps({"cls": "distributed.Worker", "opts": options})),
+                env={**self._environment(), leash.VARIABLE: str(theirs)},
+                pass_fds=[theirs],
+                start_new_session=True,  # Ctrl-C in a terminal is for the script
+            )
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        self._exits[process.pid] = ending = asyncio.create_task(process.wait())
+        ending.add_done_callback(lambda _: os.close(ours))
         return process
 
     def _environment(self) -> dict[str, str]:

@@ -43,10 +43,13 @@ class Reference:
     ----------
     cargo : Embedded
         The value. Kept here, for it must be placed again if all workers are lost.
+    direct : bool or None
+        Whether it goes to the workers past the scheduler; None: as the client does.
     """
 
-    def __init__(self, cargo: Embedded) -> None:
+    def __init__(self, cargo: Embedded, *, direct: bool | None) -> None:
         self.cargo: Embedded | None = cargo
+        self._direct = direct
         self._placing: asyncio.Task[Any] | None = None
 
     async def placed(self, client: Any) -> Any:
@@ -60,7 +63,7 @@ class Reference:
         if not await client.scheduler.ncores():
             # A cluster that adapts starts workers for tasks, not for data.
             await client.submit(int, pure=False)
-        return await client.scatter(self.cargo, broadcast=True, hash=False)
+        return await client.scatter(self.cargo, broadcast=True, hash=False, direct=self._direct)
 
     def drop(self) -> None:
         """Forget the value, here and on the workers."""
@@ -90,12 +93,20 @@ class Errand:
         What the task calls.
     args : tuple
         Its arguments; a `Reference` stands for the value that is placed.
+    direct : bool or None
+        As for `Reference`.
     """
 
     def __init__(
-        self, client: Any, future: Future[Any], call: Callable[..., Any], args: tuple[Any, ...]
+        self,
+        client: Any,
+        future: Future[Any],
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        direct: bool | None,
     ) -> None:
-        self.future = future
+        self.future, self._direct = future, direct
         self._client, self._call, self._args = client, call, args
         self._task: Any = None
 
@@ -131,7 +142,7 @@ class Errand:
         if type(arg) is Reference and arg.cargo is not None:
             return arg.cargo if arg.cargo.key else await arg.placed(self._client)
         if type(arg) is Parcel and arg.size >= _SMALL:
-            return await self._client.scatter(arg, hash=False)
+            return await self._client.scatter(arg, hash=False, direct=self._direct)
         return arg
 
 
@@ -160,6 +171,8 @@ class DaskExecutor(Executor):
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._exits = exits or {}
+        # Workers of its own it can surely reach; of others the client's maker knows.
+        self._direct = True if self._exits else None
         self._lock = threading.Lock()
         # Under `_lock`: nothing is added to `_pending` once `_closed`.
         self._pending: set[Future[Any]] = set()
@@ -185,7 +198,7 @@ class DaskExecutor(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
         call = functools.partial(fn, **kwargs) if kwargs else fn
-        errand = Errand(self._client, future, call, args)
+        errand = Errand(self._client, future, call, args, direct=self._direct)
         future.add_done_callback(functools.partial(self._ended, errand))
         self._client.loop.add_callback(self._serve, errand)
         return future
@@ -198,7 +211,7 @@ class DaskExecutor(Executor):
 
     def put(self, value: Any, what: str = "") -> Reference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        return Reference(embedded(value, what, small=_SMALL))
+        return Reference(embedded(value, what, small=_SMALL), direct=self._direct)
 
     def drop(self, reference: Reference) -> None:
         """Forget a placed value."""
