@@ -96,7 +96,7 @@ def test_a_constant_travels_once_to_each_worker(two, monkeypatch):
         return os.getpid(), data.ctypes.data, data.flags.writeable, float(data[place])
 
     def arrived(dask_worker):
-        return dask_worker.transfer_incoming_bytes_total
+        return sum(one["total"] for one in dask_worker.transfer_incoming_log)
 
     client, scattered = two.executor._client, []
     scatter = client.scatter
