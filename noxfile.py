@@ -7,7 +7,7 @@ MYPY = "mypy==2.4.1"
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "docs", "doctests", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines"]
 
 
 @nox.session
@@ -41,13 +41,20 @@ def doctests(session: nox.Session) -> None:
     session.run("pytest", "--doctest-modules", "parmap")
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.13"])
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after ``--`` go to pytest.
-
-    The oldest and the newest Python run all of them; those between run the conformance suite
-    on the plan that depends on the interpreter most.
-    """
+    """Run the tests on the oldest and the newest Python; arguments after ``--`` go to pytest."""
     session.install(".[test]")
-    between = session.python not in ("3.11", "3.13") and not session.posargs
-    session.run("pytest", *(["tests/test_processes.py"] if between else session.posargs))
+    session.run("pytest", "--ignore=tests/engines", *session.posargs)
+
+
+@nox.session(python="3.12")
+def engines(session: nox.Session) -> None:
+    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel.
+
+    And on the plan that depends on the interpreter most, for this Python is the one between.
+    Engines make one wait, so three processes run tests at a time.
+    """
+    session.install(".[test,engines]")
+    what = session.posargs or ["tests/engines", "tests/test_processes.py"]
+    session.run("pytest", "-n", "3", "--dist", "loadscope", *what)

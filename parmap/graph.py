@@ -175,7 +175,7 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
         shapes = sharing_large([node.shape for node in nodes])
         nodes = [replace(node, shape=shape) for node, shape in zip(nodes, shapes, strict=True)]
     wanted, whole = shape
-    dag = Dag(nodes, set(wanted))
+    dag = Dag(nodes, set(wanted), keeps=session.traits.keeps)
     chosen = replace(chosen, ordered=False, observers=(*chosen.observers, dag.observe))
     runner = Runner(functions, chosen.root)
     call = Call(session, runner, dag, chosen, shelf=dag, functions=functions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -18,11 +19,11 @@ from parmap.engine.retry import Retry
 from parmap.engine.single import single
 from parmap.engine.site import Traits
 from parmap.errors import SerializationError, SessionClosed
-from parmap.sharing import Shared, Trip, handles_exist, share, travelling
+from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
 from parmap.worker.parcel import Parcel, pack
-from parmap.worker.run import run_chunk
-from parmap.worker.values import Budget, Chunk, Embedded, Job, Outcome, embedded
+from parmap.worker.run import keep_chunk, run_chunk
+from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome, embedded
 
 __all__ = ["Session", "Startable"]
 
@@ -170,16 +171,33 @@ class Session:
         self.check()
         if self.traits.shares_memory:
             return self.executor.submit(run_chunk, placed.job, chunk)  # type: ignore[no-any-return]
+        return self._sent(functools.partial(self.executor.submit, run_chunk), placed, chunk)
+
+    def keep(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk of one element; a `Kept` stands for the result, which stays."""
+        self.check()
+        keep = functools.partial(self.executor.keep, self._kept, keep_chunk)
+        return self._sent(keep, placed, chunk)
+
+    def _kept(self, reference: Any) -> Outcome:
+        kept = Kept()
+        with self._placing:
+            self._values[kept.key] = reference
+        weakref.finalize(kept, _forget, weakref.ref(self), kept.key).atexit = False
+        return Outcome([kept], (), 0.0, Origin("", 0))
+
+    def _sent(
+        self, submit: Callable[..., Future[Outcome]], placed: Placed, chunk: Chunk
+    ) -> Future[Outcome]:
         if not (self.traits.places and handles_exist()):
-            parcel = self._packed(chunk, star=placed.star)
-            return self.executor.submit(run_chunk, placed.job, parcel)  # type: ignore[no-any-return]
+            return submit(placed.job, self._packed(chunk, star=placed.star))
         trip = Trip(self._place_value, placed.references)
         with travelling(trip):
             parcel = self._packed(chunk, star=placed.star)
-        future = self.executor.submit(run_chunk, placed.job, parcel, *trip.references)
+        future = submit(placed.job, parcel, *trip.references)
         # A handle may have been made by packing, and be nobody else's.
-        future.add_done_callback(lambda _, handles=trip.handles: handles.clear())
-        return future  # type: ignore[no-any-return]
+        future.add_done_callback(lambda _, handles=trip.handles: handles.clear())  # type: ignore[misc]
+        return future
 
     def _packed(self, chunk: Chunk, *, star: bool) -> Parcel:
         try:

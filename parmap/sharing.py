@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 __all__ = [
+    "Kept",
     "Shared",
     "Trip",
     "arrived",
@@ -67,6 +68,20 @@ class Shared(Generic[T]):
         size = getattr(self._value, "nbytes", None)
         of = f", {size / 2**20:,.1f} MiB" if isinstance(size, int) else ""
         return f"<Shared {type(self._value).__name__}{of}>"
+
+
+class Kept(Shared[None]):
+    """A result that stays with the workers: a handle here, the value in tasks that need it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
+        trip = _packing.get()
+        assert trip is not None, "only sessions send it"
+        return (_value_at, (trip.place_of(self),))
 
 
 # A set of weak references: as long as it is empty, nobody looks for handles anywhere.
@@ -175,6 +190,10 @@ def arrived(values: Sequence[Any]) -> Iterator[None]:
 
 def _unpacked(place: int) -> Shared[Any]:
     return Shared(_cargo.get()[place])
+
+
+def _value_at(place: int) -> Any:
+    return _cargo.get()[place]
 
 
 def _carried(value: Any) -> Shared[Any]:

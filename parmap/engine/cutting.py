@@ -232,12 +232,15 @@ class Piece:
         How often its element has failed; only a piece of one element has a history.
     deaths : int, default 0
         How many workers have died of its element.
+    keep : bool, default False
+        Whether the result of its one element is to stay with the workers.
     """
 
     indices: Sequence[int]
     chunk: Chunk
     attempts: int = 0
     deaths: int = 0
+    keep: bool = False
 
     def __len__(self) -> int:
         """Count the elements."""

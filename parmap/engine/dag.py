@@ -104,13 +104,17 @@ class Dag:
         The calls; each comes after those that it needs.
     wanted : set of int
         The nodes whose results are asked for.
+    keeps : bool, default False
+        Whether all other results can stay with the workers, to be handed on from there. Then
+        each run of calls is a piece of its own.
     """
 
-    def __init__(self, nodes: Sequence[Node], wanted: set[int]) -> None:
+    def __init__(self, nodes: Sequence[Node], wanted: set[int], *, keeps: bool = False) -> None:
         self.results: dict[int, Any] = {}
         self.released = 0
         self._nodes = nodes
         self._wanted = wanted
+        self._keeps = keeps
         users: list[list[int]] = [[] for _ in nodes]
         for index, node in enumerate(nodes):
             for need in node.needs:
@@ -173,7 +177,7 @@ class Dag:
         # What is ready now is shared out: more may never come.
         share = math.ceil(len(self._ready) / self._workers)
         size = share if self._shares else min(share, self._chunker.size(len(self._ready)))
-        size = min(size, at_most)
+        size = 1 if self._keeps else min(size, at_most)
         heads: list[int] = []
         while self._ready and len(heads) < size and (below is None or self._ready[0] < below):
             heads.append(heapq.heappop(self._ready))
@@ -182,7 +186,8 @@ class Dag:
         self._handed_out += len(heads)
         steps = [[(i, self._nodes[i]) for i in self._runs[head]] for head in heads]
         inputs = [[self.results[need] for need in self._nodes[head].needs] for head in heads]
-        return Piece(heads, Chunk((steps, inputs)))
+        stays = self._keeps and self._runs[heads[0]][-1] not in self._wanted
+        return Piece(heads, Chunk((steps, inputs)), keep=stays)
 
     # -- the shelf -------------------------------------------------------------------------
 

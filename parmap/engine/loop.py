@@ -216,7 +216,8 @@ class Call:
         if self._job.root is not None:
             chunk = replace(chunk, indices=piece.indices)
         try:
-            future = self._site.send(placed, chunk)
+            send = self._site.keep if piece.keep else self._site.send
+            future = send(placed, chunk)
         except SerializationError as error:
             self._unsendable(piece, error)
             return

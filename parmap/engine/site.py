@@ -35,6 +35,9 @@ class Traits:
         Seconds that a small task takes there and back, about.
     places : bool, default False
         The executor has ``put(value) -> reference`` and ``drop(reference)``.
+    keeps : bool, default False
+        The executor has ``keep(made, fn, *args)``, which leaves the result with the workers,
+        and gives a future of ``made(reference)``.
     abandons : bool, default False
         The executor has ``abandon(future)``, which stops a task that runs.
     copies : bool, default False
@@ -50,6 +53,7 @@ class Traits:
     sees_deaths: bool = False
     round_trip: float = 0.001
     places: bool = False
+    keeps: bool = False
     abandons: bool = False
     copies: bool = False
 
@@ -78,6 +82,9 @@ class Site(Protocol):
 
     def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
+
+    def keep(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk of one element, whose result stays there."""
 
     def drop(self, placed: Any) -> None:
         """Forget a placed job."""

@@ -17,9 +17,19 @@ from parmap.worker import blas, context
 from parmap.worker.globals import Watch, apart
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
 from parmap.worker.rng import streamed
-from parmap.worker.values import Budget, Chunk, Embedded, Job, Misfire, Origin, Outcome, opened
+from parmap.worker.values import (
+    Budget,
+    Chunk,
+    Embedded,
+    Job,
+    Misfire,
+    Origin,
+    Outcome,
+    Staying,
+    opened,
+)
 
-__all__ = ["run_chunk"]
+__all__ = ["keep_chunk", "run_chunk"]
 
 
 def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outcome:
@@ -43,6 +53,21 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
     """
     shared = tuple(map(opened, shared))
     return _run(opened(job, shared), chunk, shared)
+
+
+def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Staying | Outcome:
+    """Run a job on a chunk of one element, whose result stays where it is.
+
+    Returns
+    -------
+    Staying or Outcome
+        The result; or the outcome, if there is more to tell than that the result is there.
+    """
+    outcome = run_chunk(job, chunk, *shared)
+    if outcome.unreadable or outcome.misfires or outcome.touched:
+        return outcome
+    assert isinstance(outcome.values, Parcel)
+    return Staying(outcome.values)
 
 
 def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:

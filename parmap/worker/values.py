@@ -15,7 +15,18 @@ from parmap.cores import available_cores
 from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
 from parmap.worker.rng import Root
 
-__all__ = ["Chunk", "Embedded", "Job", "Misfire", "Origin", "Outcome", "embedded", "opened"]
+__all__ = [
+    "Budget",
+    "Chunk",
+    "Embedded",
+    "Job",
+    "Misfire",
+    "Origin",
+    "Outcome",
+    "Staying",
+    "embedded",
+    "opened",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +273,21 @@ def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedde
     return Embedded((origin.host, origin.pid, next(_numbers)), ready.parcel.copy())
 
 
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """A result that stays with the workers; each task that needs it gets one of its own.
+
+    Parameters
+    ----------
+    values : Parcel
+        A list of the one result.
+    """
+
+    values: Parcel
+
+
 def opened(thing: Any, values: Sequence[Any] = ()) -> Any:
-    """Give what is embedded; give all else as it is."""
+    """Give what is embedded, or has stayed; give all else as it is."""
+    if type(thing) is Staying:
+        return unpack(thing.values)[0]
     return thing.open(values) if type(thing) is Embedded else thing

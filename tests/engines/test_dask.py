@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -115,6 +116,57 @@ def test_a_constant_travels_once_to_each_worker(two, monkeypatch):
     (sent,) = scattered
     assert data.nbytes < sent < 1.01 * data.nbytes
     assert sum(client.run(arrived).values()) - before < 1.01 * data.nbytes
+
+
+def test_what_calls_hand_on_stays_with_the_workers(two):
+    def make(x):
+        return np.full(1_000_000, float(x))  # 8 MB
+
+    def double(parts):
+        return 2 * sum(parts["all"])
+
+    made = [parmap.delayed(make)(x) for x in range(3)]
+    both = [parmap.delayed(double)({"all": made}) for _ in range(2)]
+    client = two.executor._client
+    received = []
+    gather = client._gather
+
+    async def counted(futures, **options):
+        values = await gather(futures, **options)
+        received.extend(len(value.values.data) for value in values if hasattr(value, "values"))
+        return values
+
+    client._gather = counted
+    try:
+        total = parmap.delayed(lambda a, b: float(a.sum() + b.sum()))(*both)
+        assert parmap.compute(total) == 12e6
+        assert received
+        assert sum(received) < 1000  # the one number comes home, and nothing else
+    finally:
+        client._gather = gather
+    gc.collect()
+    assert not two._values
+
+
+def test_each_call_has_its_own_of_what_stays(two):
+    def spoil(xs):
+        xs.append(len(xs))
+        return xs
+
+    start = parmap.delayed(list)(range(2))
+    ends = [parmap.delayed(spoil)(start) for _ in range(4)]
+    assert parmap.compute(ends) == ([[0, 1, 2]] * 4)
+
+
+def test_failures_of_what_was_to_stay_come_home(two):
+    def fail(x):
+        raise ValueError(x)
+
+    broken = parmap.delayed(fail)(3)
+    users = [parmap.delayed(abs)(broken) for _ in range(2)]
+    with pytest.raises(ValueError, match="3"):
+        parmap.compute(users)
+    assert [type(one).__name__ for one in parmap.compute(users, errors="return")] == ["Failure"] * 2
 
 
 def test_large_elements_bring_no_warning(two):

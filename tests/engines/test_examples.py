@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,8 @@ def test_on_an_adopted_executor(kind, example, tmp_path):
     launch = [sys.executable]
     if kind == "MPIPoolExecutor":
         pytest.importorskip("mpi4py")
+        if shutil.which("mpiexec") is None:
+            pytest.skip("mpiexec is missing: apt install openmpi-bin")
         ranks = ["mpiexec", "-n", "3", "--oversubscribe", "--bind-to", "none"]
         launch = [*ranks, sys.executable, "-m", "mpi4py.futures"]
     if kind == "ipyparallel":

@@ -20,130 +20,15 @@ from distributed.scheduler import KilledWorker
 from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cluster import Exits
+from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.engine.site import Traits
 from parmap.errors import ParmapError, PoolBroken, WorkerDied
-from parmap.worker.parcel import Parcel
-from parmap.worker.values import Embedded, embedded
+from parmap.worker.values import embedded
 
 __all__ = ["DaskExecutor"]
 
-# Below this many bytes a value goes along with each task, by way of the scheduler: less than
-# the messages cost that would place it. From here on it goes to the workers beforehand.
-_SMALL = 1 << 16
-# How often a task is sent anew because its data went with the workers that had them.
-_LOSSES = 4
 # There and back for one task, seconds: Dask gathers messages for 2 to 10 ms before it sends them.
 _ROUND_TRIP = 0.01
-
-
-class Reference:
-    """A value that is placed on all workers when a task first needs it.
-
-    Parameters
-    ----------
-    cargo : Embedded
-        The value. Kept here, for it must be placed again if all workers are lost.
-    direct : bool or None
-        Whether it goes to the workers past the scheduler; None: as the client does.
-    """
-
-    def __init__(self, cargo: Embedded, *, direct: bool | None) -> None:
-        self.cargo: Embedded | None = cargo
-        self._direct = direct
-        self._placing: asyncio.Task[Any] | None = None
-
-    async def placed(self, client: Any) -> Any:
-        """Give Dask's future of the value."""
-        if self._placing is None or _is_lost(self._placing):
-            self._placing = asyncio.ensure_future(self._place(client))
-        # Several tasks wait for it, and any of them may be cancelled.
-        return await asyncio.shield(self._placing)
-
-    async def _place(self, client: Any) -> Any:
-        if not await client.scheduler.ncores():
-            # A cluster that adapts starts workers for tasks, not for data.
-            await client.submit(int, pure=False)
-        return await client.scatter(self.cargo, broadcast=True, hash=False, direct=self._direct)
-
-    def drop(self) -> None:
-        """Forget the value, here and on the workers."""
-        self.cargo = self._placing = None
-
-
-def _is_lost(placing: asyncio.Task[Any]) -> bool:
-    if not placing.done():
-        return False
-    failed = placing.cancelled() or placing.exception() is not None
-    return failed or placing.result().status != "finished"
-
-
-class Errand:
-    """One task and its data: sent, awaited, and sent anew if the data were lost.
-
-    Its coroutine is never cancelled: Dask gathers results for several tasks at once, and who
-    is cancelled while he waits for them cancels them all.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Where to send it.
-    future : Future
-        Whom to ask whether it is still wanted.
-    call : callable
-        What the task calls.
-    args : tuple
-        Its arguments; a `Reference` stands for the value that is placed.
-    direct : bool or None
-        As for `Reference`.
-    """
-
-    def __init__(
-        self,
-        client: Any,
-        future: Future[Any],
-        call: Callable[..., Any],
-        args: tuple[Any, ...],
-        *,
-        direct: bool | None,
-    ) -> None:
-        self.future, self._direct = future, direct
-        self._client, self._call, self._args = client, call, args
-        self._task: Any = None
-
-    async def run(self) -> Any:
-        """Send it, and give what comes back."""
-        for attempt in range(1, _LOSSES + 1):
-            sent = [await self._sent(arg) for arg in self._args]
-            if self.future.cancelled():
-                break
-            self._task = self._client.submit(self._call, *sent, pure=False)
-            try:
-                return await self._task
-            except asyncio.CancelledError:
-                # Dask cancels tasks whose data are gone.
-                if self.future.cancelled() or attempt == _LOSSES or not self._connected:
-                    raise
-            finally:
-                # Now, not when the collector comes to it: an error's traceback holds this frame.
-                self._task.release()
-        return None
-
-    async def stop(self) -> None:
-        """Take it back, if it has been sent."""
-        if self._task is not None and self._connected:
-            await self._client.cancel([self._task])
-
-    @property
-    def _connected(self) -> bool:
-        return bool(self._client.status == "running")
-
-    async def _sent(self, arg: Any) -> Any:
-        """Put in an argument's place what Dask is to send for it."""
-        if type(arg) is Reference and arg.cargo is not None:
-            return arg.cargo if arg.cargo.key else await arg.placed(self._client)
-        if type(arg) is Parcel and arg.size >= _SMALL:
-            return await self._client.scatter(arg, hash=False, direct=self._direct)
-        return arg
 
 
 class DaskExecutor(Executor):
@@ -192,13 +77,21 @@ class DaskExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``."""
-        future: Future[Any] = Future()
+        call = functools.partial(fn, **kwargs) if kwargs else fn
+        return self._begin(Errand(self._client, call, args, direct=self._direct))
+
+    def keep(
+        self, made: Callable[[Stay], Any], fn: Callable[..., Any], /, *args: Any
+    ) -> Future[Any]:
+        """Have a worker keep what ``fn(*args)`` gives; give what `made` makes of the reference."""
+        return self._begin(Errand(self._client, fn, args, direct=self._direct, made=made))
+
+    def _begin(self, errand: Errand) -> Future[Any]:
+        future = errand.future
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
-        call = functools.partial(fn, **kwargs) if kwargs else fn
-        errand = Errand(self._client, future, call, args, direct=self._direct)
         future.add_done_callback(functools.partial(self._ended, errand))
         self._client.loop.add_callback(self._serve, errand)
         return future
@@ -211,9 +104,9 @@ class DaskExecutor(Executor):
 
     def put(self, value: Any, what: str = "") -> Reference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        return Reference(embedded(value, what, small=_SMALL), direct=self._direct)
+        return Reference(embedded(value, what, small=SMALL), direct=self._direct)
 
-    def drop(self, reference: Reference) -> None:
+    def drop(self, reference: Reference | Stay) -> None:
         """Forget a placed value."""
         self._client.loop.add_callback(reference.drop)
 
@@ -309,6 +202,7 @@ class DaskExecutor(Executor):
             threaded=any(slots > 1 for slots in self._slots.values()),
             replaces_workers=nannies,
             places=True,
+            keeps=True,
             round_trip=_ROUND_TRIP,
         )
 
