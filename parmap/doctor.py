@@ -73,8 +73,12 @@ def _plans() -> Iterator[Line]:
 def _checked(name: str) -> Line:
     """Try a plan; tell how long it took to start, and a task there and back."""
     try:
+        chosen = plan(name)
+    except Exception as error:  # noqa: BLE001 - as below
+        return f"fails: {type(error).__name__}: {error}", False
+    try:
         began = time.perf_counter()
-        with plan(name) as session:
+        with chosen as session:
             session.submit(abs, -1).result()
             started = time.perf_counter() - began
             trips = []
@@ -83,6 +87,8 @@ def _checked(name: str) -> Line:
                 right = session.submit(abs, -2).result() == 2  # noqa: PLR2004
                 trips.append(time.perf_counter() - began)
             workers = session.workers
+    except parmap.BackendUnavailable as error:  # nobody has to have all of them
+        return f"is not installed: {error}", True
     except Exception as error:  # noqa: BLE001 - whatever is wrong is what the doctor reports
         return f"fails: {type(error).__name__}: {error}", False
     trip = statistics.median(trips) * 1e6

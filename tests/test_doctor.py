@@ -53,6 +53,17 @@ def test_plans_are_told_with_versions_and_times(told):
         assert line.endswith("µs")
 
 
+def test_what_is_not_installed_is_told_and_is_no_fault(monkeypatch, capsys):
+    for package in ("distributed", "ray"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for name in ("dask", "ray"):
+        line = next(line for line in out.splitlines() if line.split()[:1] == [name])
+        assert "is not installed" in line
+        assert f"pip install 'parmap-plans[{name}]'" in line
+
+
 def test_what_fails_is_told_and_the_exit_status_says_so(monkeypatch, capsys):
     class Broken(parmap.plan("threads").__class__):
         name = "broken"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from concurrent.futures import wait
 
 import numpy as np
@@ -210,6 +211,16 @@ def test_a_client_is_adopted_and_left_open():
             assert session.workers == 2
             assert parmap.pmap(lambda x: x + 1, range(9)) == list(range(1, 10))
         assert client.submit(abs, -1).result() == 1
+
+
+def test_the_dashboard_is_served_if_asked_for(two):
+    assert two.dashboard is None
+    pytest.importorskip("bokeh")
+    with (
+        parmap.plan("dask", workers=1, dashboard=True) as session,
+        urllib.request.urlopen(session.dashboard) as page,
+    ):
+        assert page.status == 200
 
 
 def test_a_cancelled_call_never_runs(tmp_path):

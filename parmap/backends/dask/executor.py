@@ -42,6 +42,8 @@ class DaskExecutor(Executor):
         What to call in the end, in this order.
     setup : callable or None
         Run once in each worker, also in those that come later.
+    dashboard : bool, default True
+        Whether Dask's page is served, as far as the plan knows.
     exits : dict of int to asyncio.Task, optional
         How the worker processes end that are this one's own; then they are replaced, and
         data go to them past the scheduler.
@@ -52,10 +54,12 @@ class DaskExecutor(Executor):
         client: Any,
         closing: Iterable[Callable[[], object]],
         setup: Callable[[], object] | None,
+        *,
+        dashboard: bool = True,
         exits: Exits | None = None,
     ) -> None:
         self._client, self._closing = client, list(closing)
-        self._exits = exits or {}
+        self._shows, self._exits = dashboard, exits or {}
         # Workers of its own it can surely reach; of others the client's maker knows.
         self._direct = True if self._exits else None
         self._lock = threading.Lock()
@@ -127,7 +131,8 @@ class DaskExecutor(Executor):
     def dashboard(self) -> str | None:
         """The address of Dask's page, where the scheduler has one."""
         known = self._client.scheduler_info(n_workers=1)["services"]
-        return str(self._client.dashboard_link) if "dashboard" in known else None
+        there = self._shows and "dashboard" in known
+        return str(self._client.dashboard_link) if there else None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end what was started here when all that were taken are done."""

@@ -94,7 +94,10 @@ class Dask(Plan):
         start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
         own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
         client, close = cluster.connected(own)
-        return DaskExecutor(client, (*close, own.close), self.initializer, exits)
+        closing = (*close, own.close)
+        return DaskExecutor(
+            client, closing, self.initializer, dashboard=self.dashboard, exits=exits
+        )
 
     @property
     def _found(self) -> bool:
