@@ -78,7 +78,7 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
     Parameters
     ----------
     pid : int
-        The process that ended.
+        The process that ended; 0 where the engine does not tell.
     exitcode : int or None, default None
         As in :mod:`subprocess`: the exit status, or minus the signal that ended the
         process; None when nobody could learn it.
@@ -153,7 +153,8 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
         words = f"\n{self.last_words}" if self.last_words else ""
         where = f" on {self.host}" if self.host else ""
         again = f", the last of {self.times} that had this task," if self.times > 1 else ""
-        return f"the worker process {self.pid}{where}{again} {how}{peak}{words}"
+        who = f"the worker process {self.pid}" if self.pid else "a worker process"
+        return f"{who}{where}{again} {how}{peak}{words}"
 
 
 class TaskTimeout(ParmapError, TimeoutError):  # noqa: N818 - the design's public name

@@ -24,7 +24,7 @@ _BUILTIN = {
     "threads": "parmap.backends.threads:Threads",
     "processes": "parmap.backends.processes.plan:Processes",
     "dask": "parmap.backends.dask.plan:Dask",
-    "ray": "parmap.backends.ray:Ray",
+    "ray": "parmap.backends.ray.plan:Ray",
     "joblib": "parmap.backends.joblib:Joblib",
 }
 # What users of Dask call the same.

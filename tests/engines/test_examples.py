@@ -44,7 +44,7 @@ EXECUTORS = {
     ),
     "ipyparallel": (
         "import ipyparallel; cluster = ipyparallel.Cluster(n=2, log_level=40); "
-        + "it = cluster.start_and_connect_sync(activate=False).executor()",
+        "it = cluster.start_and_connect_sync(activate=False).executor()",
         "cluster.stop_cluster_sync()",
     ),
 }

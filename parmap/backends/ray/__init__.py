@@ -1,0 +1,1 @@
+"""Plan ``ray``: tasks of Ray."""

@@ -1,0 +1,289 @@
+"""The executor of plan ``ray``: chunks as Ray's tasks, futures as everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import socket
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from parmap.backends.ray.cluster import Nodes
+from parmap.engine.site import Traits
+from parmap.errors import PlanError, PoolBroken, WorkerDied
+from parmap.worker.setup import prepared
+from parmap.worker.values import Embedded, embedded
+
+__all__ = ["RayExecutor"]
+
+# Below this many bytes a value goes along with each task. From here on it stays in Ray's store,
+# which all workers of a node read in place.
+_SMALL = 1 << 16
+_ROUND_TRIP = 0.002  # there and back for one task, seconds
+# So often, in seconds, to look whether somebody has shut Ray down.
+_LOOK = 1.0
+
+
+class Reference:
+    """A value that was put: what stands for it among a task's arguments. Equal only to itself."""
+
+    def __init__(self, cargo: Any) -> None:
+        self.cargo = cargo
+
+
+@dataclass(eq=False)
+class Errand:
+    """One task: what it calls, who waits for it, and what Ray calls its result once it is sent."""
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    future: Future[Any] = field(default_factory=Future)
+    ref: Any = None
+
+
+class RayExecutor(Executor):
+    """A PEP 3148 executor on Ray's tasks.
+
+    Ray calls back, in a thread of its own, when a task has ended. From there a queue leads to
+    one thread here, the only one that resolves futures: what those call may use Ray again.
+
+    Parameters
+    ----------
+    ray : module
+        The package, initialised.
+    claims : dict
+        What Ray is told of each task.
+    limit : int or None
+        How many tasks may run at once, where the cluster has room for more.
+    setup : callable or None
+        Run once in each worker.
+    leave : callable
+        What to call in the end.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        claims: dict[str, Any],
+        limit: int | None,
+        setup: Callable[[], object] | None,
+        leave: Callable[[], None],
+    ) -> None:
+        self._ray, self._limit, self._leave = ray, limit, leave
+        try:
+            # Without retries of Ray's own a death is seen at once, and known to be one.
+            self._remote = ray.remote(max_retries=0, name="parmap", **claims)(_run).remote
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"Ray does not take these options for a task: {error}") from error
+        self._nodes = Nodes(ray, claims)
+        self._setup = None if setup is None else embedded(setup, "setup")
+        self._lock = threading.Lock()
+        # Under `_lock`: nothing is added once `_closed`.
+        self._closed = False
+        self._out: set[Errand] = set()  # Ray has them
+        self._waiting: deque[Errand] = deque()  # beyond the limit
+        self._ended: SimpleQueue[tuple[Errand, Any] | None] = SimpleQueue()
+        self.traits = Traits(
+            same_host=self._nodes.hosts() == {socket.gethostname()},
+            replaces_workers=True,
+            places=True,
+            round_trip=_ROUND_TRIP,
+        )
+        self._thread = threading.Thread(target=self._settle_all, name="parmap-ray", daemon=True)
+        self._thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call ``fn(*args, **kwargs)``."""
+        errand = Errand(functools.partial(fn, **kwargs) if kwargs else fn, args)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            full = self._is_full()
+            (self._waiting.append if full else self._out.add)(errand)
+        errand.future.add_done_callback(functools.partial(self._stop, errand))
+        if not full:
+            self._send(errand)
+        return errand.future
+
+    def put(self, value: Any, what: str = "") -> Reference:
+        """Place a value; the reference may stand among the arguments of `submit`."""
+        cargo = embedded(value, what, small=_SMALL)
+        return Reference(cargo if cargo.key else self._ray.put(Kept(uuid.uuid4().bytes, cargo)))
+
+    def drop(self, reference: Reference) -> None:
+        """Forget a placed value; Ray frees it when the tasks that need it have ended."""
+        reference.cargo = None
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once."""
+        room = sum(self._nodes.room())
+        return max(1, room if self._limit is None else min(room, self._limit))
+
+    @property
+    def per_node(self) -> int:
+        """How many tasks run at once on the node where most do."""
+        return max(1, min(self.workers, max(self._nodes.room(), default=1)))
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of Ray's page, where it has one."""
+        url = None
+        with contextlib.suppress(Exception):  # it has no public name
+            url = self._ray._private.worker.get_dashboard_url()  # noqa: SLF001
+        return f"http://{url}" if url else None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take no more tasks; leave Ray when all that were taken are done."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+            pending = [errand.future for errand in (*self._out, *self._waiting)]
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if first and wait:
+            self._finish(pending)
+        elif first:
+            threading.Thread(target=self._finish, args=(pending,), name="parmap-ray-end").start()
+
+    def _finish(self, pending: list[Future[Any]]) -> None:
+        # Those that were cancelled end when Ray gets round to it, which nobody waits for.
+        wait([future for future in pending if not future.cancelled()])
+        self._ended.put(None)
+        self._thread.join()
+        self._leave()
+
+    # -- tasks ---------------------------------------------------------------------------
+
+    def _is_full(self) -> bool:
+        """Tell whether a task must wait here, for Ray would run it beside too many others."""
+        limit = self._limit
+        return limit is not None and len(self._out) >= limit < sum(self._nodes.room())
+
+    def _send(self, errand: Errand) -> None:
+        args = [arg.cargo if type(arg) is Reference else arg for arg in errand.args]
+        try:
+            errand.ref = self._remote(self._setup, errand.call, *args)
+        except Exception as error:  # noqa: BLE001 - an argument that cannot be pickled, say
+            self._ended.put((errand, error))
+            return
+        errand.args = ()
+        # The public way to a future makes one more of them, and resolves it in Ray's thread.
+        errand.ref._on_completed(lambda value: self._ended.put((errand, value)))  # noqa: SLF001
+        if errand.future.cancelled():
+            self._stop(errand, errand.future)
+
+    def _stop(self, errand: Errand, future: Future[Any]) -> None:
+        """Take a task back that was cancelled: one that runs is interrupted, as by Ctrl-C."""
+        if future.cancelled() and errand.ref is not None and self._ray.is_initialized():
+            self._ray.cancel(errand.ref, force=False)
+
+    def _settle_all(self) -> None:
+        """Resolve futures as tasks end: the one place that does."""
+        lost = PoolBroken("Ray was shut down while tasks were out")
+        while True:
+            try:
+                ended = self._ended.get(timeout=_LOOK)
+            except Empty:
+                if not self._ray.is_initialized():
+                    self._settle_rest(lost)
+                continue
+            if ended is None:
+                break
+            self._settle(*ended)
+            del ended  # or it would live until the next task ends
+        self._settle_rest(lost)  # they were cancelled
+
+    def _settle_rest(self, error: Exception) -> None:
+        with self._lock:
+            rest = (*self._out, *self._waiting)
+            self._out.clear()
+            self._waiting.clear()
+        for errand in rest:
+            if errand.future.set_running_or_notify_cancel():
+                errand.future.set_exception(error)
+
+    def _settle(self, errand: Errand, value: Any) -> None:
+        theirs, future, error = self._ray.exceptions, errand.future, None
+        if errand.ref is None:
+            error = value  # it was not sent
+        elif isinstance(value, (theirs.RayError, ConnectionError)):
+            error = self._translated(value, errand.ref)
+        if isinstance(error, theirs.TaskCancelledError):
+            future.cancel()
+        self._go_on(errand)
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    def _go_on(self, ended: Errand) -> None:
+        """Send what need wait no more."""
+        with self._lock:
+            self._out.discard(ended)
+            ready = None if not self._waiting or self._is_full() else self._waiting.popleft()
+            if ready is not None:
+                self._out.add(ready)
+        if ready is not None:
+            self._send(ready)
+
+    def _translated(self, error: BaseException, ref: Any) -> BaseException:
+        """Say in parmap's words what went wrong with Ray."""
+        theirs = self._ray.exceptions
+        with contextlib.suppress(Exception):
+            # An error that nobody has asked for Ray writes to the log.
+            self._ray.get(ref, timeout=0)
+        if isinstance(error, theirs.RayTaskError):
+            return _cause(error)
+        if isinstance(error, (theirs.RuntimeEnvSetupError, theirs.TaskUnschedulableError)):
+            return PoolBroken(f"Ray cannot start a worker for this plan: {error}")
+        lost = (theirs.NodeDiedError, theirs.LocalRayletDiedError, theirs.ObjectLostError)
+        if isinstance(error, (theirs.OutOfMemoryError, *lost)):
+            return WorkerDied(0, last_words=str(error))
+        # Of a crash Ray only says that it was one.
+        return WorkerDied(0) if isinstance(error, theirs.WorkerCrashedError) else error
+
+
+def _cause(error: Any) -> BaseException:
+    cause: BaseException = getattr(error, "cause", None) or error
+    if "No module named 'parmap" in str(cause):
+        return PoolBroken(
+            "a worker of Ray cannot import parmap: install parmap-plans on its nodes, in the same "
+            "version as here, or name it in runtime_env="
+        )
+    return cause
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A value in Ray's store, which gives it anew, without a copy, to each task."""
+
+    key: bytes
+    cargo: Embedded
+
+
+_opened: dict[bytes, Embedded] = {}
+
+
+def _run(setup: Embedded | None, call: Callable[..., Any], *args: Any) -> Any:
+    """Run in a worker, in its main thread."""
+    if setup is not None:
+        # A task that is cancelled meanwhile must not spoil the setup for all others.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            prepared(setup, int)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    kept = {arg.key for arg in args if type(arg) is Kept}
+    for key in _opened.keys() - kept:
+        del _opened[key]  # or the store could not free it
+    return call(*(_opened.setdefault(a.key, a.cargo) if type(a) is Kept else a for a in args))
