@@ -43,8 +43,8 @@ EXECUTORS = {
         "it.shutdown()",
     ),
     "ipyparallel": (
-        "import ipyparallel; cluster = ipyparallel.Cluster(n=2, log_level=40); "
-        "it = cluster.start_and_connect_sync(activate=False).executor()",
+        """import ipyparallel; cluster = ipyparallel.Cluster(n=2, log_level=40)
+    it = cluster.start_and_connect_sync(activate=False).executor()""",
         "cluster.stop_cluster_sync()",
     ),
 }
