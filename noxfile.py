@@ -37,7 +37,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def doctests(session: nox.Session) -> None:
     """Run the examples of the docstrings."""
-    session.install("-e", ".[test]")
+    session.install("-e", ".[test,dask]")  # modules of that plan import it
     session.run("pytest", "--doctest-modules", "parmap")
 
 
