@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from parmap import registry
 from parmap.backends.adopted import DeathWatch, Ticket
 from parmap.engine.site import Traits
-from parmap.errors import PlanError, WorkerDied
+from parmap.errors import BackendUnavailable, PlanError, WorkerDied
 from parmap.plans import Plan
 from parmap.worker.setup import prepared
 from parmap.worker.values import Embedded, embedded
@@ -63,7 +63,13 @@ class Joblib(Plan):
             )
         workers = self.count()
         setup = None if self.initializer is None else embedded(self.initializer, "setup")
-        return JoblibExecutor(joblib, self.backend, workers, setup)
+        why = f"joblib's backend {self.backend!r} cannot start"
+        try:
+            return JoblibExecutor(joblib, self.backend, workers, setup)
+        except ImportError as error:
+            raise BackendUnavailable(f"{why}: {error}") from error
+        except (RuntimeError, ValueError) as error:
+            raise PlanError(f"{why}: {error}") from error
 
 
 class JoblibExecutor(Executor):
@@ -125,7 +131,7 @@ class JoblibExecutor(Executor):
         batch = self._batch(call, args)
         try:
             self._send(ticket, batch)
-        except BrokenExecutor:
+        except RuntimeError:
             self._send(ticket, batch)
         return ticket.future
 
@@ -170,7 +176,7 @@ class JoblibExecutor(Executor):
         with self._lock:
             if self._broken:
                 # Here, and not when the news comes: that is in a thread which this waits for.
-                self._backend.abort_everything(ensure_ready=True)
+                self._backend.configure(n_jobs=self.workers, parallel=self._parallel)
                 self._life, self._broken = self._life + 1, False
             life = self._life
 
@@ -179,7 +185,9 @@ class JoblibExecutor(Executor):
 
             try:
                 job = _submitting(self._backend)(batch, landed)
-            except BrokenExecutor:
+            except RuntimeError:
+                # Broken; or ended: loky's executor is one for the whole process, and users who
+                # call joblib themselves may have it started anew.
                 self._broken = True
                 raise
         slot.set_result(job)
@@ -191,15 +199,22 @@ class JoblibExecutor(Executor):
                 values = self._backend.retrieve_result_callback(out)
             else:
                 values = self._backend.retrieve_result(job)
-        except BrokenExecutor as error:
+        except BaseException as error:  # noqa: BLE001 - it is the future's
+            if not _is_break(error):
+                ticket.settle(None, error)
+                return
             with self._lock:
                 self._broken = self._broken or life == self._life
             # loky tells only that one of its workers died, and gives up all that were out.
             ticket.settle(None, WorkerDied(0, last_words=str(error)))
-        except BaseException as error:  # noqa: BLE001 - it is the future's
-            ticket.settle(None, error)
         else:
             ticket.settle(values[0])
+
+
+def _is_break(error: BaseException) -> bool:
+    """Whether the backend has ended; joblib says so in words where loky has a class for it."""
+    ended = type(error.__context__).__name__ == "ShutdownExecutorError"
+    return ended or isinstance(error, BrokenExecutor)
 
 
 def _run(ticket: Ticket, call: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import distributed
 from distributed.comm import get_address_host
 from distributed.scheduler import KilledWorker
+from distributed.utils import get_ip
 from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cluster import Exits
@@ -194,6 +195,8 @@ class DaskExecutor(Executor):
         try:
             self._slots = await self._client.scheduler.ncores()
         except (OSError, asyncio.CancelledError):
+            if self._watch is None:
+                raise
             # The scheduler is gone, or going: the tasks tell their callers.
             self._watch.stop()
 
@@ -201,9 +204,8 @@ class DaskExecutor(Executor):
 
     def _facts(self, *, nannies: bool) -> Traits:
         hosts = {get_address_host(address) for address in self._slots}
-        here = {"127.0.0.1", get_address_host(self._client.scheduler.address)}
         return Traits(
-            same_host=hosts <= here,
+            same_host=hosts <= {"127.0.0.1", get_ip()},
             threaded=any(slots > 1 for slots in self._slots.values()),
             replaces_workers=nannies,
             places=True,
