@@ -75,7 +75,9 @@ class ResultsContract(Contract):
             # Where it ran stands in no part of what is compared but the notes, which are not.
             assert ending(call) == here
 
-    @pytest.mark.parametrize("empty", [[], (), range(0), iter(()), {}, np.zeros(0), ""], ids=repr)
+    @pytest.mark.parametrize(
+        "empty", [[], (), range(0), iter(()), {}, np.zeros(0), ""], ids=lambda x: type(x).__name__
+    )
     def test_nothing_in_nothing_out(self, empty: Any) -> None:
         """An empty input gives an empty list, with any options."""
         assert parmap.pmap(abs, empty) == []
