@@ -307,7 +307,7 @@ def test_plans_of_ray_are_values():
         {"resources": 3},
         {"resources": {1: 2}},
         {"runtime_env": "pip"},
-        {"runtime_env": {"pip": {"x", "y"}}},
+        {"runtime_env": {"pip": {"x"}}},
         {"address": 6379},
     ],
     ids=str,
