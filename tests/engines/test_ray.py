@@ -1,8 +1,10 @@
 """Plan ``ray``, on a real Ray of this machine."""
 
+import contextlib
 import itertools
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +23,21 @@ import parmap
 from parmap.testing import PlanContract
 
 ray = pytest.importorskip("ray")
+
+
+def _meet(who):
+    """Wait until another task, which runs at the same time, does the same."""
+    directory, number = who
+    pipes = [directory / "first", directory / "second"]
+    for pipe in pipes:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(pipe)
+    if number:
+        pipes[0].write_text("1")
+        return pipes[1].read_text()
+    heard = pipes[0].read_text()
+    pipes[1].write_text("0")
+    return heard
 
 
 class TestRay(PlanContract):
@@ -97,6 +114,34 @@ class TestRay(PlanContract):
         assert not ran.exists()
         # Nobody is left waiting for them.
         assert len(wait([running, waiting], timeout=60).done) == 2
+
+    def test_one_that_waits_here_is_cancelled_at_once(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with parmap.plan("ray", workers=1) as session:
+            running = session.executor.submit(pipe.read_text)
+            waiting = session.executor.submit(abs, 1)
+            assert waiting.cancel()
+            assert wait([waiting], timeout=60).done == {waiting}
+            assert not running.done()
+            pipe.write_text("go")
+            assert running.result(60) == "go"
+
+    def test_a_cancelled_task_that_sleeps_does_not_keep_its_worker(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+
+        def fn():
+            pipe.write_text("begun")
+            time.sleep(3600)  # which Ray's interrupt does not reach
+
+        for _ in range(2):
+            future = self.session.executor.submit(fn)
+            assert pipe.read_text() == "begun"
+            assert future.cancel()
+        # It takes both workers to run these.
+        opened = parmap.pmap(_meet, [(tmp_path, 0), (tmp_path, 1)], chunks=1)
+        assert opened == ["1", "0"]
 
     def test_the_executor_is_one_of_pep_3148(self):
         executor = self.session.executor
@@ -239,6 +284,42 @@ def test_a_script_needs_no_guard_and_hears_nothing(tmp_path):
         [sys.executable, script], capture_output=True, text=True, env=environ, cwd=tmp_path.parent
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_tasks_that_are_cancelled_while_they_end(run):
+    # A script, for what must not happen is that Ray ends the whole process.
+    run(
+        """
+        import parmap
+        with parmap.plan("ray", workers=2) as session:
+            for x in range(300):
+                futures = [session.submit(abs, -y) for y in range(6)]
+                futures[x % 3].result()
+                for future in futures:
+                    future.cancel()
+            assert session.map(abs, [-1]) == [1]
+        """
+    )
+
+
+def test_what_is_printed_is_what_tasks_print(run):
+    out = run(
+        """
+        import os, parmap, time
+
+        def fn(x):
+            os.write(1, f"line {x}\\n".encode())  # at once: Ray reads what is there
+            if x == 3:
+                os._exit(1)
+
+        with parmap.plan("ray", workers=2):
+            failed = parmap.pmap(fn, range(8), chunks=1, errors="return")[3]
+            assert isinstance(failed.error, parmap.WorkerDied)
+        """
+    )
+    lines = out.splitlines()
+    # Some may come too late; but nothing else comes, and none for several.
+    assert [line for line in lines if not re.search(r"\) *(\x1b\[0m)? line \d$", line)] == []
 
 
 def test_a_cluster_by_its_address(tmp_path):

@@ -16,15 +16,29 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from parmap import registry
 from parmap.errors import PlanError, PoolBroken
 from parmap.plans import Plan
 from parmap.worker import blas
 from parmap.worker.values import Budget
 
-__all__ = ["Nodes", "enter"]
+__all__ = ["Nodes", "enter", "loaded"]
 
 # For so many seconds an answer of the cluster about its nodes holds: it is a message each time.
 _FRESH = 1.0
+# Read by Ray as it is imported. All lines that tasks print come out, also those that look alike;
+# and not Ray's own account of each death, for the call tells of it.
+_DEATH = "A worker died or was killed"
+_PRINTS = {
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": f"^(?!{_DEATH})",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": f"^{_DEATH}",
+}
+
+
+def loaded() -> Any:
+    """Import Ray, whose output is the user's own unless he has said otherwise."""
+    with _changed({} if _PRINTS.keys() & os.environ else _PRINTS):
+        return registry.require("ray", "ray")
 
 
 @dataclass

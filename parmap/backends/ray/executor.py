@@ -7,6 +7,7 @@ import functools
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -27,8 +28,10 @@ __all__ = ["RayExecutor"]
 # which all workers of a node read in place.
 _SMALL = 1 << 16
 _ROUND_TRIP = 0.002  # there and back for one task, seconds
-# So often, in seconds, to look whether somebody has shut Ray down.
-_LOOK = 1.0
+# So often, in seconds, to look whether somebody has shut Ray down, or a task ignores its end.
+_LOOK = 0.5
+# So many seconds has a cancelled task that runs to end, before its worker is killed.
+_GRACE = 1.0
 
 
 class Reference:
@@ -46,6 +49,7 @@ class Errand:
     args: tuple[Any, ...]
     future: Future[Any] = field(default_factory=Future)
     ref: Any = None
+    killed: bool = False
 
 
 class RayExecutor(Executor):
@@ -84,11 +88,13 @@ class RayExecutor(Executor):
             raise PlanError(f"Ray does not take these options for a task: {error}") from error
         self._nodes = Nodes(ray, claims)
         self._setup = None if setup is None else embedded(setup, "setup")
+        self._ready = ray.put(None)  # of what is there Ray's own thread says so at once
         self._lock = threading.Lock()
         # Under `_lock`: nothing is added once `_closed`.
         self._closed = False
         self._out: set[Errand] = set()  # Ray has them
         self._waiting: deque[Errand] = deque()  # beyond the limit
+        self._stopped: dict[Errand, float] = {}  # cancelled, but still out; since when
         self._ended: SimpleQueue[tuple[Errand, Any] | None] = SimpleQueue()
         self.traits = Traits(
             same_host=self._nodes.hosts() == {socket.gethostname()},
@@ -154,7 +160,7 @@ class RayExecutor(Executor):
             threading.Thread(target=self._finish, args=(pending,), name="parmap-ray-end").start()
 
     def _finish(self, pending: list[Future[Any]]) -> None:
-        # Those that were cancelled end when Ray gets round to it, which nobody waits for.
+        # Those that were cancelled are done already; the thread sees to it that they end.
         wait([future for future in pending if not future.cancelled()])
         self._ended.put(None)
         self._thread.join()
@@ -182,13 +188,40 @@ class RayExecutor(Executor):
 
     def _stop(self, errand: Errand, future: Future[Any]) -> None:
         """Take a task back that was cancelled: one that runs is interrupted, as by Ctrl-C."""
-        if future.cancelled() and errand.ref is not None and self._ray.is_initialized():
-            self._ray.cancel(errand.ref, force=False)
+        if not future.cancelled():
+            return
+        with self._lock:
+            waits = errand in self._waiting
+            if waits:
+                self._waiting.remove(errand)
+            elif errand in self._out and errand.ref is not None:
+                self._stopped[errand] = time.monotonic()
+        if waits:
+            self._ended.put((errand, None))
+        elif errand.ref is not None:
+            self._cancel(errand.ref, force=False)
+
+    def _cancel(self, ref: Any, *, force: bool) -> None:
+        """Have Ray cancel a task, in its own thread: there tasks end, too, one after the other.
+
+        Cancelled from another thread while its result comes in, a task is ended twice; then a
+        check of Ray's fails, in C++, and brings the whole process down.
+        """
+        if not self._ray.is_initialized():
+            return
+        if self._ray.util.client.ray.is_connected():
+            # By "ray://": Ray's thread is at the far end, and the one here must not wait for it.
+            self._ray.cancel(ref, force=force)
+        else:
+            self._ready._on_completed(lambda _: self._ray.cancel(ref, force=force))  # noqa: SLF001
 
     def _settle_all(self) -> None:
         """Resolve futures as tasks end: the one place that does."""
         lost = PoolBroken("Ray was shut down while tasks were out")
-        while True:
+        closing = False
+        while not closing or self._stopped:
+            if self._stopped:
+                self._kill_deaf()
             try:
                 ended = self._ended.get(timeout=_LOOK)
             except Empty:
@@ -196,16 +229,30 @@ class RayExecutor(Executor):
                     self._settle_rest(lost)
                 continue
             if ended is None:
-                break
-            self._settle(*ended)
+                closing = True
+            else:
+                self._settle(*ended)
             del ended  # or it would live until the next task ends
         self._settle_rest(lost)  # they were cancelled
+
+    def _kill_deaf(self) -> None:
+        """Kill the workers of cancelled tasks that an interrupt does not end.
+
+        Ray's reaches Python code only: not a task that sleeps, or runs in a library.
+        """
+        late = time.monotonic() - _GRACE
+        with self._lock:
+            deaf = [e for e, since in self._stopped.items() if since < late and not e.killed]
+        for errand in deaf:
+            errand.killed = True
+            self._cancel(errand.ref, force=True)
 
     def _settle_rest(self, error: Exception) -> None:
         with self._lock:
             rest = (*self._out, *self._waiting)
             self._out.clear()
             self._waiting.clear()
+            self._stopped.clear()
         for errand in rest:
             if errand.future.set_running_or_notify_cancel():
                 errand.future.set_exception(error)
@@ -230,6 +277,7 @@ class RayExecutor(Executor):
         """Send what need wait no more."""
         with self._lock:
             self._out.discard(ended)
+            self._stopped.pop(ended, None)
             ready = None if not self._waiting or self._is_full() else self._waiting.popleft()
             if ready is not None:
                 self._out.add(ready)

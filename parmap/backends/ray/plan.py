@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from parmap import registry
 from parmap.engine.site import Traits
 from parmap.errors import PlanError
 from parmap.plans import Plan
@@ -76,10 +75,10 @@ class Ray(Plan):
 
     def start(self) -> Executor:
         """Start Ray, or use the one that runs."""
-        ray = registry.require("ray", "ray")
-        from parmap.backends.ray.cluster import enter
+        from parmap.backends.ray.cluster import enter, loaded
         from parmap.backends.ray.executor import RayExecutor
 
+        ray = loaded()
         leave, ours = enter(ray, self)
         try:
             inside = ray.get_runtime_context().get_task_id() is not None
