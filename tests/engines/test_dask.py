@@ -22,6 +22,9 @@ distributed = pytest.importorskip("distributed")
 
 GUARD = 60  # against hangs; never waited for when all is well
 
+# Dask's own threads draw from `random` at times, also while hypothesis draws an example.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 
 class TestProcesses(PlanContract):
     plan = parmap.plan("dask", workers=2)
