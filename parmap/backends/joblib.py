@@ -1,26 +1,29 @@
-"""Plan ``joblib``: whatever joblib reaches."""
+"""Plan ``joblib``: whatever joblib reaches, by the interface that it has for its backends."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from parmap import registry
-from parmap.backends.adopted import DeathWatch, Ticket
+from parmap.backends.joblib_life import Life
+from parmap.backends.sequential import SequentialExecutor
+from parmap.backends.ticket import Ticket
 from parmap.engine.site import Traits
-from parmap.errors import BackendUnavailable, PlanError, WorkerDied
+from parmap.errors import PlanError, PoolBroken
 from parmap.plans import Plan
 from parmap.worker.setup import prepared
-from parmap.worker.values import Embedded, embedded
+from parmap.worker.values import Budget, embedded
 
 __all__ = ["Joblib"]
 
-# There and back for one task, seconds: joblib's own threads hand it on several times.
-_ROUND_TRIP = 0.005
+# How often a task may meet a backend that has just been broken again.
+_STARTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,9 @@ class Joblib(Plan):
 
     Notes
     -----
-    With one worker joblib uses no backend: tasks then run in a thread of this process.
+    With one worker joblib uses no backend: tasks then run in this thread, as on the plan
+    ``sequential``. So they do where joblib itself starts no processes: in the workers of
+    some of its backends.
     """
 
     backend: str = "loky"
@@ -48,192 +53,128 @@ class Joblib(Plan):
             raise PlanError(f"backend={self.backend!r}: give the name of a backend of joblib")
 
     def facts(self, executor: Any) -> Traits:
-        """Tell whether tasks see the caller's memory."""
+        """Tell what is known of the backend."""
         return executor.traits  # type: ignore[no-any-return]
 
+    def budget(self, workers: int) -> Budget | None:
+        """Share the cores out; the workers are joblib's, and get their numbers back."""
+        own = super().budget(workers)
+        return None if own is None else replace(own, lent=True)
+
     def start(self) -> Executor:
-        """Start the backend's workers."""
+        """Start the backend."""
         joblib = registry.require("joblib", "joblib")
-        parallel = joblib.parallel
-        known = sorted({*parallel.BACKENDS, *parallel.EXTERNAL_BACKENDS} - {"sequential"})
+        known = sorted({*joblib.parallel.BACKENDS, *joblib.parallel.EXTERNAL_BACKENDS})
         if self.backend not in known:
             raise PlanError(
                 f"joblib has no backend {self.backend!r}{registry.suggest(self.backend, known)}. "
                 f"Backends: {', '.join(known)}; joblib.register_parallel_backend adds others"
             )
-        workers = self.count()
-        setup = None if self.initializer is None else embedded(self.initializer, "setup")
-        why = f"joblib's backend {self.backend!r} cannot start"
-        try:
-            return JoblibExecutor(joblib, self.backend, workers, setup)
-        except ImportError as error:
-            raise BackendUnavailable(f"{why}: {error}") from error
-        except (RuntimeError, ValueError) as error:
-            raise PlanError(f"{why}: {error}") from error
+        threads = self.threads_per_worker if isinstance(self.threads_per_worker, int) else None
+        begin = functools.partial(Life, joblib, self.backend, self.count(), threads)
+        life = begin()
+        if not life.alone:
+            return JoblibExecutor(begin, life, self.initializer)
+        life.end()
+        if self.initializer:
+            self.initializer()
+        return _Alone()
+
+
+class _Alone(SequentialExecutor):
+    """What joblib does with one worker."""
+
+    traits = Traits(shares_memory=True, same_thread=True)
 
 
 class JoblibExecutor(Executor):
-    """A PEP 3148 executor on the interface that joblib has for its backends.
+    """A PEP 3148 executor on a backend, which is started anew when one of its processes dies.
 
     Parameters
     ----------
-    joblib : module
-        The package.
-    name : str
-        The backend.
-    workers : int
-        How many tasks run at once.
-    setup : Embedded or None
+    begin : callable
+        Starts the backend.
+    life : Life
+        The first start.
+    setup : callable or None
         Run in each worker before its first task.
     """
 
-    def __init__(self, joblib: Any, name: str, workers: int, setup: Embedded | None) -> None:
-        self._joblib, self._setup = joblib, setup
-        # Reentrant: a backend may call back, in the thread that submits, before it returns.
+    def __init__(
+        self, begin: Callable[[], Life], life: Life, setup: Callable[[], object] | None
+    ) -> None:
+        self._begin = begin
+        # Reentrant: a backend may run a task, and so its callbacks, while it is submitted.
         self._lock = threading.RLock()
-        # Under `_lock`: the tasks that are out; in which life the backend is, and whether that
-        # has ended: a backend that breaks is started again, once, by the next task.
-        self._out: set[Future[Any]] = set()
-        self._life, self._broken = 0, False
-        self._closed = False
-        # What is sent is packed; of what users submit themselves nothing is memory-mapped.
-        self._parallel = joblib.Parallel(n_jobs=workers, backend=name, max_nbytes=None)
-        self._parallel.__enter__()
-        self._backend: Any = self._parallel._backend  # noqa: SLF001 - it has no public name
-        # With one worker, and inside of another backend's, joblib takes no backend at all.
-        plain = isinstance(self._backend, joblib.parallel.BACKENDS["sequential"])
-        self._thread = ThreadPoolExecutor(1, "parmap-joblib") if plain else None
-        self.workers = 1 if plain else self._backend.effective_n_jobs(workers)
-        self._backend.start_call()
-        self._watch = DeathWatch(self._processes)
-        here = plain or getattr(self._backend, "supports_sharedmem", False)
-        self.traits = Traits(
-            shares_memory=here,
-            replaces_workers=not here,
-            round_trip=_ROUND_TRIP,
-        )
+        self._life, self._closed = life, False  # under `_lock`
+        self._out: set[Future[Any]] = set()  # whose methods that are used are atomic
+        self._setup = _setup(setup, threads=life.traits.shares_memory)
+        self.workers, self.traits = life.workers, life.traits
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``."""
         call = functools.partial(fn, **kwargs) if kwargs else fn
-        if self._setup is not None:
-            call = functools.partial(prepared, self._setup, call)
+        task = (call, *args) if self._setup is None else (self._setup, call, *args)
         ticket = Ticket()
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            self._take(ticket, task)
             self._out.add(ticket.future)
-        ticket.future.add_done_callback(self._let_go)
-        if self._thread is not None:
-            self._thread.submit(_run, ticket, call, args)
-            return ticket.future
-        self._watch.guard(ticket)
-        batch = self._batch(call, args)
-        try:
-            self._send(ticket, batch)
-        except RuntimeError:
-            self._send(ticket, batch)
+        ticket.future.add_done_callback(self._out.discard)
         return ticket.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; give the workers back to joblib when all are done."""
         with self._lock:
             first, self._closed = not self._closed, True
-            out = list(self._out)
-        if cancel_futures:
-            for future in out:
-                future.cancel()
+        out = list(self._out)
+        for future in out if cancel_futures else ():
+            future.cancel()
         if first and wait:
             self._finish(out)
         elif first:
             threading.Thread(target=self._finish, args=(out,), name="parmap-joblib").start()
 
-    def _finish(self, out: list[Future[Any]]) -> None:
-        wait(out)
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._watch.stop()
-        self._backend.stop_call()
-        self._parallel.__exit__(None, None, None)
-
-    def _let_go(self, future: Future[Any]) -> None:
-        with self._lock:
-            self._out.discard(future)
-
-    def _processes(self) -> Any:
-        # Of the backend on multiprocessing: a pool that forgets the task of a worker that dies.
-        return getattr(getattr(self._backend, "_pool", None), "_pool", ())
-
-    def _batch(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        # Some backends look into the batch, and so want joblib's own kind.
-        nested = self._backend.get_nested_backend()
-        return self._joblib.parallel.BatchedCalls([(call, args, {})], nested)
-
-    def _send(self, ticket: Ticket, batch: Any) -> None:
-        """Give a task to the backend; to a new life of it, if this one has ended."""
-        # Tells the callback which job it is called for: it may be called before this returns.
-        slot: Future[Any] = Future()
-        with self._lock:
-            if self._broken:
-                # Here, and not when the news comes: that is in a thread which this waits for.
-                self._backend.configure(n_jobs=self.workers, parallel=self._parallel)
-                self._life, self._broken = self._life + 1, False
-            life = self._life
-
-            def landed(out: Any) -> None:
-                slot.add_done_callback(lambda _: self._take(ticket, out, slot.result(), life))
-
+    def _take(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
+        for start in range(_STARTS):
             try:
-                job = _submitting(self._backend)(batch, landed)
-            except RuntimeError:
-                # Broken; or ended: loky's executor is one for the whole process, and users who
-                # call joblib themselves may have it started anew.
-                self._broken = True
-                raise
-        slot.set_result(job)
-
-    def _take(self, ticket: Ticket, out: Any, job: Any, life: int) -> None:
-        """Take what came of a task."""
-        try:
-            if getattr(self._backend, "supports_retrieve_callback", False):
-                values = self._backend.retrieve_result_callback(out)
-            else:
-                values = self._backend.retrieve_result(job)
-        except BaseException as error:  # noqa: BLE001 - it is the future's
-            if not _is_break(error):
-                ticket.settle(None, error)
+                self._life.take(ticket, *task)
                 return
-            with self._lock:
-                self._broken = self._broken or life == self._life
-            # loky tells only that one of its workers died, and gives up all that were out.
-            ticket.settle(None, WorkerDied(0, last_words=str(error)))
-        else:
-            ticket.settle(values[0])
+            except (BrokenExecutor, RuntimeError):
+                # Broken, or ended by somebody else: loky's executor is the whole process's, so
+                # that the deaths of another session break this one's, too.
+                if start == _STARTS - 1:
+                    raise
+                over, self._life = self._life, self._begin()
+                over.end()
+
+    def _finish(self, out: list[Future[Any]]) -> None:
+        concurrent.futures.wait(out)
+        self._life.end()
 
 
-def _is_break(error: BaseException) -> bool:
-    """Whether the backend has ended; joblib says so in words where loky has a class for it."""
-    ended = type(error.__context__).__name__ == "ShutdownExecutorError"
-    return ended or isinstance(error, BrokenExecutor)
+class _PerThread:
+    """Runs a setup once in each thread, before the first call there."""
+
+    def __init__(self, setup: Callable[[], object]) -> None:
+        self._setup, self._here = setup, threading.local()
+
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in a thread where the setup has run."""
+        if not hasattr(self._here, "why"):
+            self._here.why = None
+            try:
+                self._setup()
+            except BaseException as error:  # noqa: BLE001 - told to the tasks
+                self._here.why = error
+        why = self._here.why
+        if why is not None:
+            raise PoolBroken(f"setup= failed in a worker: {type(why).__name__}: {why}") from why
+        return fn(*args)
 
 
-def _run(ticket: Ticket, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    if ticket.future.cancelled():
-        ticket.settle(None)
-        return
-    try:
-        value = call(*args)
-    except BaseException as error:  # noqa: BLE001 - it is the future's
-        ticket.settle(None, error)
-    else:
-        ticket.settle(value)
-
-
-def _submitting(backend: Any) -> Any:
-    """Give the method that takes a task: before joblib 1.5 it had another name."""
-    theirs = type(backend)
-    old = getattr(theirs, "apply_async", None)
-    base = next((one for one in theirs.__mro__ if one.__name__ == "ParallelBackendBase"), None)
-    if old is not None and (base is None or old is not getattr(base, "apply_async", None)):
-        return backend.apply_async
-    return backend.submit
+def _setup(setup: Callable[[], object] | None, *, threads: bool) -> Callable[..., Any] | None:
+    if setup is None:
+        return None
+    return _PerThread(setup) if threads else functools.partial(prepared, embedded(setup, "setup"))

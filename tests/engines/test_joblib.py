@@ -1,15 +1,59 @@
-"""Plan ``joblib``, on its own backends and on one that a package registers."""
+"""Plan ``joblib``, on its own backends and on one that somebody else registers."""
 
 import os
+import pickle
 import signal
 import sys
+import threading
+from concurrent.futures import wait
+from multiprocessing.pool import ThreadPool
 
+import numpy as np
 import pytest
 
 import parmap
 from parmap.testing import PlanContract
 
 joblib = pytest.importorskip("joblib")
+
+GUARD = 60  # against hangs; never waited for when all is well
+PROCESSES = ["loky", "multiprocessing"]
+
+# From Python 3.12 on, a fork of a process with threads warns, and rightly: joblib's pool forks.
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = forks
+
+
+class Foreign(joblib.parallel.ParallelBackendBase):
+    """A backend of the old kind: it has no `submit`, and calls back for good results only.
+
+    Its tasks leave the caller's memory, so that it is one from elsewhere.
+    """
+
+    def effective_n_jobs(self, n_jobs):
+        return n_jobs
+
+    def configure(self, n_jobs=1, parallel=None, **options):
+        self.parallel = parallel
+        self.pool = ThreadPool(n_jobs)
+        return n_jobs
+
+    def apply_async(self, func, callback=None):
+        sent = pickle.dumps(func)
+        return self.pool.apply_async(
+            lambda: pickle.loads(pickle.dumps(pickle.loads(sent)())), callback=callback
+        )
+
+    def retrieve_result(self, out, timeout=None):
+        return out.get(timeout)
+
+    def terminate(self):
+        self.pool.terminate()
+        self.pool.join()
+
+
+# As packages do it that know nothing of levels.
+joblib.register_parallel_backend("foreign", lambda: Foreign())
 
 
 class TestLoky(PlanContract):
@@ -28,54 +72,254 @@ class TestOneWorker(PlanContract):
     plan = parmap.plan("joblib", workers=1)
 
 
-def test_an_unknown_backend_is_refused_with_those_that_there_are():
-    with pytest.raises(parmap.PlanError, match=r"did you mean 'loky'\?\). Backends: .*loky, mult"):
-        parmap.plan("joblib", backend="lokyy").start()
+class TestForeign(PlanContract):
+    plan = parmap.plan("joblib", backend="foreign", workers=2)
 
 
-def test_a_backend_that_cannot_start_says_why(monkeypatch):
+def test_an_unknown_backend_is_refused_as_it_starts():
+    plan = parmap.plan("joblib", backend="lokky")
+    known = r"Backends: dask, foreign, loky, multiprocessing, sequential, threading;"
+    with pytest.raises(parmap.PlanError, match=rf"did you mean 'loky'\?\). {known}"):
+        plan.start()
+    with pytest.raises(parmap.PlanError, match="backend=3: give the name"):
+        parmap.plan("joblib", backend=3)
+
+
+def test_a_backend_that_cannot_start_says_why():
+    def missing():
+        raise ImportError("no module named spark")
+
     def unready(**options):
-        raise ValueError("no cluster yet")
+        raise ValueError("first create a client")
 
-    monkeypatch.setitem(joblib.parallel.BACKENDS, "unready", unready)
-    with pytest.raises(parmap.PlanError, match="'unready' cannot start: no cluster yet"):
-        parmap.plan("joblib", backend="unready", workers=2).start()
+    joblib.register_parallel_backend("missing", missing)
+    joblib.register_parallel_backend("unready", unready)
+    try:
+        with pytest.raises(parmap.BackendUnavailable, match=r"'missing' cannot start: .*spark"):
+            parmap.plan("joblib", backend="missing").start()
+        with pytest.raises(parmap.PlanError, match="'unready' cannot start: first create"):
+            parmap.plan("joblib", backend="unready").start()
+    finally:
+        del joblib.parallel.BACKENDS["missing"], joblib.parallel.BACKENDS["unready"]
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_joblib_itself_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "joblib", None)
     with pytest.raises(parmap.BackendUnavailable, match=r"pip install 'parmap-plans\[joblib\]'"):
         parmap.plan("joblib").start()
 
 
-def test_a_worker_of_loky_that_is_killed_while_it_idles_is_replaced():
-    with parmap.plan("joblib", workers=2):
+def test_its_text_reads_as_the_plan():
+    plan = parmap.plan("joblib", backend="threading", workers=3)
+    assert parmap.plan(str(plan)) == plan
+
+
+def test_one_worker_is_this_thread():
+    with parmap.plan("joblib", workers=1, setup="threading:get_ident") as session:
+        assert parmap.pmap(lambda _: threading.get_ident(), range(3)) == [threading.get_ident()] * 3
+        assert session.workers == 1
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_death_says_how_it_came(backend):
+    with parmap.plan("joblib", backend=backend, workers=2):
+        error = parmap.submit(os._exit, 3).exception(GUARD)
+        assert isinstance(error, parmap.WorkerDied)
+        assert error.exitcode in (3, None)  # None: the pool's own thread asked at that moment
+        assert error.pid > 0
+        assert parmap.pmap(abs, [-1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_an_exit_without_an_error_is_a_death(backend):
+    with parmap.plan("joblib", backend=backend, workers=2):
+        assert isinstance(parmap.submit(os._exit, 0).exception(GUARD), parmap.WorkerDied)
+
+
+@pytest.fixture
+def in_both(tmp_path):
+    """Call a function in two workers: in two tasks that wait for each other."""
+    fifo = os.fspath(tmp_path / "fifo")
+    os.mkfifo(fifo)
+
+    def in_both(fn):
+        def task(mode):
+            with open(fifo, mode):
+                return fn()
+
+        return parmap.pmap(task, ["r", "w"], chunks=1)
+
+    return in_both
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_workers_that_are_killed_while_they_idle_are_replaced(backend, in_both):
+    # Both at once: one has the lock of the queue, for which the other waits.
+    with parmap.plan("joblib", backend=backend, workers=2):
         for _ in range(3):
-            (pid,) = parmap.pmap(lambda _: os.getpid(), [1])
-            os.kill(pid, signal.SIGKILL)
+            for pid in in_both(os.getpid):
+                os.kill(pid, signal.SIGKILL)
             assert parmap.pmap(lambda x: -x, range(20), chunks=1) == [-x for x in range(20)]
+
+
+def test_a_death_is_known_while_a_child_of_the_process_lives(tmp_path):
+    # loky itself waits for the child, too, and so for ever.
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def fork_and_die():
+        if os.fork() == 0:
+            fifo.write_text(str(os.getpid()))
+            signal.pause()
+        os._exit(1)
+
+    with parmap.plan("joblib", backend="multiprocessing", workers=2) as session:
+        future = session.submit(fork_and_die)
+        child = int(fifo.read_text())
+        assert isinstance(future.exception(GUARD), parmap.WorkerDied)
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_callback_of_a_dead_task_may_submit(backend):
+    with parmap.plan("joblib", backend=backend, workers=2) as session:
+        later, called = [], threading.Event()
+
+        def follow(future):
+            later.append(session.executor.submit(abs, -5))
+            called.set()
+
+        session.executor.submit(os._exit, 1).add_done_callback(follow)
+        assert called.wait(GUARD)
+        assert later[0].result(GUARD) == 5
 
 
 def double(x):
     return 2 * x
 
 
-def test_the_user_may_call_joblib_at_the_same_time():
-    # loky's executor is one for the process, and made anew for other options.
+def test_joblib_is_the_users_at_the_same_time():
+    # Its executor is one for the whole process: other options, and it is another one.
     with parmap.plan("joblib", workers=2):
         results = []
-        for result in parmap.imap(double, range(40), chunks=1):
-            results.append(result)
-            if result % 20 == 0:
-                own = joblib.Parallel(n_jobs=3)(joblib.delayed(double)(i) for i in range(4))
-                assert own == [0, 2, 4, 6]
+        for x in parmap.imap(double, range(40), chunks=1):
+            results.append(x)
+            if x % 20 == 0:
+                theirs = joblib.Parallel(n_jobs=3)(joblib.delayed(double)(i) for i in range(4))
+                assert theirs == [0, 2, 4, 6]
     assert results == [2 * x for x in range(40)]
 
 
-def test_setup_runs_once_in_each_worker():
-    def setup():
-        os.environ["SET_UP"] = os.environ.get("SET_UP", "") + "x"
+def test_sessions_of_different_sizes_at_the_same_time():
+    with (
+        parmap.plan("joblib", workers=2) as one,
+        parmap.plan("joblib", workers=3) as other,
+    ):
+        futures = [session.submit(double, x) for x in range(20) for session in (one, other)]
+        assert [future.result(GUARD) for future in futures] == [2 * (i // 2) for i in range(40)]
 
-    with parmap.plan("joblib", workers=2, setup=setup):
+
+def test_processes_inside_of_threads():
+    # There joblib would start none, and say so.
+    with parmap.plan(["joblib(backend='threading', workers=2)", "joblib(workers=2)"]):
+        inner = parmap.pmap(lambda x: parmap.pmap(lambda y: (x * y, os.getpid()), range(3)), [1, 2])
+    assert [[value for value, _ in row] for row in inner] == [[0, 1, 2], [0, 2, 4]]
+    assert os.getpid() not in {pid for row in inner for _, pid in row}
+
+
+def kind(x):
+    return type(x).__name__, x.flags.writeable
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_nothing_is_memory_mapped(backend):
+    x = np.zeros(1_000_000)  # 8 MB; from 1 MB on joblib would
+    with parmap.plan("joblib", backend=backend, workers=2) as session:
+        assert session.executor.submit(kind, x).result(GUARD) == ("ndarray", True)
+        assert isinstance(parmap.submit(os._exit, 1).exception(GUARD), parmap.WorkerDied)
+        assert session.executor.submit(kind, x).result(GUARD) == ("ndarray", True)
+        assert session.map(kind, [x, x]) == [("ndarray", True)] * 2
+
+
+def mark():
+    here = threading.current_thread()
+    here.mark = getattr(here, "mark", 0) + 1
+
+
+@pytest.mark.parametrize("backend", [*PROCESSES, "threading"])
+def test_setup_runs_once_in_each_worker(backend, in_both):
+    with parmap.plan("joblib", backend=backend, workers=2, setup=mark):
+        for _ in range(3):
+            assert in_both(lambda: threading.current_thread().mark) == [1, 1]
+
+
+@pytest.mark.parametrize("backend", [*PROCESSES, "threading"])
+def test_a_setup_that_fails_is_told(backend):
+    def setup():
+        raise OSError("no licence")
+
+    with parmap.plan("joblib", backend=backend, workers=2, setup=setup):
         for _ in range(2):
-            assert set(parmap.pmap(lambda _: os.environ.get("SET_UP"), range(6), chunks=1)) == {"x"}
+            with pytest.raises(parmap.PoolBroken, match="no licence"):
+                parmap.pmap(abs, range(10))
+
+
+def test_libraries_that_load_later_are_told_the_same():
+    with parmap.plan("joblib", workers=2, threads_per_worker=3):
+        assert parmap.pmap(os.getenv, ["OMP_NUM_THREADS"]) == ["3"]
+
+
+def test_after_its_end_an_executor_takes_no_more():
+    executor = parmap.plan("joblib", workers=2).start()
+    future = executor.submit(abs, -1)
+    executor.shutdown()
+    assert future.result() == 1
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, -1)
+
+
+def test_an_end_that_nobody_waits_for(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    executor = parmap.plan("joblib", workers=2).start()
+    first = executor.submit(fifo.read_bytes)  # waits
+    executor.shutdown(wait=False)
+    fifo.write_bytes(b"go")
+    assert first.result(GUARD) == b"go"
+
+
+@pytest.mark.parametrize("backend", [*PROCESSES, "threading"])
+def test_what_is_cancelled_wakes_who_waits_for_it(backend, tmp_path):
+    fifos = [tmp_path / name for name in "ab"]
+    with parmap.plan("joblib", backend=backend, workers=2) as session:
+        for fifo in fifos:
+            os.mkfifo(fifo)
+        running = [session.executor.submit(fifo.read_bytes) for fifo in fifos]  # they wait
+        queued = session.executor.submit(abs, -1)
+        assert queued.cancel()
+        assert wait([queued], GUARD).done == {queued}
+        for fifo in fifos:
+            fifo.write_bytes(b"go")
+        assert [future.result(GUARD) for future in running] == [b"go", b"go"]
+
+
+@pytest.mark.parametrize("backend", [*PROCESSES, "threading"])
+def test_a_script_without_a_guard(run, backend):
+    out = run(
+        f"""
+        import os, parmap
+        import numpy as np
+        def fn(x):
+            return x.sum()
+        with parmap.plan("joblib", backend={backend!r}, workers=2):
+            print(sum(parmap.pmap(fn, [np.ones(500_000)] * 4)))
+            if {backend!r} != "threading":
+                print(type(parmap.submit(os._exit, 1).exception()).__name__)
+            print(parmap.pmap(lambda x: -x, range(3)))
+        """,
+        # From Python 3.12 on a fork of a process with threads warns, as above.
+        flags=("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+    )
+    died = [] if backend == "threading" else ["WorkerDied"]
+    assert out.splitlines() == ["2000000.0", *died, "[0, -1, -2]"]

@@ -1,0 +1,274 @@
+"""One start of a backend of joblib, until one of its processes dies."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from multiprocessing import connection
+from typing import Any
+
+from parmap.backends.ticket import Ticket
+from parmap.engine.site import Traits
+from parmap.errors import BackendUnavailable, PlanError, PoolBroken, WorkerDied
+
+__all__ = ["Life"]
+
+
+class Life:
+    """A backend, from its start until one of its processes dies.
+
+    Parameters
+    ----------
+    joblib : module
+        The package.
+    name : str
+        The backend.
+    workers : int
+        How many workers to ask for.
+    threads : int or None
+        What native libraries that load later in a worker are told, if not joblib's default.
+
+    Attributes
+    ----------
+    alone : bool
+        Whether joblib has taken no backend at all.
+    workers : int
+        How many tasks run at once.
+    traits : Traits
+        Facts about the place.
+    """
+
+    def __init__(self, joblib: Any, name: str, workers: int, threads: int | None) -> None:
+        parallel = joblib.parallel
+        self._parallel = _entered(joblib, name, workers, threads)
+        self._backend: Any = self._parallel._backend  # noqa: SLF001 - it has no public name
+        self._backend.start_call()
+        self._submit = _submitting(self._backend, parallel.ParallelBackendBase)
+        # Some look into what they are given, so it is of joblib's own kind.
+        nested = self._backend.get_nested_backend()
+        self._batch = functools.partial(parallel.BatchedCalls, backend_and_jobs=nested)
+        self.alone = isinstance(self._backend, parallel.SequentialBackend)
+        self.workers = self._backend.effective_n_jobs(workers)
+        self._loky = isinstance(self._backend, parallel.LokyBackend)
+        pool = isinstance(self._backend, parallel.MultiprocessingBackend)
+        self.traits = _traits(self._backend, replaces=self._loky or pool)
+        self._lock = threading.Lock()
+        # Under `_lock`: what is out, by numbers, and whether a process has died.
+        self._out: dict[int, Ticket] = {}
+        self._broken = False
+        self._numbers = itertools.count()
+        # Its own processes, all of them: those that it puts in the place of dead ones do not count.
+        self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
+        # Some backends say when a task is done, but not what came of it.
+        asks = not getattr(self._backend, "supports_retrieve_callback", False)
+        self._waiters = ThreadPoolExecutor(2 * self.workers, "parmap-joblib") if asks else None
+
+    def take(self, ticket: Ticket, fn: Callable[..., Any], /, *args: Any) -> None:
+        """Have a worker call a function; one call at a time.
+
+        Raises
+        ------
+        concurrent.futures.BrokenExecutor
+            If a process has died.
+        RuntimeError
+            If somebody else has ended the backend.
+        """
+        number = next(self._numbers)
+        with self._lock:
+            if self._broken:
+                raise BrokenExecutor
+            self._out[number] = ticket
+        task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
+        try:
+            self._give(ticket, task)
+        except BaseException:
+            self._let_go(number)
+            raise
+        ticket.future.add_done_callback(lambda _: self._let_go(number))
+
+    def end(self) -> None:
+        """Give the backend back to joblib."""
+        if self._waiters is not None:
+            self._waiters.shutdown(wait=False)
+        self._backend.stop_call()
+        if self._watch is None:
+            self._parallel.__exit__(None, None, None)
+            return
+        self._watch.stop()
+        # A process that is killed while it waits for a task takes the pool's lock with it: then
+        # the pool can never be closed, and its other processes go with this one.
+        end = threading.Thread(target=self._parallel.__exit__, args=(None,) * 3, daemon=True)
+        end.start()
+        if not self._broken:
+            end.join()
+
+    def _give(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
+        batch = self._batch([(task[0], task[1:], {})])
+        if self._waiters is not None:
+            job = self._submit(batch, _ignore)
+            self._waiters.submit(self._settle, ticket, _asking(self._backend), job)
+            return
+        retrieve = self._backend.retrieve_result_callback
+        job = self._submit(batch, lambda out: self._settle(ticket, retrieve, out))
+        if isinstance(job, Future):
+            # Dask's backend is silent about a task of which it has not even an error to send.
+            job.add_done_callback(lambda job: self._look(ticket, job))
+        if self._loky:
+            ticket.future.add_done_callback(functools.partial(_revoke, weakref.ref(job)))
+
+    def _look(self, ticket: Ticket, job: Future[Any]) -> None:
+        if job.cancelled() or job.exception() is not None:
+            self._settle(ticket, Future.result, job)
+
+    def _settle(self, ticket: Ticket, retrieve: Callable[[Any], Any], out: Any) -> None:
+        """Take in what came of a task."""
+        try:
+            values = retrieve(out)
+        except BaseException as error:  # noqa: BLE001 - it is the future's
+            if self._loky and _is_end(error):
+                self._break(_dead(self._backend), str(error))
+            else:
+                ticket.settle(None, error)
+        else:
+            ticket.settle(values[0])
+
+    def _break(self, dead: list[Any], words: str = "") -> None:
+        """Fail all that is out: whose process died, the backend does not say."""
+        with self._lock:
+            first, self._broken = not self._broken, True
+            out = list(self._out.values())
+        if not first:
+            return
+        death = functools.partial(WorkerDied, 0, last_words=words)
+        if dead:
+            dead[0].join()
+            death = functools.partial(WorkerDied, dead[0].pid, dead[0].exitcode)
+
+        def fail() -> None:
+            for ticket in out:
+                ticket.settle(None, death())
+
+        # Not in this thread: what follows may be the next start, which waits for it to end.
+        threading.Thread(target=fail, name="parmap-joblib", daemon=True).start()
+
+    def _let_go(self, number: int) -> None:
+        with self._lock:
+            del self._out[number]
+
+
+class _Watch:
+    """Waits for the first death among processes.
+
+    Parameters
+    ----------
+    processes : list
+        Of multiprocessing.
+    died : callable
+        Is told those that have died, once.
+    """
+
+    def __init__(self, processes: list[Any], died: Callable[[list[Any]], None]) -> None:
+        self._processes, self._died = processes, died
+        self._bell, self._button = connection.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._run, name="parmap-joblib", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch."""
+        # In words: forks have the button, too, so that to let it go would tell nothing.
+        self._button.send_bytes(b"stop")
+        self._thread.join()
+        self._bell.close()
+        self._button.close()
+
+    def _run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            ends = {_end(one, stack): one for one in self._processes}
+            ready = connection.wait([self._bell, *ends])
+        if self._bell not in ready:
+            self._died([ends[end] for end in ends if end in ready])
+
+
+def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:
+    """Start a backend; give the `Parallel` that has it."""
+    try:
+        # What is sent is packed; of what users submit themselves, nothing shall be memory-mapped.
+        with joblib.parallel_config(backend=name):
+            parallel = joblib.Parallel(n_jobs=workers, max_nbytes=None)
+        backend = parallel._backend  # noqa: SLF001 - it has no public name
+        # In its own threads joblib starts no processes, lest calls nest that nobody thought of.
+        # Here the plan says so.
+        backend.nesting_level = 0
+        if threads is not None and getattr(backend, "supports_inner_max_num_threads", False):
+            backend.inner_max_num_threads = threads
+        return parallel.__enter__()
+    except ImportError as error:
+        raise BackendUnavailable(f"joblib's backend {name!r} cannot start: {error}") from error
+    except ValueError as error:  # Dask's finds no client, say
+        raise PlanError(f"joblib's backend {name!r} cannot start: {error}") from error
+
+
+def _traits(backend: Any, *, replaces: bool) -> Traits:
+    if getattr(backend, "supports_sharedmem", False):
+        return Traits(shares_memory=True)
+    if replaces:
+        return Traits(replaces_workers=True)
+    # Somebody else's: its workers may be anywhere, and threads.
+    return Traits(same_host=False, threaded=True)
+
+
+def _submitting(backend: Any, base: Any) -> Any:
+    """Give the method that takes a task: before joblib 1.5 it had another name."""
+    old = getattr(type(backend), "apply_async", None)
+    if old is not None and old is not getattr(base, "apply_async", None):
+        return backend.apply_async
+    return backend.submit
+
+
+def _asking(backend: Any) -> Callable[[Any], Any]:
+    """Give what waits for a result: before joblib 1.4 backends had no say in it."""
+    return getattr(backend, "retrieve_result", lambda job: job.get())
+
+
+def _ignore(_: object) -> None:
+    """Hear that a task is done, from a backend that will be asked for its result."""
+
+
+def _revoke(job: weakref.ref[Future[Any]], future: Future[Any]) -> None:
+    """Cancel loky's future with ours; ours does not keep it, for it keeps ours."""
+    theirs = job()
+    if future.cancelled() and theirs is not None:
+        theirs.cancel()
+
+
+def _is_end(error: BaseException) -> bool:
+    """Whether loky's executor has ended: with a process, or by another call that gives it up."""
+    # joblib says the latter in words, where loky has a class for it.
+    given_up = type(error.__context__).__name__ == "ShutdownExecutorError"
+    # A setup that failed is PoolBroken, and fails again.
+    return given_up or (isinstance(error, BrokenExecutor) and type(error) is not PoolBroken)
+
+
+def _dead(backend: Any) -> list[Any]:
+    """Find the processes of loky that have died; it tells us before it kills the others."""
+    executor = getattr(backend, "_workers", None)
+    processes = list(getattr(executor, "_processes", {}).values())
+    ready = connection.wait([process.sentinel for process in processes], timeout=0)
+    return [process for process in processes if process.sentinel in ready]
+
+
+def _end(process: Any, stack: contextlib.ExitStack) -> int:
+    """Give a descriptor that becomes ready at a process's end."""
+    try:
+        # multiprocessing's own is not ready as long as a child of the process lives.
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not on this system
+        return int(process.sentinel)
+    stack.callback(os.close, descriptor)
+    return descriptor

@@ -1,0 +1,63 @@
+"""A future that several threads may want to resolve."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+__all__ = ["Ticket"]
+
+
+class Ticket:
+    """A task's future: one thread has the result, another hears of a death, a third cancels.
+
+    Attributes
+    ----------
+    future : concurrent.futures.Future
+        The first who comes resolves it.
+    """
+
+    def __init__(self) -> None:
+        self.future: Future[Any] = Future()
+        # Not by a method of this object: a future keeps its callbacks, and so would keep itself,
+        # and its result, until the collector comes round.
+        self._claim = claim = _Claim()
+        # Who waits for a cancelled future wakes only when it is told so: here, at once.
+        self.future.add_done_callback(lambda future: future.cancelled() and claim.take(future))
+
+    def settle(self, value: Any, error: BaseException | None = None) -> None:
+        """Resolve the future, unless somebody else has, or it was cancelled."""
+        if not self._claim.take(self.future):
+            return
+        if error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
+
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Resolve it by a call in this thread: from now on it cannot be cancelled."""
+        if not self._claim.take(self.future):
+            return
+        try:
+            value = fn(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - it is the future's
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(value)
+
+
+class _Claim:
+    """The right to resolve a future, which one thread takes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False  # under `_lock`
+
+    def take(self, future: Future[Any]) -> bool:
+        """Take it; False for all but the first, and for a future that is cancelled."""
+        with self._lock:
+            first, self._taken = not self._taken, True
+        # The second who asks this of a future gets an error.
+        return first and future.set_running_or_notify_cancel()
