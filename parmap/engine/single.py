@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -63,8 +64,13 @@ def single(
             except BaseException as error:  # noqa: BLE001 - what the task raised is the future's
                 outer.set_exception(error)
 
+    # Weak: each future keeps its callbacks, and two that keep each other, with their results,
+    # would stay until the collector comes round. The executor keeps what is not resolved yet.
+    theirs = weakref.ref(inner)
+
     def pass_back(outer: Future[Any]) -> None:
-        if outer.cancelled() and not inner.cancel():
+        inner = theirs()
+        if inner is not None and outer.cancelled() and not inner.cancel():
             site.abandon(inner, chunk)  # it runs: stop it, where that can be done
 
     outer.add_done_callback(pass_back)
