@@ -7,9 +7,14 @@ import sys
 import textwrap
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import parmap
+
+# How long an example takes is the machine's affair, not a property of the code.
+hypothesis.settings.register_profile("parmap", deadline=None)
+hypothesis.settings.load_profile("parmap")
 
 ROOT = os.fspath(Path(parmap.__file__).parents[1])
 # A guard against hangs, never waited for when all is well.

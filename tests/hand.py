@@ -7,9 +7,10 @@ forced in one thread, without waiting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from parmap.engine.chunking import policy_named
@@ -37,11 +38,14 @@ class Sent:
     def begin(self) -> None:
         assert self.future.set_running_or_notify_cancel()
 
-    def run(self) -> None:
-        """Run it and resolve its future."""
+    def run(self, *, brief: bool = False) -> None:
+        """Run it and resolve its future; if brief, one that may end itself does at once."""
         if not self.future.running():
             self.begin()
-        self.future.set_result(run_chunk(self.job, self.chunk))
+        chunk = self.chunk
+        if chunk.seconds is not None:
+            chunk = replace(chunk, seconds=0.0 if brief else math.inf)
+        self.future.set_result(run_chunk(self.job, chunk))
 
     def die(self, exitcode: int | None = -11, position: int | None = None, words: str = "") -> None:
         if not self.future.running():

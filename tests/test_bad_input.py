@@ -20,7 +20,9 @@ def anywhere(request):
 # -- arguments ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fn", [None, 3, "abs", [abs], (x for x in [1])], ids=repr)
+@pytest.mark.parametrize(
+    "fn", [None, 3, "abs", [abs], (x for x in [1])], ids=lambda fn: type(fn).__name__
+)
 def test_what_is_no_function(fn):
     for name, call in {
         "pmap": lambda: parmap.pmap(fn, [1]),

@@ -288,7 +288,7 @@ class TestHold:
         blas.release(other)
         assert os.environ[LOKY] == "3"
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.lists(
             # Release one of those held, or hold a number; here, or in another thread.

@@ -51,6 +51,18 @@ def test_guided_takes_a_worker_s_share_of_what_is_left():
     assert min(sizes(Guided(smallest=5), 100, 4)[:-1]) >= 5
 
 
+def test_auto_tries_no_more_than_can_run_and_only_once():
+    chunker = Auto(target=0.05).begin(100, 2)
+    assert chunker.trial() == (50, 0.001)
+    chunker.learn(50, 0.001)
+    assert chunker.trial() is None
+    # What no function can be faster than, 50 ns a call, fills the time.
+    assert Auto(target=0.05).begin(10**9, 2).trial() == (20_001, 0.001)
+    assert Auto().begin(None, 2).trial() is None
+    for policy in (Static(), Dynamic(size=7), Guided()):
+        assert policy.begin(100, 2).trial() is None
+
+
 def test_auto_jumps_from_one_element_to_the_target_and_shrinks_at_the_end():
     cut = sizes(Auto(target=0.05), 100_000, 2, lambda size: size * 1e-5)
     assert cut[0] == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +14,9 @@ from hypothesis import strategies as st
 from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Auto, Dynamic, Static
-from parmap.engine.cutting import Piece, Source
+from parmap.engine.cutting import Source
+from parmap.engine.pieces import Piece
+from parmap.engine.single import single
 from parmap.engine.site import Traits
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.worker.values import Chunk
@@ -47,6 +52,99 @@ def test_results_come_in_the_inputs_order_whatever_lands_first(n, workers, chunk
     call = hand_call(site, step, lambda x: x * x, numbers, chunks=chunks)
     assert collect(call) == [x * x for x in range(n)]
     assert site.dropped == [call._job]
+
+
+@given(
+    n=st.integers(0, 60),
+    workers=st.integers(1, 5),
+    bad=st.sets(st.integers(0, 59), max_size=3),
+    window=st.sampled_from([None, 1, 7]),
+    retries=st.integers(0, 1),
+    data=st.data(),
+)
+def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retries, data):
+    site, runs = HandSite(workers, traits=Traits(replaces_workers=True)), []
+    kills = iter(range(3))  # more in one place would convict an element
+
+    def fn(x):
+        runs.append(x)
+        if x in bad:
+            raise ValueError(x)
+        return -x
+
+    def step():
+        sent = data.draw(st.sampled_from(site.flying))
+        if data.draw(st.integers(0, 4)) == 0 and next(kills, None) is not None:
+            sent.die(exitcode=-9)
+        else:
+            sent.run(brief=data.draw(st.booleans()))
+
+    options = {"errors": "return", "retries": retries, "window": window}
+    results = collect(hand_call(site, step, fn, range(n), chunks=Auto(), **options))
+    for x, result in enumerate(results):
+        assert result.error.args == (x,) if x in bad else result == -x
+    assert sorted(runs) == sorted([*range(n), *(retries * [x for x in bad if x < n])])
+
+
+def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():
+    site = HandSite(2, traits=Traits())
+
+    def step():
+        site.flying[0].run(brief=True)
+
+    assert collect(hand_call(site, step, abs, range(1000), chunks="auto")) == list(range(1000))
+    sizes = [len(sent.chunk) for sent in site.sent]
+    trials = [sent.chunk.seconds for sent in site.sent if sent.chunk.seconds is not None]
+    assert sizes[:2] == [500, 500]
+    assert trials == [0.001] * 2
+    # One element was slow to start, as it is when measured alone; the others come in large chunks.
+    assert len(sizes) < 30
+
+
+@pytest.mark.parametrize(
+    ("elements", "traits"),
+    [
+        ([[1]] * 9, Traits()),  # may be of any size
+        (["x" * 1000] * 9, Traits()),
+        ([(1, [2])] * 9, Traits()),
+        ([np.zeros(1000)] * 9, Traits()),
+        (np.zeros((9, 1000)), Traits()),
+        (np.array([None] * 9), Traits()),
+        (iter(range(9)), Traits()),  # are pulled only as they are needed
+        (range(9), Traits(shares_memory=True)),  # single ones cost little there
+    ],
+)
+def test_where_much_might_come_back_elements_go_singly_at_first(elements, traits):
+    site = HandSite(2, traits=traits)
+    call = hand_call(site, lambda: site.flying[0].run(), id, elements, chunks="auto")
+    next(call.results())
+    assert [len(sent.chunk) for sent in site.sent[:4]] == [1] * 4
+    assert {sent.chunk.seconds for sent in site.sent} == {None}
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        list(range(100)),
+        tuple("abcdefghij" * 10),
+        b"x" * 100,
+        [(1, 2.0, "x")] * 100,
+        np.zeros((100, 8)),
+        np.arange(100),
+    ],
+)
+def test_small_elements_go_in_trials(elements):
+    site = HandSite(2, traits=Traits())
+    call = hand_call(site, lambda: site.flying[0].run(), id, elements, chunks="auto")
+    assert len(collect(call)) == 100
+    assert [len(sent.chunk) for sent in site.sent] == [50, 50]
+
+
+def test_costly_elements_that_go_first_are_not_held_up_by_trials():
+    site = HandSite(2, traits=Traits())
+    chunks = Auto(cost=lambda x: x)
+    collect(hand_call(site, lambda: site.flying[0].run(), abs, range(50), chunks=chunks))
+    assert [sent.elements for sent in site.sent[:4]] == [[49], [48], [47], [46]]
 
 
 @given(
@@ -544,3 +642,17 @@ def test_where_nobody_sees_who_killed_the_worker_suspects_run_alone():
     assert seen[0] == [([0, 1, 2, 3], False), ([4, 5, 6, 7], False), ([8, 9, 10, 11], False)]
     alone = [flying for flying in seen if any(careful for _, careful in flying)]
     assert alone == [[([x], True)] for x in (4, 5, 5, 5, 5, 6, 7)]
+
+
+def test_a_single_result_goes_with_its_future_and_waits_for_no_collector():
+    site = HandSite()
+    gc.disable()
+    try:
+        future = single(site, set, ((1, 2),), {})
+        site.sent.pop().run()
+        result = weakref.ref(future.result())
+        assert result() == {1, 2}
+        del future
+        assert result() is None
+    finally:
+        gc.enable()

@@ -189,7 +189,7 @@ def test_random_graphs_on_processes(tmp_path):
             file.write(f"{number}\n")
         return traced(number, *args, **kwargs)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(description=graphs(), chunks=st.sampled_from(["auto", "guided", 1, 3]))
     def check(description, chunks):
         open(log, "w").close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from parmap.engine.cutting import Piece
+from parmap.engine.pieces import Piece
 from parmap.errors import WorkerDied
 
 __all__ = ["after_death"]
@@ -60,6 +60,8 @@ def after_death(
 
 def _apart(piece: Piece) -> list[Piece]:
     """Cut a piece into careful ones, so that in the end each element is alone."""
+    if len(piece) == 1:
+        return [piece.careful()]  # its history stays with it
     size = math.ceil(len(piece) / _PARTS)
     return [part.careful() for part in piece.parts(*range(size, len(piece), size))]
 

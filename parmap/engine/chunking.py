@@ -11,16 +11,28 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 __all__ = ["Auto", "Chunker", "Dynamic", "Guided", "Policy", "Static", "policy_named"]
 
 
-class Chunker(Protocol):
+class Chunker:
     """A policy at work on one call."""
 
     def size(self, left: int | None) -> int:
         """Say how many elements the next chunk takes; `left` are not cut yet, if known."""
+        raise NotImplementedError
+
+    def trial(self) -> tuple[int, float] | None:
+        """Say how a chunk may be cut that ends itself, where elements' cost is to be found.
+
+        Returns
+        -------
+        tuple of (int, float) or None
+            The most elements that it takes, and after how many seconds it begins no other
+            element. None where the cost is known, or of no interest.
+        """
+        return None
 
     def learn(self, size: int, seconds: float) -> None:
         """Hear that a chunk of `size` elements took `seconds` in its worker."""
@@ -210,7 +222,7 @@ _TRIPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Policy):
-    """The default: starts with single elements, measures, then cuts chunks of `target` seconds.
+    """The default: measures the first elements, then cuts chunks of `target` seconds.
 
     Parameters
     ----------
@@ -235,12 +247,12 @@ class Auto(Policy):
         """Cut chunks that are long against a round trip."""
         return self if self.target else replace(self, target=max(_TARGET, _TRIPS * round_trip))
 
-    def begin(self, total: int | None, workers: int) -> Chunker:  # noqa: ARG002
+    def begin(self, total: int | None, workers: int) -> Chunker:
         """Cut chunks from what is learnt."""
-        return _Learning(workers, self.target or _TARGET)
+        return _Learning(total, workers, self.target or _TARGET)
 
 
-class _Listed:
+class _Listed(Chunker):
     """Sizes known beforehand; then singles, for an input that was longer than it said."""
 
     def __init__(self, sizes: list[int]) -> None:
@@ -249,48 +261,50 @@ class _Listed:
     def size(self, left: int | None) -> int:  # noqa: ARG002
         return max(1, next(self._sizes, 1))
 
-    def learn(self, size: int, seconds: float) -> None:
-        pass
 
-
-class _Fixed:
+class _Fixed(Chunker):
     def __init__(self, size: int) -> None:
         self._size = size
 
     def size(self, left: int | None) -> int:  # noqa: ARG002
         return self._size
 
-    def learn(self, size: int, seconds: float) -> None:
-        pass
 
-
-class _Shrinking:
+class _Shrinking(Chunker):
     def __init__(self, workers: int, smallest: int) -> None:
         self._workers, self._smallest = workers, smallest
 
     def size(self, left: int | None) -> int:
         return max(self._smallest, math.ceil((left or 0) / self._workers))
 
-    def learn(self, size: int, seconds: float) -> None:
-        pass
 
-
-class _Learning:
+class _Learning(Chunker):
     """Sizes from the time that recent elements took.
 
-    The first chunks are single elements; the first answer sets the size in one jump. The
-    estimate then follows the newest chunks, because costs drift along an input, but a
-    single chunk may at most double it: one element that waited for a disk says little.
-    Towards the end a chunk takes at most a third of one worker's share of what is left, so
-    that workers finish together, but no less than would cost more to hand out than to run.
+    The first chunks are trials, or else single elements; the first answer sets the size in
+    one jump. A trial costs as much as a single element where elements are slow. Where they
+    are fast it tells their cost, of which the time of a single one says little, and may
+    already be all that there is to do. The estimate then follows the newest chunks, because
+    costs drift along an input, but a single chunk may at most double it: one element that
+    waited for a disk says little. Towards the end a chunk takes at most a third of one
+    worker's share of what is left, so that workers finish together, but no less than would
+    cost more to hand out than to run.
     """
 
     _FLOOR = 0.02  # of the target: a chunk shorter than 1 ms is not worth a message
     _TAIL = 3
+    _FASTEST = 5e-8  # seconds per element: no call of a Python function takes less
 
-    def __init__(self, workers: int, target: float) -> None:
+    def __init__(self, total: int | None, workers: int, target: float) -> None:
         self._workers, self._target = workers, target
+        self._share = 0 if total is None else math.ceil(total / workers)
         self._each: float | None = None  # seconds per element
+
+    def trial(self) -> tuple[int, float] | None:
+        if self._each is not None or self._share < 1:
+            return None
+        seconds = self._target * self._FLOOR
+        return min(self._share, int(seconds / self._FASTEST) + 1), seconds
 
     def size(self, left: int | None) -> int:
         if self._each is None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import array
+import bisect
 import copy
 import itertools
+import math
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
+from typing import Any
 
 from parmap.engine.chunking import Policy
+from parmap.engine.pieces import Piece
 from parmap.sharing import handles_exist, is_large, opened
 from parmap.worker.values import Chunk
 
-__all__ = ["Cutter", "Cutting", "Feed", "Piece", "Source"]
+__all__ = ["Cutter", "Source"]
 
 # Slices of these hold what iterating them gives, cost nothing per element, and travel as
 # small as they are: a range as a range. Exact types only: a subclass may iterate otherwise.
@@ -87,6 +90,11 @@ class Source:
         else:
             return iterable
         return range(count)
+
+    @property
+    def light(self) -> bool:
+        """Whether more elements than may run can be sent: they are at hand, and small."""
+        return self._columns is not None and all(map(_is_light, self._columns))
 
     def with_constants(self, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """Put the constants themselves where ranges stand for them."""
@@ -160,6 +168,23 @@ def _sliceable(iterable: Iterable[Any]) -> bool:
 
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes})
+_LIGHT = 256  # bytes
+
+
+def _is_light(column: Sequence[Any]) -> bool:
+    """Tell whether the elements of a column are small, by its first one."""
+    if type(column) in (list, tuple):
+        return bool(column) and _weight(column[0]) <= _LIGHT
+    if type(column) in _SLICEABLE:
+        return True
+    array: Any = column
+    return not array.dtype.hasobject and array.nbytes <= _LIGHT * len(array)
+
+
+def _weight(element: Any) -> float:
+    if type(element) is tuple:
+        return sys.getsizeof(element) + sum(map(_weight, element))
+    return sys.getsizeof(element) if type(element) in _ATOMS else math.inf
 
 
 def _settled(element: Any) -> Any:
@@ -218,82 +243,6 @@ def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     return None if shortest == sys.maxsize else shortest  # endless repetition
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A chunk as the engine keeps it: which elements it holds, and their history.
-
-    Parameters
-    ----------
-    indices : sequence of int
-        The elements' places in the input; a range where they are neighbours.
-    chunk : Chunk
-        What travels.
-    attempts : int, default 0
-        How often its element has failed; only a piece of one element has a history.
-    deaths : int, default 0
-        How many workers have died of its element.
-    keep : bool, default False
-        Whether the result of its one element is to stay with the workers.
-    """
-
-    indices: Sequence[int]
-    chunk: Chunk
-    attempts: int = 0
-    deaths: int = 0
-    keep: bool = False
-
-    def __len__(self) -> int:
-        """Count the elements."""
-        return len(self.indices)
-
-    def part(self, start: int, stop: int) -> Piece:
-        """Cut out the elements from `start` to before `stop`, as if never sent."""
-        columns = tuple(column[start:stop] for column in self.chunk.columns)
-        return Piece(self.indices[start:stop], Chunk(columns))
-
-    def parts(self, *cuts: int) -> list[Piece]:
-        """Cut before each of the offsets `cuts`; what would be empty is left out."""
-        edges = [0, *cuts, len(self)]
-        return [self.part(a, b) for a, b in itertools.pairwise(edges) if a < b]
-
-    def careful(self) -> Piece:
-        """Make the same piece, to be run with each element noted."""
-        return replace(self, chunk=replace(self.chunk, careful=True))
-
-
-class Cutting(Protocol):
-    """What hands a call its pieces, one by one."""
-
-    @property
-    def taken(self) -> int:
-        """How many elements have been handed out."""
-
-    @property
-    def broken(self) -> tuple[int, Exception] | None:
-        """What the input itself raised, and the index of the element that it could not give."""
-
-    def next(self, at_most: int, below: int | None) -> Piece | None:
-        """Give the next piece; None when there is none now."""
-
-    def learn(self, size: int, seconds: float) -> None:
-        """Hear what a chunk took."""
-
-
-class Feed(Protocol):
-    """What a call runs on: a `Source`, or a graph."""
-
-    @property
-    def total(self) -> int | None:
-        """How many elements there are, where that is known."""
-
-    @property
-    def constants(self) -> Mapping[int, Any]:
-        """The arguments that are the same for all elements, by their columns."""
-
-    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
-        """Begin to cut it."""
-
-
 class Cutter:
     """Cuts a source by a policy, in the policy's order.
 
@@ -323,6 +272,10 @@ class Cutter:
             self._order = policy.order(arguments, workers)
         self._chunker = policy.begin(source.total, workers)
         self._cut = 0
+        # What did not run, by the input's order.
+        self._back: list[Piece] = []
+        # Trials, which may come back, are for elements that leave no copy, in no order of theirs.
+        self._tries = self._order is None and not lists and source.light
 
     def learn(self, size: int, seconds: float) -> None:
         """Hear what a chunk took."""
@@ -339,16 +292,32 @@ class Cutter:
         """How many elements have been cut, or passed over."""
         return self._source.pulled if self._order is None else self._cut
 
+    def take_back(self, piece: Piece) -> None:
+        """Take a piece that did not run; it is cut again, and goes before what is not cut yet."""
+        piece = replace(piece, chunk=replace(piece.chunk, seconds=None))
+        bisect.insort(self._back, piece, key=lambda one: one.indices[0])
+
+    @property
+    def _left(self) -> int | None:
+        left = self._source.left
+        return None if left is None else left + sum(map(len, self._back))
+
     def next(self, at_most: int, below: int | None) -> Piece | None:
         """Cut the next piece; None when there is nothing more to run.
 
         Parameters
         ----------
         at_most : int
-            The most elements it may hold.
+            The most elements it may hold, if they are not cut yet.
         below : int or None
             Pass over elements from this index on: the call has failed there.
         """
+        while self._back:
+            piece = self._back.pop(0)
+            if below is None or min(piece.indices) < below:
+                first, *rest = piece.parts(self._chunker.size(self._left))
+                self._back[:0] = rest
+                return first
         if at_most < 1:
             return None
         if self._order is not None:
@@ -356,14 +325,16 @@ class Cutter:
         start = self._source.pulled
         if below is not None and start >= below:
             return None
-        columns = self._source.cut(min(at_most, self._chunker.size(self._source.left)))
+        trial = self._chunker.trial() if self._tries else None
+        size, seconds = trial or (self._chunker.size(self._left), None)
+        columns = self._source.cut(min(at_most, size))
         if columns is None:
             return None
         if self._lists:
             columns = tuple(self._source.with_constants(columns))
             if type(columns[0]) is not list:
                 columns = (list(columns[0]), *columns[1:])
-        return Piece(range(start, self._source.pulled), Chunk(columns))
+        return Piece(range(start, self._source.pulled), Chunk(columns, seconds=seconds))
 
     def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> Piece | None:
         while self._cut < len(order):

@@ -16,7 +16,7 @@ from typing import Any
 
 from parmap import sharing
 from parmap.engine.chunking import Chunker, Policy
-from parmap.engine.cutting import Piece
+from parmap.engine.pieces import Piece
 from parmap.engine.shape import Shape
 from parmap.errors import DependencyFailed, Failure, add_note
 from parmap.events import ElementFailed, Event
@@ -170,6 +170,12 @@ class Dag:
         """Hear what a chunk took."""
         assert self._chunker is not None
         self._chunker.learn(size, seconds)
+
+    def take_back(self, piece: Piece) -> None:
+        """Make calls ready again that did not run."""
+        self._handed_out -= len(piece)
+        for head in piece.indices:
+            heapq.heappush(self._ready, head)
 
     def next(self, at_most: int, below: int | None) -> Piece | None:
         """Give a piece of what is ready, the first calls first."""

@@ -23,8 +23,8 @@ from typing import Any, Literal
 from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Policy
-from parmap.engine.cutting import Cutting, Feed, Piece
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.pieces import Cutting, Feed, Piece
 from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
@@ -261,22 +261,22 @@ class Call:
         if outcome.touched and not self._warned:
             self._warned = True
             warn_unseeded(self._functions, outcome.touched, users_line())
-        done = self._sort_out(piece, outcome, values)
+        done = self._sort_out(piece, outcome, values, cutter)
         facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
         self._tell(events.ChunkFinished, piece.indices[0], done, *facts)
 
-    def _sort_out(self, piece: Piece, outcome: Outcome, values: list[Any]) -> int:
+    def _sort_out(self, piece: Piece, outcome: Outcome, values: list[Any], cutter: Cutting) -> int:
         """Shelve what succeeded, fail or retry what failed; count the former."""
         start = done = 0
         for misfire in outcome.misfires:
             done += self._shelve(piece, start, misfire.offset, values)
             self._fail(piece, misfire.offset, misfire.error, outcome.origin)
             start = misfire.offset + 1
-        if not (outcome.misfires and self._job.stop):
-            return done + self._shelve(piece, start, len(piece), values)
-        if start < len(piece):
-            # What came after the failure did not run; in another order it may yet have to.
-            self._again.extend(piece.parts(start)[1:])
+        ran = max(start, len(values))
+        done += self._shelve(piece, start, ran, values)
+        if ran < len(piece):
+            # Its time was over; or it failed, but in another order the rest may yet have to run.
+            cutter.take_back(piece.part(ran, len(piece)))
         return done
 
     def _shelve(self, piece: Piece, start: int, stop: int, values: list[Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -78,7 +79,8 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Origin(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
-    work = _watched if chunk.careful or job.timeout is not None else _swift
+    swift = _swift if chunk.seconds is None else _brief
+    work = _watched if chunk.careful or job.timeout is not None else swift
     own = apart(load=job.root is not None) if job.apart else contextlib.nullcontext()
     budget = None if job.budget is None else job.budget.here()
     cores = None if budget is None else budget.cores
@@ -150,12 +152,31 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     return values, misfires
 
 
+def _brief(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
+    """Run parts of a chunk, each twice as long as the one before, until its time is over."""
+    values: list[Any] = []
+    misfires: list[Misfire] = []
+    end = time.perf_counter() + (chunk.seconds or 0.0)
+    size = 1
+    while (start := len(values)) < len(chunk) and (not start or time.perf_counter() < end):
+        some, failed = _swift(job, chunk.part(start, start + size))
+        values += some
+        misfires += [replace(misfire, offset=start + misfire.offset) for misfire in failed]
+        if len(some) < size:  # a failure has ended it, or the chunk
+            break
+        size *= 2
+    return values, misfires
+
+
 def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     """Run element by element, noting each before it runs and timing it."""
     values: list[Any] = []
     misfires: list[Misfire] = []
     calls = _calls(job, chunk)
+    end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
     for offset in range(len(chunk)):
+        if offset and time.perf_counter() >= end:
+            break
         try:
             values.append(_one(job, calls, offset))
         except BaseException as error:  # noqa: BLE001 - as above

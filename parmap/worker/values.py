@@ -150,15 +150,23 @@ class Chunk:
         Whether to note each element before it runs, so that a death can be laid to it.
     indices : sequence of int, default ()
         The elements' places in the input, where they have random streams.
+    seconds : float or None, default None
+        After so long no other element is begun; the outcome then is that of the first ones.
     """
 
     columns: tuple[Sequence[Any], ...]
     careful: bool = False
     indices: Sequence[int] = ()
+    seconds: float | None = None
 
     def __len__(self) -> int:
         """Count the elements."""
         return len(self.columns[0])
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """Cut out the elements from `start` to before `stop`."""
+        columns = tuple(column[start:stop] for column in self.columns)
+        return replace(self, columns=columns, indices=self.indices[start:stop])
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,6 @@ _HOST = "127.0.0.1"
 _ADDRESS = f"{_HOST}:0"  # any port
 # Seconds until the first workers must be there: each imports Dask, on a disk that may be slow.
 _PATIENCE = 120
-_INTERVAL = 0.001
 # One that lives for less than so many seconds, so many times in a row, may not be able to start.
 _SHORT_LIFE = 1.0
 _SHORT_LIVES = 10
@@ -69,13 +68,24 @@ def threads(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[An
 def _cluster(worker: dict[str, Any], count: int, *, dashboard: bool) -> Any:
     options = {"host": _HOST, "port": 0, "dashboard": dashboard, "dashboard_address": _ADDRESS}
     return SpecCluster(
-        scheduler={"cls": distributed.Scheduler, "options": options},
+        scheduler={
+            "cls": distributed.Scheduler,
+            "options": {**options, "plugins": [_Prompt()]},
+        },
         workers=dict.fromkeys(range(count), worker),
         worker=worker,
         # What the scheduler logs of deaths the calls tell themselves.
         silence_logs=logging.CRITICAL,
         name="parmap",
     )
+
+
+class _Prompt(distributed.SchedulerPlugin):  # type: ignore[misc]
+    """Has the scheduler send tasks to workers at once, not after 5 ms."""
+
+    def add_worker(self, scheduler: Any, worker: str) -> None:
+        """Look after a worker that has come."""
+        scheduler.stream_comms[worker].interval = leash.PROMPT
 
 
 def _awaited(cluster: Any, workers: int) -> Any:
@@ -202,13 +212,16 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         return environ
 
 
-def connected(where: Any) -> tuple[Any, tuple[Callable[[], None], ...]]:
+def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[], None], ...]]:
     """Connect to a scheduler.
 
     Parameters
     ----------
     where : str or distributed.deploy.Cluster
         Its address, or the cluster that has it.
+    own : bool, default False
+        Whether its workers surely can be reached from here. Then data go to and from them past
+        the scheduler: 20 results of 8 MB come in 0.2 s instead of 0.6 to 1.2.
 
     Returns
     -------
@@ -218,12 +231,14 @@ def connected(where: Any) -> tuple[Any, tuple[Callable[[], None], ...]]:
         What ends the connection.
     """
     try:
-        client = distributed.Client(where, set_as_default=False)
+        # None: as Dask is configured.
+        direct = True if own else None
+        client = distributed.Client(where, set_as_default=False, direct_to_workers=direct)
     except (OSError, TimeoutError) as error:
         raise PoolBroken(f"no scheduler of Dask answers at {where}: {error}") from error
-    # Dask holds messages to the scheduler back for 10 ms, in order to send many at once. Ours
-    # are few: without it a small task takes 6 ms there and back instead of 11.
-    stream = getattr(client, "scheduler_comm", None)
-    if stream is not None:
-        stream.interval = _INTERVAL
+    streams = [getattr(client, "scheduler_comm", None)]
+    if own:
+        streams.append(where.scheduler.client_comms.get(client.id))
+    for stream in filter(None, streams):
+        stream.interval = leash.PROMPT
     return client, (client.close,)

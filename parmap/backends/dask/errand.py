@@ -14,7 +14,7 @@ __all__ = ["SMALL", "Errand", "Reference", "Stay"]
 
 # Below this many bytes a value goes along with each task, by way of the scheduler: less than
 # the messages cost that would place it. From here on it goes to the workers beforehand.
-SMALL = 1 << 16
+SMALL = 1 << 18
 # How often a task is sent anew because its data went with the workers that had them.
 _LOSSES = 4
 
@@ -26,13 +26,10 @@ class Reference:
     ----------
     cargo : Embedded
         The value. Kept here, for it must be placed again if all workers are lost.
-    direct : bool or None
-        Whether it goes to the workers past the scheduler; None: as the client does.
     """
 
-    def __init__(self, cargo: Embedded, *, direct: bool | None) -> None:
+    def __init__(self, cargo: Embedded) -> None:
         self.cargo: Embedded | None = cargo
-        self._direct = direct
         self._placing: asyncio.Task[Any] | None = None
 
     async def placed(self, client: Any) -> Any:
@@ -46,7 +43,7 @@ class Reference:
         if not await client.scheduler.ncores():
             # A cluster that adapts starts workers for tasks, not for data.
             await client.submit(int, pure=False)
-        return await client.scatter(self.cargo, broadcast=True, hash=False, direct=self._direct)
+        return await client.scatter(self.cargo, broadcast=True, hash=False)
 
     def drop(self) -> None:
         """Forget the value, here and on the workers."""
@@ -91,8 +88,6 @@ class Errand:
         What the task calls.
     args : tuple
         Its arguments; a `Reference` stands for the value that is placed.
-    direct : bool or None
-        As for `Reference`.
     made : callable, optional
         What to make of a `Stay`, if the result is to stay there. Default: it is brought.
 
@@ -108,11 +103,10 @@ class Errand:
         call: Callable[..., Any],
         args: tuple[Any, ...],
         *,
-        direct: bool | None,
         made: Callable[[Stay], Any] | None = None,
     ) -> None:
         self.future: Future[Any] = Future()
-        self._direct, self._made = direct, made
+        self._made = made
         self._client, self._call, self._args = client, call, args
         self._task: Any = None
 
@@ -158,5 +152,5 @@ class Errand:
         if type(arg) is Stay:
             return arg.task
         if type(arg) is Parcel and arg.size >= SMALL:
-            return await self._client.scatter(arg, hash=False, direct=self._direct)
+            return await self._client.scatter(arg, hash=False)
         return arg

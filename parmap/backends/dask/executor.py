@@ -46,8 +46,7 @@ class DaskExecutor(Executor):
     dashboard : bool, default True
         Whether Dask's page is served, as far as the plan knows.
     exits : dict of int to asyncio.Task, optional
-        How the worker processes end that are this one's own; then they are replaced, and
-        data go to them past the scheduler.
+        How the worker processes end that are this one's own; then they are replaced.
     """
 
     def __init__(
@@ -61,8 +60,6 @@ class DaskExecutor(Executor):
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._shows, self._exits = dashboard, exits or {}
-        # Workers of its own it can surely reach; of others the client's maker knows.
-        self._direct = True if self._exits else None
         self._lock = threading.Lock()
         # Under `_lock`: nothing is added to `_pending` once `_closed`.
         self._pending: set[Future[Any]] = set()
@@ -83,13 +80,13 @@ class DaskExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``."""
         call = functools.partial(fn, **kwargs) if kwargs else fn
-        return self._begin(Errand(self._client, call, args, direct=self._direct))
+        return self._begin(Errand(self._client, call, args))
 
     def keep(
         self, made: Callable[[Stay], Any], fn: Callable[..., Any], /, *args: Any
     ) -> Future[Any]:
         """Have a worker keep what ``fn(*args)`` gives; give what `made` makes of the reference."""
-        return self._begin(Errand(self._client, fn, args, direct=self._direct, made=made))
+        return self._begin(Errand(self._client, fn, args, made=made))
 
     def _begin(self, errand: Errand) -> Future[Any]:
         future = errand.future
@@ -109,7 +106,7 @@ class DaskExecutor(Executor):
 
     def put(self, value: Any, what: str = "") -> Reference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        return Reference(embedded(value, what, small=SMALL), direct=self._direct)
+        return Reference(embedded(value, what, small=SMALL))
 
     def drop(self, reference: Reference | Stay) -> None:
         """Forget a placed value."""

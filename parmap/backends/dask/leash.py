@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
-__all__ = ["VARIABLE"]
+__all__ = ["PROMPT", "VARIABLE"]
 
 # Where a worker finds the descriptor of its end of a pipe, which nobody ever writes to.
 VARIABLE = "PARMAP_LEASH"
+# Dask holds each message back for 2 to 10 ms, in order to send many at once. Ours are few:
+# with this, in seconds, a small call takes 8 ms there and back instead of 15.
+PROMPT = 0.0005
 
 
 def _wait(descriptor: int) -> None:
@@ -23,3 +27,8 @@ def _wait(descriptor: int) -> None:
 if VARIABLE in os.environ:
     _end = int(os.environ.pop(VARIABLE))  # not for the worker's own children
     threading.Thread(target=_wait, args=(_end,), name="parmap-leash", daemon=True).start()
+
+
+def dask_setup(worker: Any) -> None:
+    """Have the worker send what it has to say at once; called by Dask."""
+    worker.batched_stream.interval = PROMPT

@@ -93,7 +93,7 @@ class Dask(Plan):
         workers = self.count()
         start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
         own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
-        client, close = cluster.connected(own)
+        client, close = cluster.connected(own, own=True)
         closing = (*close, own.close)
         return DaskExecutor(
             client, closing, self.initializer, dashboard=self.dashboard, exits=exits

@@ -27,7 +27,7 @@ __all__ = ["RayExecutor"]
 # Below this many bytes a value goes along with each task. From here on it stays in Ray's store,
 # which all workers of a node read in place.
 _SMALL = 1 << 16
-_ROUND_TRIP = 0.002  # there and back for one task, seconds
+_ROUND_TRIP = 0.003  # there and back for one task, seconds
 # So often, in seconds, to look whether somebody has shut Ray down, or a task ignores its end.
 _LOOK = 0.5
 # So many seconds has a cancelled task that runs to end, before its worker is killed.

@@ -1,0 +1,92 @@
+"""What is handed out: pieces, and the two sides of what hands them out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from parmap.engine.chunking import Policy
+from parmap.worker.values import Chunk
+
+__all__ = ["Cutting", "Feed", "Piece"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk as the engine keeps it: which elements it holds, and their history.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        The elements' places in the input; a range where they are neighbours.
+    chunk : Chunk
+        What travels.
+    attempts : int, default 0
+        How often its element has failed; only a piece of one element has a history.
+    deaths : int, default 0
+        How many workers have died of its element.
+    keep : bool, default False
+        Whether the result of its one element is to stay with the workers.
+    """
+
+    indices: Sequence[int]
+    chunk: Chunk
+    attempts: int = 0
+    deaths: int = 0
+    keep: bool = False
+
+    def __len__(self) -> int:
+        """Count the elements."""
+        return len(self.indices)
+
+    def part(self, start: int, stop: int) -> Piece:
+        """Cut out the elements from `start` to before `stop`, as if never sent."""
+        chunk = replace(self.chunk.part(start, stop), careful=False)
+        return Piece(self.indices[start:stop], chunk)
+
+    def parts(self, *cuts: int) -> list[Piece]:
+        """Cut before each of the offsets `cuts`; what would be empty is left out."""
+        edges = [0, *cuts, len(self)]
+        return [self.part(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+    def careful(self) -> Piece:
+        """Make the same piece, to be run with each element noted."""
+        return replace(self, chunk=replace(self.chunk, careful=True))
+
+
+class Cutting(Protocol):
+    """What hands a call its pieces, one by one."""
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been handed out."""
+
+    @property
+    def broken(self) -> tuple[int, Exception] | None:
+        """What the input itself raised, and the index of the element that it could not give."""
+
+    def next(self, at_most: int, below: int | None) -> Piece | None:
+        """Give the next piece; None when there is none now."""
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+
+    def take_back(self, piece: Piece) -> None:
+        """Take a piece that was handed out and did not run, to hand it out again."""
+
+
+class Feed(Protocol):
+    """What a call runs on: a `Source`, or a graph."""
+
+    @property
+    def total(self) -> int | None:
+        """How many elements there are, where that is known."""
+
+    @property
+    def constants(self) -> Mapping[int, Any]:
+        """The arguments that are the same for all elements, by their columns."""
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
+        """Begin to cut it."""
