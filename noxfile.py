@@ -10,6 +10,10 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines"]
 
 
+# Tests wait, for processes to start and to die, so two run at a time.
+_TWO = ("-n", "2", "--dist", "loadscope")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
@@ -45,7 +49,7 @@ def doctests(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the oldest and the newest Python; arguments after ``--`` go to pytest."""
     session.install(".[test]")
-    session.run("pytest", "--ignore=tests/engines", *session.posargs)
+    session.run("pytest", *_TWO, "--ignore=tests/engines", *session.posargs)
 
 
 @nox.session(python="3.12")
@@ -53,9 +57,8 @@ def engines(session: nox.Session) -> None:
     """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel.
 
     And on the plan that depends on the interpreter most, for this Python is the one between.
-    Engines make one wait, so two processes run tests at a time.
     """
     session.install(".[test,engines]")
     what = session.posargs or ["tests/engines", "tests/test_processes.py"]
     # A test that kills many workers waits for as many new ones, here beside other engines.
-    session.run("pytest", "-n", "2", "--dist", "loadscope", "--timeout", "300", *what)
+    session.run("pytest", *_TWO, "--timeout", "300", *what)

@@ -1161,29 +1161,26 @@ def test_tables_with_texts_of_arrow():
 
 def test_memory_that_must_have_a_name_has_it_for_a_moment(run):
     """Nothing is left in /dev/shm, and nobody warns, though workers are killed."""
-    before = set(os.listdir("/dev/shm"))
+    prefix = f"p{os.getpid()}_"  # other tests may run at the same time
     out = run(
-        """
+        f"""
         import os, signal
+        from multiprocessing import shared_memory
+        shared_memory._SHM_NAME_PREFIX = "/{prefix}"
         del os.memfd_create  # as on other systems than Linux
         from itertools import repeat
         import numpy as np
         import parmap
 
-        def held():
-            text = open("/proc/self/maps").read()
-            links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-            return sum("/dev/shm/" in x for x in links), "/dev/shm/" in text
-
         def named():
-            return [name for name in os.listdir("/dev/shm") if name.startswith("psm_")]
+            return [name for name in os.listdir("/dev/shm") if name.startswith("{prefix}")]
 
         def look():
             with open("/proc/self/maps") as maps:
-                mapped = "/dev/shm/psm_" in maps.read()
-            files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+                mapped = "/dev/shm/{prefix}" in maps.read()
+            files = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
             links = [os.readlink(file) for file in files if os.path.islink(file)]
-            return sum("/dev/shm/psm_" in link for link in links), mapped
+            return sum("/dev/shm/{prefix}" in link for link in links), mapped
 
         data = np.arange(500_000.0)
         with parmap.plan("processes", workers=2) as session:
@@ -1208,7 +1205,7 @@ def test_memory_that_must_have_a_name_has_it_for_a_moment(run):
         "[True]",
         "(0, False) []",
     ]
-    assert set(os.listdir("/dev/shm")) <= before
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
 
 
 class _Maker:
