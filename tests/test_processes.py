@@ -185,6 +185,19 @@ def test_what_a_task_prints_comes_out_once(run):
     assert sorted(out.splitlines()) == sorted(expected + [f"task {x}" for x in range(3)] * 2)
 
 
+def test_forks_have_last_words_whoever_took_the_signals_before(run):
+    out = run(
+        """
+        import ctypes, faulthandler, parmap, signal
+        faulthandler.enable()
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # libraries in C do likewise
+        with parmap.plan("processes", workers=1, start="fork"):
+            print("string_at" in str(parmap.submit(ctypes.string_at, 0).exception()))
+        """
+    )
+    assert out == "True\n"
+
+
 def test_python_flags_reach_the_workers(run):
     out = run(
         """

@@ -38,7 +38,9 @@ NOTES = 8  # bytes at the start of the notes file: the element that runs; last w
 
 def main(channel: int, notes: int) -> None:
     """Be a worker on the descriptors that the parent gave."""
-    # Written by the interpreter itself if it crashes, so it holds even for a segfault.
+    # Written by the interpreter itself if it crashes, so it holds even for a segfault. Off first:
+    # in a fork of a process that had it on, others may have taken the signals since.
+    faulthandler.disable()
     faulthandler.enable(notes, all_threads=False)
     context.worker = context.Worker(
         is_worker=True, slot=memoryview(mmap.mmap(notes, NOTES)), words=notes
