@@ -56,7 +56,8 @@ class Plan(ABC):
     name : str
         The plan's registered name.
     traits : Traits
-        Facts about the place, for the engine.
+        Facts about the place, for the engine. What `start` gives may have an attribute of this
+        name instead, where they are known only then.
     """
 
     workers: int | Callable[[], int] | None = None
@@ -79,10 +80,6 @@ class Plan(ABC):
     @abstractmethod
     def start(self) -> Executor:
         """Start the workers; give the executor, which the caller must shut down."""
-
-    def facts(self, executor: Executor) -> Traits:  # noqa: ARG002 - for plans whose places differ
-        """Give the facts about the place that `start` gave."""
-        return self.traits
 
     def replace(self, **options: Any) -> Self:
         """Make the same plan with some options changed.

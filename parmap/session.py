@@ -38,8 +38,9 @@ class Startable(Protocol):
     def nested(self) -> tuple[Any, ...]:
         """The plans for calls inside tasks."""
 
-    def facts(self, executor: Any) -> Traits:
-        """Give the facts about the place that `start` gave."""
+    @property
+    def traits(self) -> Traits:
+        """Facts about the place, where the executor does not say."""
 
     def start(self) -> Executor:
         """Start the workers."""
@@ -92,7 +93,8 @@ class Session:
     def __init__(self, plan: Startable, outer: object = None) -> None:
         self.plan, self.outer = plan, outer
         self.executor: Any = plan.start()
-        self.traits = plan.facts(self.executor)
+        # Of some places the facts are known only when they run: then the executor has them.
+        self.traits: Traits = getattr(self.executor, "traits", None) or plan.traits
         self._budgets: dict[int, Budget | None] = {}
         self._closed = False
         self._pid = os.getpid()

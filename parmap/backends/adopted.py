@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import sys
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from parmap.backends.outstanding import Outstanding
 from parmap.backends.rollcall import RollCall
 from parmap.backends.ticket import Ticket
 from parmap.engine.site import Traits
@@ -76,19 +76,18 @@ class PoolGuest(Executor):
 
     def __init__(self, host: Any, workers: int) -> None:
         self._host, self.workers = host, workers
-        self._out: set[Future[Any]] = set()  # whose methods that are used are atomic
         # Other pools than that of multiprocessing, and its like, are asked for no more than
         # they promise, which is to say when a task fails, whatever the reason.
         forgets = any(hasattr(one, "sentinel") for one in getattr(host, "_pool", ()))
         self._rollcall = RollCall(host) if forgets else None
+        self._tasks = Outstanding(self._leave)
         threads = _is(host, "multiprocessing.pool", "ThreadPool")
         self.traits = Traits(shares_memory=threads, replaces_workers=forgets)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""
         ticket = Ticket()
-        self._out.add(ticket.future)
-        ticket.future.add_done_callback(self._out.discard)
+        self._tasks.add(ticket.future)
         call: tuple[Any, ...] = (fn, *args)
         if self.traits.shares_memory:
             # So that a task which is cancelled does not begin, and one which runs is known to.
@@ -108,13 +107,11 @@ class PoolGuest(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take leave of the pool, once it has done what it was given: it belongs to the user."""
-        out = list(self._out)
-        for future in out if cancel_futures else ():
-            future.cancel()
-        if wait:
-            concurrent.futures.wait(out)
+        self._tasks.close(wait=wait, cancel=cancel_futures)
+
+    def _leave(self) -> None:
         if self._rollcall is not None:
-            self._rollcall.stop(wait=wait)
+            self._rollcall.stop()
 
 
 def _broken(host: object, error: BaseException) -> ParmapError:
@@ -160,10 +157,6 @@ class Adopted(Plan):
                 "this executor of ipyparallel has all of its engines run each task; give the "
                 "client's: client.executor()"
             )
-
-    def facts(self, executor: Any) -> Traits:
-        """Tell whether its tasks see the caller's memory, and whether workers are replaced."""
-        return executor.traits  # type: ignore[no-any-return]
 
     def count(self) -> int:
         """Ask the executor, where it keeps the number under a usual name."""

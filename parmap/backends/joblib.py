@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import threading
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 from parmap import registry
 from parmap.backends.joblib_life import Life
+from parmap.backends.outstanding import Outstanding
 from parmap.backends.sequential import SequentialExecutor
 from parmap.backends.ticket import Ticket
 from parmap.engine.site import Traits
@@ -51,10 +51,6 @@ class Joblib(Plan):
         super().__post_init__()
         if not isinstance(self.backend, str):
             raise PlanError(f"backend={self.backend!r}: give the name of a backend of joblib")
-
-    def facts(self, executor: Any) -> Traits:
-        """Tell what is known of the backend."""
-        return executor.traits  # type: ignore[no-any-return]
 
     def budget(self, workers: int) -> Budget | None:
         """Share the cores out; the workers are joblib's, and get their numbers back."""
@@ -106,8 +102,8 @@ class JoblibExecutor(Executor):
         self._begin = begin
         # Reentrant: a backend may run a task, and so its callbacks, while it is submitted.
         self._lock = threading.RLock()
-        self._life, self._closed = life, False  # under `_lock`
-        self._out: set[Future[Any]] = set()  # whose methods that are used are atomic
+        self._life = life  # under `_lock`
+        self._tasks = Outstanding(self._end)
         self._setup = _setup(setup, threads=life.traits.shares_memory)
         self.workers, self.traits = life.workers, life.traits
 
@@ -116,42 +112,36 @@ class JoblibExecutor(Executor):
         call = functools.partial(fn, **kwargs) if kwargs else fn
         task = (call, *args) if self._setup is None else (self._setup, call, *args)
         ticket = Ticket()
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._take(ticket, task)
-            self._out.add(ticket.future)
-        ticket.future.add_done_callback(self._out.discard)
+        self._tasks.add(ticket.future)
+        try:
+            with self._lock:
+                self._take(ticket, task)
+        except BaseException:
+            ticket.future.cancel()
+            raise
         return ticket.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; give the workers back to joblib when all are done."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-        out = list(self._out)
-        for future in out if cancel_futures else ():
-            future.cancel()
-        if first and wait:
-            self._finish(out)
-        elif first:
-            threading.Thread(target=self._finish, args=(out,), name="parmap-joblib").start()
+        self._tasks.close(wait=wait, cancel=cancel_futures)
+
+    def _end(self) -> None:
+        self._life.end()
 
     def _take(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
         for start in range(_STARTS):
             try:
+                if start:
+                    over, self._life = self._life, self._begin()
+                    over.end()
                 self._life.take(ticket, *task)
                 return
             except (BrokenExecutor, RuntimeError):
                 # Broken, or ended by somebody else: loky's executor is the whole process's, so
-                # that the deaths of another session break this one's, too.
+                # that the deaths of another session break this one's, too. Or it could not
+                # start: filelock, if it is loaded, lets no two threads fork at a time.
                 if start == _STARTS - 1:
                     raise
-                over, self._life = self._life, self._begin()
-                over.end()
-
-    def _finish(self, out: list[Future[Any]]) -> None:
-        concurrent.futures.wait(out)
-        self._life.end()
 
 
 class _PerThread:

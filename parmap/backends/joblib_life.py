@@ -59,9 +59,9 @@ class Life:
         pool = isinstance(self._backend, parallel.MultiprocessingBackend)
         self.traits = _traits(self._backend, replaces=self._loky or pool)
         self._lock = threading.Lock()
-        # Under `_lock`: what is out, by numbers, and whether a process has died.
+        # Under `_lock`: what is out, by numbers; whether a process has died, and whether it ends.
         self._out: dict[int, Ticket] = {}
-        self._broken = False
+        self._broken = self._ended = False
         self._numbers = itertools.count()
         # Its own processes, all of them: those that it puts in the place of dead ones do not count.
         self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
@@ -94,6 +94,10 @@ class Life:
 
     def end(self) -> None:
         """Give the backend back to joblib."""
+        with self._lock:
+            first, self._ended = not self._ended, True
+        if not first:
+            return
         if self._waiters is not None:
             self._waiters.shutdown(wait=False)
         self._backend.stop_call()
@@ -151,6 +155,8 @@ class Life:
             death = functools.partial(WorkerDied, dead[0].pid, dead[0].exitcode)
 
         def fail() -> None:
+            if self._watch is not None:
+                self.end()  # or the pool would fork new processes, beside those of the next start
             for ticket in out:
                 ticket.settle(None, death())
 

@@ -77,9 +77,7 @@ class RollCall:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._lock = threading.Lock()
-        # Under `_lock`: the tasks that are out, and whether no more will come.
-        self._out: dict[int, Ticket] = {}
-        self._over = False
+        self._out: dict[int, Ticket] = {}  # under `_lock`: the tasks that are out
         self._numbers = itertools.count(1)
         self._folder, self.address = _named()
         self._door = socket.socket(socket.AF_UNIX)
@@ -97,30 +95,27 @@ class RollCall:
         ticket.future.add_done_callback(lambda _: self._strike(number))
         return number
 
-    def stop(self, *, wait: bool) -> None:
-        """Stop listening, once no task is out; wait for that, if so told."""
-        with self._lock:
-            first, self._over = not self._over, True
-            if first and not self._out:
-                self._button.send(b"!")
-        if wait and threading.current_thread() is not self._thread:
-            self._thread.join()
+    def stop(self) -> None:
+        """Stop listening."""
+        self._button.send(b"!")
+        self._thread.join()
+        self._button.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _strike(self, number: int) -> None:
         with self._lock:
             del self._out[number]
-            if self._over and not self._out:
-                # Under the lock: the thread must not close the button before it is pressed.
-                self._button.send(b"!")
 
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._door, selectors.EVENT_READ)
             selector.register(self._bell, selectors.EVENT_READ)
-            while not self._done():
+            over = False
+            while not over:
                 for key, _ in selector.select():
                     if key.fileobj is self._bell:
-                        self._bell.recv(_AT_ONCE)
+                        over = True
                     elif key.fileobj is self._door:
                         self._answer(selector)
                     elif not self._hears(key.data):
@@ -129,13 +124,6 @@ class RollCall:
                         self._gone(key.data)
             for key in list(selector.get_map().values()):
                 key.fileobj.close()  # type: ignore[union-attr]
-        self._button.close()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _done(self) -> bool:
-        with self._lock:
-            return self._over and not self._out
 
     def _answer(self, selector: selectors.BaseSelector) -> None:
         line, _ = self._door.accept()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import distributed
@@ -22,6 +21,7 @@ from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cluster import Exits
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
+from parmap.backends.outstanding import Outstanding
 from parmap.engine.site import Traits
 from parmap.errors import ParmapError, PoolBroken, WorkerDied
 from parmap.worker.values import embedded
@@ -45,7 +45,7 @@ class DaskExecutor(Executor):
         Run once in each worker, also in those that come later.
     dashboard : bool, default True
         Whether Dask's page is served, as far as the plan knows.
-    exits : dict of int to asyncio.Task, optional
+    exits : dict, optional
         How the worker processes end that are this one's own; then they are replaced.
     """
 
@@ -60,10 +60,7 @@ class DaskExecutor(Executor):
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._shows, self._exits = dashboard, exits or {}
-        self._lock = threading.Lock()
-        # Under `_lock`: nothing is added to `_pending` once `_closed`.
-        self._pending: set[Future[Any]] = set()
-        self._closed = False
+        self._tasks = Outstanding(self._close)
         self._slots: dict[str, int] = {}  # by the workers' addresses
         self._watch: Any = None
         try:
@@ -89,18 +86,12 @@ class DaskExecutor(Executor):
         return self._begin(Errand(self._client, fn, args, made=made))
 
     def _begin(self, errand: Errand) -> Future[Any]:
-        future = errand.future
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._pending.add(future)
-        future.add_done_callback(functools.partial(self._ended, errand))
+        self._tasks.add(errand.future)
+        errand.future.add_done_callback(functools.partial(self._ended, errand))
         self._client.loop.add_callback(self._serve, errand)
-        return future
+        return errand.future
 
     def _ended(self, errand: Errand, future: Future[Any]) -> None:
-        with self._lock:
-            self._pending.discard(future)
         if future.cancelled():
             self._client.loop.add_callback(errand.stop)
 
@@ -134,20 +125,7 @@ class DaskExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end what was started here when all that were taken are done."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-            pending = list(self._pending)
-        if cancel_futures:
-            for future in pending:
-                future.cancel()
-        if first and wait:
-            self._finish(pending)
-        elif first:
-            threading.Thread(target=self._finish, args=(pending,), name="parmap-dask").start()
-
-    def _finish(self, pending: list[Future[Any]]) -> None:
-        wait(pending)
-        self._close()
+        self._tasks.close(wait=wait, cancel=cancel_futures)
 
     def _close(self) -> None:
         if self._watch is not None:
@@ -176,8 +154,9 @@ class DaskExecutor(Executor):
         if not isinstance(error, KilledWorker):
             return _translated(error, self._client)
         last = error.last_worker
-        code = await asyncio.shield(self._exits[last.pid]) if last.pid in self._exits else None
         host = get_address_host(last.address)
+        ending = self._exits.get((host, last.pid))
+        code = None if ending is None else await asyncio.shield(ending)
         return WorkerDied(last.pid, code, host=host, times=error.allowed_failures + 1)
 
     async def _look(self) -> bool:

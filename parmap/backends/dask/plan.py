@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from parmap import registry
-from parmap.engine.site import Traits
 from parmap.errors import PlanError
 from parmap.plans import Plan
 from parmap.worker.values import Budget
@@ -61,10 +60,6 @@ class Dask(Plan):
             )
         if self.address is not None and not isinstance(self.address, str):
             raise PlanError(f"address={self.address!r}: give a text such as 'tcp://node1:8786'")
-
-    def facts(self, executor: Any) -> Traits:
-        """Tell what kind of workers there are."""
-        return executor.traits  # type: ignore[no-any-return]
 
     def count(self) -> int:
         """Settle how many workers to start, or ask for when the cluster has none yet."""

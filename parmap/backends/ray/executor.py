@@ -11,11 +11,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
 from parmap.engine.site import Traits
 from parmap.errors import PlanError, PoolBroken, WorkerDied
@@ -88,10 +89,10 @@ class RayExecutor(Executor):
             raise PlanError(f"Ray does not take these options for a task: {error}") from error
         self._nodes = Nodes(ray, claims)
         self._setup = None if setup is None else embedded(setup, "setup")
+        self._tasks = Outstanding(self._close)
         self._ready = ray.put(None)  # of what is there Ray's own thread says so at once
         self._lock = threading.Lock()
-        # Under `_lock`: nothing is added once `_closed`.
-        self._closed = False
+        # Under `_lock`.
         self._out: set[Errand] = set()  # Ray has them
         self._waiting: deque[Errand] = deque()  # beyond the limit
         self._stopped: dict[Errand, float] = {}  # cancelled, but still out; since when
@@ -108,9 +109,8 @@ class RayExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``."""
         errand = Errand(functools.partial(fn, **kwargs) if kwargs else fn, args)
+        self._tasks.add(errand.future)
         with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
             full = self._is_full()
             (self._waiting.append if full else self._out.add)(errand)
         errand.future.add_done_callback(functools.partial(self._stop, errand))
@@ -148,20 +148,10 @@ class RayExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; leave Ray when all that were taken are done."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-            pending = [errand.future for errand in (*self._out, *self._waiting)]
-        if cancel_futures:
-            for future in pending:
-                future.cancel()
-        if first and wait:
-            self._finish(pending)
-        elif first:
-            threading.Thread(target=self._finish, args=(pending,), name="parmap-ray-end").start()
+        self._tasks.close(wait=wait, cancel=cancel_futures)
 
-    def _finish(self, pending: list[Future[Any]]) -> None:
-        # Those that were cancelled are done already; the thread sees to it that they end.
-        wait([future for future in pending if not future.cancelled()])
+    def _close(self) -> None:
+        # Tasks that were cancelled may still be out; the thread sees to it that they end.
         self._ended.put(None)
         self._thread.join()
         self._leave()

@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from parmap.engine.site import Traits
 from parmap.errors import PlanError
 from parmap.plans import Plan
 from parmap.worker.values import Budget
@@ -62,10 +61,6 @@ class Ray(Plan):
             number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
             if amount is not None and not (number and 0 <= amount < math.inf):
                 raise PlanError(f"{name}={amount!r}: give a number, at least 0")
-
-    def facts(self, executor: Any) -> Traits:
-        """Tell where the workers are."""
-        return executor.traits  # type: ignore[no-any-return]
 
     def budget(self, workers: int) -> Budget | None:
         """Share the cores of each node out among the workers there."""
