@@ -87,6 +87,8 @@ def _checked(name: str) -> Line:
                 right = session.submit(abs, -2).result() == 2  # noqa: PLR2004
                 trips.append(time.perf_counter() - began)
             workers = session.workers
+    except parmap.PlanError as error:  # such as hosts, without which there is nothing to try
+        return f"is not tried without options: {error}", True
     except parmap.BackendUnavailable as error:  # nobody has to have all of them
         return f"is not installed: {error}", True
     except Exception as error:  # noqa: BLE001 - whatever is wrong is what the doctor reports

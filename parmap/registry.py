@@ -26,6 +26,7 @@ _BUILTIN = {
     "dask": "parmap.backends.dask.plan:Dask",
     "ray": "parmap.backends.ray.plan:Ray",
     "joblib": "parmap.backends.joblib:Joblib",
+    "ssh": "parmap.backends.ssh:SSH",
 }
 # What users of Dask call the same.
 _ALIASES = {"synchronous": "sequential", "distributed": "dask"}

@@ -565,7 +565,7 @@ def test_installed_packages_offer_plans(run, site):
         "parmap.backends.threads",
         (
             "PlanError there is no plan named 'fakes' (did you mean 'fake'?). "
-            "Plans: sequential, threads, processes, dask, ray, joblib, fake, lame"
+            "Plans: sequential, threads, processes, dask, ray, joblib, ssh, fake, lame"
         ),
         (
             "PlanError the plan 'fake' has no option 'color' (did you mean 'colour'?). "

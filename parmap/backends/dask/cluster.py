@@ -1,4 +1,4 @@
-"""Clusters on this machine, and connections to clusters.
+"""Clusters that are started here: their scheduler, workers on this machine, and connections.
 
 Dask's own local cluster starts its workers by `multiprocessing`, which runs the main script
 once more in each of them, so that it needs a guard. These workers are commands instead.
@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
-from parmap.backends.dask import leash
+from parmap.backends.dask.keeper import Keeper, environment
+from parmap.backends.dask.worker import PROMPT, order
 from parmap.errors import PoolBroken
 from parmap.worker import blas
 from parmap.worker.values import Budget
 
-__all__ = ["connected", "processes", "threads"]
+__all__ = ["Exits", "awaited", "cluster", "connected", "processes", "threads"]
 
 _HOST = "127.0.0.1"
-_ADDRESS = f"{_HOST}:0"  # any port
+_ANY_PORT = f"{_HOST}:0"
 # Seconds until the first workers must be there: each imports Dask, on a disk that may be slow.
-_PATIENCE = 120
-# One that lives for less than so many seconds, so many times in a row, may not be able to start.
-_SHORT_LIFE = 1.0
-_SHORT_LIVES = 10
-_log = logging.getLogger("parmap.dask")
+_PATIENCE = 120.0
 
-
-# How the worker processes that were started here end, or will, by their numbers.
-Exits = dict[int, "asyncio.Task[int]"]
+# How the worker processes that were started here end, or will, by their address and number.
+Exits = dict[tuple[str, int], "asyncio.Task[int] | asyncio.Future[int | None]"]
 
 
 def processes(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[Any, Exits]:
@@ -54,26 +48,53 @@ def processes(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[
     """
     exits: Exits = {}
     options = {"workers": workers, "budget": budget, "exits": exits}
-    worker = {"cls": LocalWorker, "options": options}
-    return _awaited(_cluster(worker, workers, dashboard=dashboard), workers), exits
+    specs = {number: {"cls": LocalWorker, "options": options} for number in range(workers)}
+    return _local(specs, workers, dashboard=dashboard), exits
 
 
 def threads(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[Any, Exits]:  # noqa: ARG001
     """Start a scheduler and one worker, with so many threads, in this process."""
-    options = {"nthreads": workers, "host": _HOST, "dashboard_address": _ADDRESS}
-    worker = {"cls": distributed.Worker, "options": {**options, "memory_limit": 0}}
-    return _awaited(_cluster(worker, 1, dashboard=dashboard), 1), {}
+    options = {"nthreads": workers, "host": _HOST, "dashboard_address": _ANY_PORT}
+    spec = {"cls": distributed.Worker, "options": {**options, "memory_limit": 0}}
+    return _local({0: spec}, 1, dashboard=dashboard), {}
 
 
-def _cluster(worker: dict[str, Any], count: int, *, dashboard: bool) -> Any:
-    options = {"host": _HOST, "port": 0, "dashboard": dashboard, "dashboard_address": _ADDRESS}
+def _local(specs: dict[int, dict[str, Any]], workers: int, *, dashboard: bool) -> Any:
+    def hopeless() -> bool:
+        kept = [one for one in here.workers.values() if isinstance(one, LocalWorker)]
+        return any(one.keeper.hopeless for one in kept)
+
+    here = cluster(specs, {"host": _HOST}, dashboard=dashboard)
+    why = "workers of Dask do not start on this machine: what they wrote stands above"
+    return awaited(here, workers, lambda: why, hopeless=hopeless)
+
+
+def cluster(
+    specs: Mapping[Any, dict[str, Any]],
+    options: dict[str, Any],
+    *,
+    dashboard: bool,
+    security: Any = None,
+) -> Any:
+    """Start a scheduler in this process, and workers anywhere.
+
+    Parameters
+    ----------
+    specs : mapping
+        The workers, as `distributed.SpecCluster` has them.
+    options : dict
+        More for the scheduler.
+    dashboard : bool
+        Whether to serve Dask's page.
+    security : distributed.Security, optional
+        Who may connect. Default: everybody who can reach it.
+    """
+    options = {"port": 0, "dashboard": dashboard, "dashboard_address": _ANY_PORT, **options}
+    options |= {"plugins": [_Prompt()], "security": security}
     return SpecCluster(
-        scheduler={
-            "cls": distributed.Scheduler,
-            "options": {**options, "plugins": [_Prompt()]},
-        },
-        workers=dict.fromkeys(range(count), worker),
-        worker=worker,
+        scheduler={"cls": distributed.Scheduler, "options": options},
+        workers=dict(specs),
+        security=security,
         # What the scheduler logs of deaths the calls tell themselves.
         silence_logs=logging.CRITICAL,
         name="parmap",
@@ -85,32 +106,53 @@ class _Prompt(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
         """Look after a worker that has come."""
-        scheduler.stream_comms[worker].interval = leash.PROMPT
+        scheduler.stream_comms[worker].interval = PROMPT
 
 
-def _awaited(cluster: Any, workers: int) -> Any:
-    deadline = time.monotonic() + _PATIENCE
+def awaited(
+    cluster: Any,
+    workers: int,
+    why: Callable[[], str],
+    *,
+    patience: float = _PATIENCE,
+    hopeless: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Give a cluster when so many workers are there.
+
+    Parameters
+    ----------
+    cluster : distributed.deploy.Cluster
+        Is closed if they do not come.
+    workers : int
+        How many.
+    why : callable
+        Says what to tell the user then; called before the cluster is closed.
+    patience : float
+        Seconds to wait.
+    hopeless : callable
+        Whether to wait no longer.
+
+    Raises
+    ------
+    PoolBroken
+        If they do not come.
+    """
+    deadline = time.monotonic() + patience
     try:
-        while time.monotonic() < deadline and not _hopeless(cluster):
+        while time.monotonic() < deadline and not hopeless():
             with contextlib.suppress(TimeoutError):
-                cluster.wait_for_workers(workers, timeout=1)
+                cluster.wait_for_workers(workers, timeout=min(1.0, patience))
                 return cluster
+        reason = why()
     except BaseException:
         cluster.close()
         raise
     cluster.close()
-    raise PoolBroken("workers of Dask do not start on this machine: what they wrote stands above")
-
-
-def _hopeless(cluster: Any) -> bool:
-    return any(isinstance(w, LocalWorker) and w.hopeless for w in cluster.workers.values())
+    raise PoolBroken(reason)
 
 
 class LocalWorker(ProcessInterface):  # type: ignore[misc]
-    """A worker process of Dask, started as a command, and started again when it dies.
-
-    Dask's nanny would do so, in one more process for each worker: that takes half as long
-    again to start, and does not tell how the worker ended.
+    """A worker process on this machine, as a cluster of Dask has it.
 
     Parameters
     ----------
@@ -122,94 +164,43 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         How many there are: each may take its share of the memory.
     budget : Budget or None
         What it may use of the machine.
-    exits : dict of int to asyncio.Task
+    exits : dict
         Where to tell how its processes end.
 
     Attributes
     ----------
-    hopeless : bool
-        Whether its processes end too soon, again and again.
+    keeper : Keeper
+        What keeps it running.
     """
 
     def __init__(
         self, scheduler: str, name: Any, workers: int, budget: Budget | None, exits: Exits
     ) -> None:
         super().__init__(scheduler=scheduler, name=name)
-        self._scheduler = scheduler
-        self._workers, self._budget = workers, budget
-        self._exits = exits
-        self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self.hopeless = False
+        # Not under the cluster's name for it: 15 seconds after a death the cluster gives up for
+        # good what it knows by name and does not find, which may be on its way back again.
+        limit = distributed.system.MEMORY_LIMIT // workers
+        options = {"nthreads": 1, "memory_limit": limit, "host": _HOST}
+        # What is beside the script, or was added to the path, is found there, too.
+        environ = environment(sys.path)
+        if budget is not None and budget.threads is not None:
+            blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
+
+        def started(number: int, ending: asyncio.Task[int]) -> None:
+            exits[_HOST, number] = ending
+
+        told = order(scheduler, {**options, "dashboard_address": _ANY_PORT})
+        self.keeper = Keeper(told, environ, started)
 
     async def start(self) -> None:
         """Start it, without waiting until it has found the scheduler."""
-        self._process = await self._started()
-        self._watch = asyncio.create_task(self._replace())
+        await self.keeper.start()
         await super().start()
 
     async def close(self) -> None:
         """Kill it: the cluster has retired it before."""
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._exits[self._process.pid]
+        await self.keeper.stop()
         await super().close()
-
-    async def _replace(self) -> None:
-        """Start it again whenever it ends; with a pause if it does not live for long."""
-        short = 0
-        while True:
-            assert self._process is not None
-            began = time.monotonic()
-            code = await asyncio.shield(self._exits[self._process.pid])
-            short = short + 1 if time.monotonic() - began < _SHORT_LIFE else 0
-            self.hopeless = short >= _SHORT_LIVES
-            _log.warning("A worker of Dask has ended (status %s) and is replaced", code)
-            if self.hopeless:  # or its task is what ends it
-                await asyncio.sleep(_SHORT_LIFE)
-            self._process = await self._started()
-
-    async def _started(self) -> asyncio.subprocess.Process:
-        limit = distributed.system.MEMORY_LIMIT // self._workers
-        # Not under the cluster's name for it: 15 seconds after a death the cluster gives up for
-        # good what it knows by name and does not find, which may be on its way back again.
-        options = {
-            "nthreads": 1,
-            "host": _HOST,
-            "memory_limit": limit,
-            "dashboard_address": _ADDRESS,
-            "preload": ["parmap.backends.dask.leash", "parmap.worker.run"],
-        }
-        theirs, ours = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "distributed.cli.dask_spec", self._scheduler),
-                *("--spec", json.dumps({"cls": "distributed.Worker", "opts": options})),
-                env={**self._environment(), leash.VARIABLE: str(theirs)},
-                pass_fds=[theirs],
-                start_new_session=True,  # Ctrl-C in a terminal is for the script
-            )
-        except BaseException:
-            os.close(ours)
-            raise
-        finally:
-            os.close(theirs)
-        self._exits[process.pid] = ending = asyncio.create_task(process.wait())
-        ending.add_done_callback(lambda _: os.close(ours))
-        return process
-
-    def _environment(self) -> dict[str, str]:
-        # What is beside the script, or was added to the path, is found there, too.
-        environ = {
-            "DASK_LOGGING__DISTRIBUTED": "warning",  # a worker that spills says so
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
-        if self._budget is not None and self._budget.threads is not None:
-            blas.set_environment(self._budget.threads, exact=self._budget.exact, environ=environ)
-        return environ
 
 
 def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[], None], ...]]:
@@ -240,5 +231,5 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
     if own:
         streams.append(where.scheduler.client_comms.get(client.id))
     for stream in filter(None, streams):
-        stream.interval = leash.PROMPT
+        stream.interval = PROMPT
     return client, (client.close,)

@@ -1,0 +1,116 @@
+"""Keeps one worker process of Dask running, and knows how each of its processes ends.
+
+Dask's nanny would do so, in one more process for each worker: that takes half as long again to
+start, and does not tell how the worker ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["Keeper", "environment"]
+
+# One that lives for less than so many seconds, so many times in a row, may not be able to start.
+_SHORT_LIFE = 1.0
+_SHORT_LIVES = 10
+_log = logging.getLogger("parmap.dask")
+
+
+class Keeper:
+    """Starts a worker process, and starts it again when it ends.
+
+    Parameters
+    ----------
+    order : bytes
+        What the worker reads first; see `parmap.backends.dask.worker`.
+    environ : mapping of str to str
+        Its environment.
+    started : callable
+        Is told of each process: its number, and the task whose result is its exit status.
+    output : file descriptor or None, default None
+        Where it writes what tasks print. Default: where this process does.
+
+    Attributes
+    ----------
+    hopeless : bool
+        Whether its processes end too soon, again and again.
+    """
+
+    def __init__(
+        self,
+        order: bytes,
+        environ: Mapping[str, str],
+        started: Callable[[int, asyncio.Task[int]], None],
+        *,
+        output: int | None = None,
+    ) -> None:
+        self._order, self._environ = order, environ
+        self._tell, self._output = started, output
+        self._process: asyncio.subprocess.Process | None = None
+        self._ending: asyncio.Task[int] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.hopeless = False
+
+    async def start(self) -> None:
+        """Start it, without waiting until it has found the scheduler."""
+        await self._begin()
+        self._watch = asyncio.create_task(self._replace())
+
+    async def stop(self) -> None:
+        """Kill it, and what it has started."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self.kill()
+        if self._ending is not None:
+            await self._ending
+
+    def kill(self) -> None:
+        """Kill its process group, now."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _begin(self) -> None:
+        self._process = process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "parmap.backends.dask.worker"),
+            env=self._environ,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=self._output,
+            start_new_session=True,  # Ctrl-C in a terminal is for the script
+        )
+        assert process.stdin is not None
+        process.stdin.write(self._order)
+        self._ending = asyncio.create_task(process.wait())
+        self._tell(process.pid, self._ending)
+
+    async def _replace(self) -> None:
+        """Start it again whenever it ends; with a pause if it does not live for long."""
+        short = 0
+        while True:
+            assert self._ending is not None
+            began = time.monotonic()
+            code = await asyncio.shield(self._ending)
+            short = short + 1 if time.monotonic() - began < _SHORT_LIFE else 0
+            self.hopeless = short >= _SHORT_LIVES
+            _log.warning("A worker of Dask has ended (status %s) and is replaced", code)
+            if self.hopeless:  # or its task is what ends it
+                await asyncio.sleep(_SHORT_LIFE)
+            await self._begin()
+
+
+def environment(path: list[str], more: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Give this process's environment, for a worker that finds modules on a path."""
+    return {
+        "DASK_LOGGING__DISTRIBUTED": "warning",  # a worker that spills says so
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        **(more or {}),
+    }

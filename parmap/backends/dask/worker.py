@@ -1,0 +1,72 @@
+"""A worker process of Dask, as parmap starts it: it is told what to do by its standard input.
+
+A command line is for all to see, and what the worker is told may hold the key that lets it in.
+The pipe stays open as long as its parent lives, so its end ends the worker, too. Without that
+workers notice that their scheduler is gone, and then try for half a minute to tell it that they
+leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from typing import Any
+
+import distributed
+
+import parmap.worker.run  # noqa: F401 - before the first task, not in it
+
+__all__ = ["PROMPT", "order"]
+
+# Dask holds each message back for 2 to 10 ms, in order to send many at once. Ours are few:
+# with this, in seconds, a small call takes 8 ms there and back instead of 15.
+PROMPT = 0.0005
+
+
+def order(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None = None) -> bytes:
+    """Say what a worker is to do, for its standard input.
+
+    Parameters
+    ----------
+    scheduler : str
+        Whom to serve.
+    options : dict
+        Of `distributed.Worker`.
+    security : dict, optional
+        Of `distributed.Security`.
+    """
+    return json.dumps([scheduler, options, security]).encode() + b"\n"
+
+
+async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None) -> None:
+    if security is not None:
+        options = {**options, "security": distributed.Security(**security)}
+    worker = distributed.Worker(scheduler, **options)
+    worker.batched_stream.interval = PROMPT
+    await worker
+    await worker.finished()
+
+
+def _hang_on(leash: int) -> None:
+    os.read(leash, 1)
+    os._exit(1)
+
+
+def _main() -> None:
+    leash = os.dup(0)
+    # Byte by byte: what comes after the line, its end, is for the thread.
+    with os.fdopen(leash, "rb", buffering=0, closefd=False) as stream:
+        line = stream.readline()
+    if not line:  # the parent is gone already
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # for tasks that read
+    os.close(nothing)
+    threading.Thread(target=_hang_on, args=(leash,), name="parmap-leash", daemon=True).start()
+    asyncio.run(_serve(*json.loads(line)))
+
+
+if __name__ == "__main__":
+    _main()
