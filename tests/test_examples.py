@@ -28,7 +28,7 @@ def table(example, plan):
     return lines
 
 
-@pytest.mark.parametrize("example", ["cross_validation.py", "simulation.py"])
+@pytest.mark.parametrize("example", ["cross_validation.py", "nested_loops.py", "simulation.py"])
 def test_an_example_prints_the_same_table_on_every_plan(example):
     plans = ["sequential", "threads(workers=2)", "processes(workers=2)"]
     one, *others = [table(example, plan) for plan in plans]

@@ -54,13 +54,26 @@ def run(*command: str | Path, check: bool = True) -> str:
     return done.stdout
 
 
-def until(condition, what: str) -> None:
+def until(condition, what: str, patience: float = _PATIENCE) -> None:
     """Wait for what happens in another process."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not happen within {_PATIENCE:g} s")
+            raise RuntimeError(f"{what} did not happen within {patience:g} s")
         time.sleep(0.05)
+
+
+_children: list[subprocess.Popen] = []
+
+
+def _start(*command: str) -> int:
+    """Start what runs until the lab ends."""
+    nothing = subprocess.DEVNULL
+    child = subprocess.Popen(
+        command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+    )
+    _children.append(child)
+    return child.pid
 
 
 def install(kind: str) -> None:
@@ -151,19 +164,12 @@ def _boot(node: str, address: str) -> None:
         f"hostname {node} && mount --bind {FOLDER}/hosts /etc/hosts && "
         f"exec /usr/sbin/sshd -D -f {FOLDER}/{node}.sshd -E {FOLDER}/{node}.log"
     )
-    with open(FOLDER / f"{node}.out", "w") as out:
-        process = subprocess.Popen(
-            [
-                *("nsenter", f"--net=/run/netns/{namespace}"),
-                *("unshare", "--uts", "--pid", "--mount", "--mount-proc", "--fork"),
-                *("--kill-child", "--", "sh", "-c", script),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    (FOLDER / f"{node}.pid").write_text(str(process.pid))
+    number = _start(
+        *("nsenter", f"--net=/run/netns/{namespace}"),
+        *("unshare", "--uts", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child", "--"),
+        *("sh", "-c", script),
+    )
+    (FOLDER / f"{node}.pid").write_text(str(number))
     until(lambda: _first_process(node) is not None, f"the start of {node}")
     until(lambda: _answers(address), f"an answer of the sshd of {node}")
 
@@ -184,6 +190,25 @@ def on(node: str, *command: str) -> list[str]:
     first = _first_process(node)
     # Not "ip netns exec": that hides parts of /sys, which slurmd looks for.
     return ["nsenter", "-t", str(first), "-n", "-u", "-m", "-p", "--", *command]
+
+
+def processes(node: str, what: str) -> list[int]:
+    """Give the numbers, as this machine has them, of a host's processes with such a command."""
+    space = os.readlink(f"/proc/{_first_process(node)}/ns/pid")
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            there = os.readlink(folder / "ns" / "pid") == space
+            if there and what in (folder / "cmdline").read_text().replace("\0", " "):
+                found.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def leftovers(node: str) -> list[int]:
+    """Give what runs of parmap, or of Dask, on a host."""
+    return [*processes(node, "parmap.backends"), *processes(node, "distributed.cli")]
 
 
 def cut(node: str) -> None:
@@ -251,13 +276,7 @@ PartitionName=debug Nodes=ALL Default=YES DefaultTime=60 MaxTime=24:00:00 State=
     until(lambda: "is UP" in run("scontrol", "ping", check=False), "an answer of slurmctld")
     for node in NODES:
         Path(f"/var/lib/slurm/parmap.{node}").mkdir(exist_ok=True)
-        subprocess.Popen(
-            on(node, "slurmd", "-D", "-N", node),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        _start(*on(node, "slurmd", "-D", "-N", node))
     until(lambda: run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 3, "idle nodes")
 
 
@@ -299,6 +318,9 @@ def down() -> None:
     # With its first process each host's other processes end.
     for file in FOLDER.glob("node*.pid"):
         _end(file, signal.SIGKILL)
+    for child in _children:
+        child.wait()
+    _children.clear()
     for name in run("ip", "netns", "list", check=False).splitlines():
         if name.startswith("parmap-node"):
             run("ip", "netns", "del", name.split()[0])

@@ -120,6 +120,8 @@ def test_a_constant_travels_once_to_each_worker(two, monkeypatch):
     (sent,) = scattered
     assert data.nbytes < sent < 1.01 * data.nbytes
     assert sum(client.run(arrived).values()) - before < 1.01 * data.nbytes
+    # It stays with both: Dask's memory manager would have one drop it.
+    assert not client.amm.running()
 
 
 def test_what_calls_hand_on_stays_with_the_workers(two):

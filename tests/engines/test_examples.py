@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ["cross_validation.py", "simulation.py"]
+EXAMPLES = ["cross_validation.py", "nested_loops.py", "simulation.py"]
 PLANS = [
     "dask(workers=2)",
     "dask(workers=2, processes=False)",

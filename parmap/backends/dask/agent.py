@@ -37,6 +37,8 @@ __all__ = ["Agent", "facts", "towards"]
 # What is on both sides of the wire.
 _PACKAGES = ("parmap-plans", "distributed", "cloudpickle", "msgpack", "numpy")
 _AT_ONCE = 1 << 16  # bytes
+# Seconds for what tasks have printed, when all ends.
+_LAST_WORDS = 2.0
 
 
 def facts() -> dict[str, Any]:
@@ -78,6 +80,8 @@ class Agent:
     def __init__(self, told: dict[str, Any]) -> None:
         self._told = told
         self._keepers: list[Any] = []
+        self._output = -1
+        self._handing_on: threading.Thread | None = None
         # Under `_speaking` a line is written whole.
         self._speaking = threading.Lock()
 
@@ -105,9 +109,12 @@ class Agent:
         options = {"host": host, **told["options"]}
         options["memory_limit"] = _memory() // count
         line = order(told["scheduler"], options, told["security"])
-        output, to = os.pipe()
-        threading.Thread(target=self._hand_on, args=(output,), daemon=True).start()
-        self._keepers = [Keeper(line, environ, self._started, output=to) for _ in range(count)]
+        output, self._output = os.pipe()
+        self._handing_on = threading.Thread(target=self._hand_on, args=(output,), daemon=True)
+        self._handing_on.start()
+        self._keepers = [
+            Keeper(line, environ, self._started, output=self._output) for _ in range(count)
+        ]
         await asyncio.gather(*(keeper.start() for keeper in self._keepers))
         await asyncio.Event().wait()
 
@@ -132,6 +139,11 @@ class Agent:
                 if not os.read(0, _AT_ONCE):
                     break
                 heard = time.monotonic()
+        for keeper in self._keepers:
+            keeper.let_go()
+        if self._handing_on is not None:
+            os.close(self._output)
+            self._handing_on.join(_LAST_WORDS)  # until the last worker has ended
         for keeper in self._keepers:
             keeper.kill()
         os._exit(1)

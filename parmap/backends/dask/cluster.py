@@ -89,6 +89,8 @@ def cluster(
     security : distributed.Security, optional
         Who may connect. Default: everybody who can reach it.
     """
+    # At the end it tells, with a traceback, that a worker has hung up first.
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     options = {"port": 0, "dashboard": dashboard, "dashboard_address": _ANY_PORT, **options}
     options |= {"plugins": [_Prompt()], "security": security}
     return SpecCluster(
@@ -229,6 +231,9 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
         raise PoolBroken(f"no scheduler of Dask answers at {where}: {error}") from error
     streams = [getattr(client, "scheduler_comm", None)]
     if own:
+        # Every two seconds it has workers drop what others have, too: what was placed on all
+        # would be sent again.
+        client.amm.stop()
         streams.append(where.scheduler.client_comms.get(client.id))
     for stream in filter(None, streams):
         stream.interval = PROMPT

@@ -118,12 +118,14 @@ class Host(ProcessInterface):  # type: ignore[misc]
             return
         if process.stdin is not None:
             process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), _GRACE)
-        except TimeoutError:  # the line is cut; the agent ends by itself
-            process.kill()
-            await process.wait()
-        for task in self._tasks:
+        hear, *others = self._tasks
+        # What tasks have printed comes to the end; not where the line is cut.
+        await asyncio.wait([hear], timeout=_GRACE)
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        for task in (hear, *others):
             task.cancel()
 
     async def _stay(self) -> None:
@@ -229,7 +231,11 @@ def started(
         "path": _own_path(),
         "environ": dict(environ),
         "threads": threads,
-        "options": {"nthreads": 1, "protocol": "tcp" if security is None else "tls"},
+        "options": {
+            "nthreads": 1,
+            "protocol": "tcp" if security is None else "tls",
+            "dashboard_address": "127.0.0.1:0",  # for it asks for no credentials
+        },
         "security": None if security is None else _plain(security),
     }
     specs, workers = {}, 0

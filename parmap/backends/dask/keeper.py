@@ -21,6 +21,8 @@ __all__ = ["Keeper", "environment"]
 # One that lives for less than so many seconds, so many times in a row, may not be able to start.
 _SHORT_LIFE = 1.0
 _SHORT_LIVES = 10
+# Seconds for what tasks have printed, at the end.
+_LAST_WORDS = 2.0
 _log = logging.getLogger("parmap.dask")
 
 
@@ -54,6 +56,7 @@ class Keeper:
     ) -> None:
         self._order, self._environ = order, environ
         self._tell, self._output = started, output
+        self._leash: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._ending: asyncio.Task[int] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -65,29 +68,42 @@ class Keeper:
         self._watch = asyncio.create_task(self._replace())
 
     async def stop(self) -> None:
-        """Kill it, and what it has started."""
+        """End it, and what it has started."""
         if self._watch is not None:
             self._watch.cancel()
-        self.kill()
+        self.let_go()
         if self._ending is not None:
+            await asyncio.wait([self._ending], timeout=_LAST_WORDS)
+            self.kill()
             await self._ending
+
+    def let_go(self) -> None:
+        """Have it write what tasks have printed, and end: by the end of its input."""
+        leash, self._leash = self._leash, None
+        if leash is not None:
+            os.close(leash)
 
     def kill(self) -> None:
         """Kill its process group, now."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _begin(self) -> None:
-        self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "parmap.backends.dask.worker"),
-            env=self._environ,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=self._output,
-            start_new_session=True,  # Ctrl-C in a terminal is for the script
-        )
-        assert process.stdin is not None
-        process.stdin.write(self._order)
+        self.let_go()  # of the one before
+        theirs, self._leash = os.pipe()
+        try:
+            # Shorter than what a pipe holds.
+            os.write(self._leash, self._order)
+            self._process = process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "parmap.backends.dask.worker"),
+                env=self._environ,
+                stdin=theirs,
+                stdout=self._output,
+                start_new_session=True,  # Ctrl-C in a terminal is for the script
+            )
+        finally:
+            os.close(theirs)
         self._ending = asyncio.create_task(process.wait())
         self._tell(process.pid, self._ending)
 

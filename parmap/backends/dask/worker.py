@@ -9,8 +9,10 @@ leave.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import sys
 import threading
 from typing import Any
 
@@ -51,6 +53,8 @@ async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, An
 
 def _hang_on(leash: int) -> None:
     os.read(leash, 1)
+    with contextlib.suppress(Exception):  # nobody may be left to read it
+        sys.stdout.flush()
     os._exit(1)
 
 
