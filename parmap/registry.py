@@ -27,6 +27,12 @@ _BUILTIN = {
     "ray": "parmap.backends.ray.plan:Ray",
     "joblib": "parmap.backends.joblib:Joblib",
     "ssh": "parmap.backends.ssh:SSH",
+    "slurm": "parmap.backends.slurm:Slurm",
+    "pbs": "parmap.backends.jobqueue:PBS",
+    "sge": "parmap.backends.jobqueue:SGE",
+    "lsf": "parmap.backends.jobqueue:LSF",
+    "htcondor": "parmap.backends.jobqueue:HTCondor",
+    "oar": "parmap.backends.jobqueue:OAR",
 }
 # What users of Dask call the same.
 _ALIASES = {"synchronous": "sequential", "distributed": "dask"}

@@ -565,7 +565,8 @@ def test_installed_packages_offer_plans(run, site):
         "parmap.backends.threads",
         (
             "PlanError there is no plan named 'fakes' (did you mean 'fake'?). "
-            "Plans: sequential, threads, processes, dask, ray, joblib, ssh, fake, lame"
+            "Plans: sequential, threads, processes, dask, ray, joblib, ssh, slurm, pbs, sge, lsf, "
+            "htcondor, oar, fake, lame"
         ),
         (
             "PlanError the plan 'fake' has no option 'color' (did you mean 'colour'?). "

@@ -23,7 +23,8 @@ class BudgetContract(Contract):
     """Each worker has its share of the cores, and so have the libraries in it."""
 
     def _share(self) -> int:
-        return max(1, parmap.available_cores() // self.session.workers)
+        sharers = getattr(self.session.executor, "per_node", self.session.workers)
+        return max(1, parmap.available_cores() // sharers)
 
     def test_a_task_sees_the_workers_share_of_the_cores(self) -> None:
         """Inside of a task, `available_cores` is what the worker has."""

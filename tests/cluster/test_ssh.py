@@ -3,10 +3,8 @@
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -14,7 +12,8 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
-from tests.cluster import lab
+from tests.cluster import lab, strangers
+from tests.cluster.tasks import waited, where
 
 distributed = pytest.importorskip("distributed")
 
@@ -33,12 +32,6 @@ class TestSSH(PlanContract):
     def setup_class(cls):
         cls.plan = parmap.plan("ssh", hosts=lab.NODES, workers=1, ssh=f"ssh -F {lab.FOLDER}/config")
         super().setup_class()
-
-
-def where(seconds):
-    """Wait in Python, so that a signal ends it; tell where."""
-    threading.Event().wait(seconds)
-    return socket.gethostname()
 
 
 def test_each_host_has_its_cores_as_workers(plan):
@@ -84,10 +77,10 @@ def busy(plan, disturb):
         for node in lab.NODES:
             lab.until(lambda node=node: lab.leftovers(node), f"a worker on {node}")
         results = []
-        for result in parmap.imap(lambda x: (where(0.2), x), range(60), chunks=1):
-            if result[1] == 3:
+        for x in parmap.imap(waited, range(60), chunks=1):
+            if x == 3:
                 disturb(session)
-            results.append(result[1])
+            results.append(x)
     return results
 
 
@@ -130,26 +123,7 @@ def workers_on(node):
 
 def test_nobody_without_credentials_is_let_in(plan):
     with plan as session:
-        client = session.executor._client
-        addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
-        assert len(addresses) == 4
-        for address in addresses:
-            assert address.startswith("tls://10.78.0.")
-            host, port = address.removeprefix("tls://").split(":")
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            with (
-                socket.create_connection((host, int(port)), GUARD) as plain,
-                # With TLS 1.3 the refusal comes with the first answer.
-                pytest.raises(OSError, match=r"certificate required|handshake failure|reset"),
-                context.wrap_socket(plain) as nobody,
-            ):
-                nobody.recv(1)
-        other = distributed.Security.temporary()
-        with pytest.raises(OSError, match=r"SSL|certificate|timed out"):
-            distributed.Client(addresses[0], security=other, timeout=5)
-        with pytest.raises((OSError, ValueError, TypeError)):
-            distributed.Client(addresses[0].replace("tls:", "tcp:"), timeout=5)
+        strangers.refused(session, 4)
 
 
 def test_no_key_stands_on_a_command_line_or_in_a_file(plan):

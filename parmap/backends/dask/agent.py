@@ -6,8 +6,11 @@ output, in lines of JSON, too: ``{"host": address}``, then ``{"started": number}
 [number, status]}`` for each process, and ``{"out": text}`` for what tasks print. With the argument
 ``facts`` it tells those, and ends.
 
+In a batch job there is no line: what to do stands in a file, named by the argument, and what tasks
+print goes to the job's log.
+
 Whatever happens to the other end, or to the line between, ends the workers: the end of the
-input, or silence on it.
+input, or silence on it; in a job, a scheduler that does not answer.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ _PACKAGES = ("parmap-plans", "distributed", "cloudpickle", "msgpack", "numpy")
 _AT_ONCE = 1 << 16  # bytes
 # Seconds for what tasks have printed, when all ends.
 _LAST_WORDS = 2.0
+# Seconds between looks at the scheduler.
+_PAUSE = 5.0
 
 
 def facts() -> dict[str, Any]:
@@ -74,13 +79,16 @@ class Agent:
     Parameters
     ----------
     told : dict
-        What to do; see `parmap.backends.dask.hosts.Host`.
+        What to do; see `parmap.backends.dask.hosts.orders`.
+    lined : bool, default True
+        Whether there is a line to whoever told it.
     """
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self._told = told
+    def __init__(self, told: dict[str, Any], *, lined: bool = True) -> None:
+        self._told, self._lined = told, lined
         self._keepers: list[Any] = []
-        self._output = -1
+        self._output: int | None = None
+        self._scheduler = ("", 0)
         self._handing_on: threading.Thread | None = None
         # Under `_speaking` a line is written whole.
         self._speaking = threading.Lock()
@@ -92,13 +100,15 @@ class Agent:
 
         told = self._told
         # Watched by a thread: where the line is cut, what is written here may block the loop.
-        threading.Thread(target=self._hang_on, name="parmap-line", daemon=True).start()
+        watch = self._hang_on if self._lined else self._look_on
+        threading.Thread(target=watch, name="parmap-line", daemon=True).start()
         with contextlib.suppress(OSError):  # homes may be on no common disk
             os.chdir(told["directory"])
         there = urlsplit(told["scheduler"])
         assert there.hostname is not None
         assert there.port is not None
-        host = towards(there.hostname, there.port)
+        self._scheduler = (there.hostname, there.port)
+        host = towards(*self._scheduler)
         self._say(host=host)
         search = [*told["path"], os.environ.get("PYTHONPATH", "")]
         environ = environment(search, told["environ"])
@@ -106,12 +116,12 @@ class Agent:
         budget = Budget.share(cores, count, told["threads"])
         if budget.threads is not None:
             blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
-        options = {"host": host, **told["options"]}
-        options["memory_limit"] = _memory() // count
+        options = {"host": host, "memory_limit": _memory() // count, **told["options"]}
         line = order(told["scheduler"], options, told["security"])
-        output, self._output = os.pipe()
-        self._handing_on = threading.Thread(target=self._hand_on, args=(output,), daemon=True)
-        self._handing_on.start()
+        if self._lined:
+            output, self._output = os.pipe()
+            self._handing_on = threading.Thread(target=self._hand_on, args=(output,), daemon=True)
+            self._handing_on.start()
         self._keepers = [
             Keeper(line, environ, self._started, output=self._output) for _ in range(count)
         ]
@@ -127,26 +137,41 @@ class Agent:
             self._say(out=text.decode(errors="replace"))
 
     def _say(self, **what: Any) -> None:
+        if not self._lined:
+            return
         with self._speaking:
             sys.stdout.write(json.dumps(what) + "\n")
             sys.stdout.flush()
 
     def _hang_on(self) -> None:
         """Wait until the other end falls silent; then kill the workers, and end."""
-        heard = time.monotonic()
+        heard, code = time.monotonic(), 1
         while (left := heard + self._told["patience"] - time.monotonic()) > 0:
             if select.select([0], [], [], left)[0]:
                 if not os.read(0, _AT_ONCE):
+                    code = 0
                     break
                 heard = time.monotonic()
+        self._end(code)
+
+    def _look_on(self) -> None:
+        """Wait until the scheduler has not answered for so long; then do the same."""
+        heard = time.monotonic()
+        while time.monotonic() - heard < self._told["patience"]:
+            with contextlib.suppress(OSError), socket.create_connection(self._scheduler, _PAUSE):
+                heard = time.monotonic()
+            time.sleep(_PAUSE)
+        self._end(1)
+
+    def _end(self, code: int) -> None:
         for keeper in self._keepers:
             keeper.let_go()
-        if self._handing_on is not None:
+        if self._handing_on is not None and self._output is not None:
             os.close(self._output)
             self._handing_on.join(_LAST_WORDS)  # until the last worker has ended
         for keeper in self._keepers:
             keeper.kill()
-        os._exit(1)
+        os._exit(code)
 
 
 @functools.cache
@@ -165,6 +190,10 @@ def _line() -> bytes:
 def _main(arguments: Sequence[str]) -> None:
     if arguments == ["facts"]:
         sys.stdout.write(json.dumps({"facts": facts()}) + "\n")
+    elif arguments:
+        with open(arguments[0], "rb") as file:
+            told = json.load(file)
+        asyncio.run(Agent(told, lined=False).run())
     else:
         asyncio.run(Agent(json.loads(_line())).run())
 

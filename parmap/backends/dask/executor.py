@@ -45,6 +45,8 @@ class DaskExecutor(Executor):
         Run once in each worker, also in those that come later.
     dashboard : bool, default True
         Whether Dask's page is served, as far as the plan knows.
+    restarts : bool, default False
+        Whether workers that end are replaced, though nobody tells how they ended.
     exits : dict, optional
         How the worker processes end that are this one's own; then they are replaced.
     """
@@ -57,9 +59,11 @@ class DaskExecutor(Executor):
         *,
         dashboard: bool = True,
         exits: Exits | None = None,
+        restarts: bool = False,
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._shows, self._exits = dashboard, exits or {}
+        self._restarts = restarts or bool(self._exits)
         self._tasks = Outstanding(self._close)
         self._slots: dict[str, int] = {}  # by the workers' addresses
         self._watch: Any = None
@@ -165,7 +169,7 @@ class DaskExecutor(Executor):
         self._watch = PeriodicCallback(self._refresh, 1000)
         self._watch.start()
         known = (await self._client.scheduler.identity())["workers"].values()
-        return bool(self._exits) or all(worker.get("nanny") for worker in known)
+        return self._restarts or all(worker.get("nanny") for worker in known)
 
     async def _refresh(self) -> None:
         try:

@@ -32,7 +32,7 @@ from distributed.deploy.spec import ProcessInterface
 from parmap.backends.dask.cluster import Exits, awaited, cluster
 from parmap.backends.dask.reach import Found, listening
 
-__all__ = ["Host", "started"]
+__all__ = ["Host", "orders", "started"]
 
 # Seconds between signs of life, and without one until the other end is given up.
 _BEAT = 5.0
@@ -74,7 +74,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
         there = urlsplit(scheduler)
         address = unparse_host_port(found.address, there.port)
         self.found = found
-        self._told = {**told, "scheduler": f"{there.scheme}://{address}", "patience": _PATIENCE}
+        self._told = {**told, "scheduler": f"{there.scheme}://{address}"}
         self._exits = exits
         self._address = ""
         self._living: dict[int, asyncio.Future[int | None]] = {}
@@ -226,18 +226,7 @@ def started(
         Whether to serve Dask's page.
     """
     exits: Exits = {}
-    told = {
-        "directory": os.getcwd(),
-        "path": _own_path(),
-        "environ": dict(environ),
-        "threads": threads,
-        "options": {
-            "nthreads": 1,
-            "protocol": "tcp" if security is None else "tls",
-            "dashboard_address": "127.0.0.1:0",  # for it asks for no credentials
-        },
-        "security": None if security is None else _plain(security),
-    }
+    told = orders(threads, environ, security)
     specs, workers = {}, 0
     for one in found:
         assert one.facts is not None
@@ -262,6 +251,37 @@ def started(
         )
 
     return awaited(here, workers, why, patience=patience), exits
+
+
+def orders(
+    threads: int | str | None,
+    environ: Mapping[str, str],
+    security: distributed.Security | None,
+) -> dict[str, Any]:
+    """Give what all agents are told; the scheduler, and how many workers, are to be added.
+
+    Parameters
+    ----------
+    threads : int, "auto" or None
+        The option ``threads_per_worker``.
+    environ : mapping of str to str
+        More for the workers' environment.
+    security : distributed.Security or None
+        Who may connect.
+    """
+    return {
+        "directory": os.getcwd(),
+        "path": _own_path(),
+        "environ": dict(environ),
+        "threads": threads,
+        "options": {
+            "nthreads": 1,
+            "protocol": "tcp" if security is None else "tls",
+            "dashboard_address": "127.0.0.1:0",  # for it asks for no credentials
+        },
+        "security": None if security is None else _plain(security),
+        "patience": _PATIENCE,
+    }
 
 
 def _own_path() -> list[str]:

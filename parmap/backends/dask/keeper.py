@@ -114,6 +114,8 @@ class Keeper:
             assert self._ending is not None
             began = time.monotonic()
             code = await asyncio.shield(self._ending)
+            if self._leash is None:  # it was let go
+                return
             short = short + 1 if time.monotonic() - began < _SHORT_LIFE else 0
             self.hopeless = short >= _SHORT_LIVES
             _log.warning("A worker of Dask has ended (status %s) and is replaced", code)

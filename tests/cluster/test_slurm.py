@@ -1,0 +1,243 @@
+"""Plan ``slurm``, on a real Slurm with three nodes: by jobs, and inside of one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import parmap
+from parmap.testing import PlanContract
+from tests.cluster import lab, strangers
+from tests.cluster.tasks import waited
+
+pytest.importorskip("dask_jobqueue")
+
+ROOT = Path(__file__).parents[2]
+INSIDE = "SLURM_JOB_ID" in os.environ
+# Stated in the documentation: seconds until nothing is left of a client that was killed.
+LEFT = 20.0
+GUARD = 100
+# So much memory that each job has a node of its own.
+JOBS = {"jobs": 3, "cores": 1, "memory": "2500MB", "min_workers": 3, "start_timeout": 60}
+
+outside = pytest.mark.skipif(INSIDE, reason="this is for login nodes")
+
+
+@pytest.fixture
+def plan(slurm, tmp_path):
+    yield parmap.plan("slurm", **JOBS, folder=os.fspath(tmp_path / "folder"))
+    lab.until(lambda: not jobs(), "the end of all jobs", LEFT)
+    # No file is left, either.
+    assert not [*(tmp_path / "folder").glob("*/*")]
+
+
+def jobs():
+    return lab.run("squeue", "-h", "-o", "%A").split()
+
+
+@outside
+@pytest.mark.usefixtures("slurm")
+class TestJobs(PlanContract):
+    plan = parmap.plan("slurm", **JOBS)
+
+
+@pytest.mark.skipif(not INSIDE, reason="this runs in a job, which another test submits")
+class TestInside(PlanContract):
+    plan = parmap.plan("slurm", workers=1)
+
+
+@outside
+def test_the_suite_passes_inside_of_a_job(slurm, tmp_path):
+    command = f"{sys.executable} -m pytest -q {__file__}::TestInside"
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [
+            *("sbatch", "--wait", "--nodes=3", "--ntasks-per-node=1", "--cpus-per-task=2"),
+            *("--mem=2000", f"--output={out}", "--wrap", command),
+        ],
+        cwd=ROOT,
+        timeout=300,
+    )
+    said = out.read_text()
+    assert done.returncode == 0, said
+    assert "193 passed" in said.splitlines()[-1]
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+def busy(plan, disturb):
+    """Run a map, and disturb it once its tasks run; give the results."""
+    results = []
+    with plan:
+        for x in parmap.imap(waited, range(60), chunks=1):
+            if x == 3:
+                disturb()
+            results.append(x)
+    return results
+
+
+@outside
+def test_a_worker_that_is_killed_costs_no_result(plan):
+    def kill():
+        pids = [p for n in lab.NODES for p in lab.processes(n, "parmap.backends.dask.worker")]
+        os.kill(pids[0], signal.SIGKILL)
+
+    assert busy(plan, kill) == list(range(60))
+
+
+@outside
+def test_a_job_that_is_cancelled_costs_no_result_and_is_replaced(plan, caplog):
+    with plan as session:
+        assert session.workers == 3
+        one, *_ = jobs()
+        results = []
+        for x in parmap.imap(waited, range(60), chunks=1):
+            if x == 3:
+                lab.run("scancel", one)
+            results.append(x)
+        assert results == list(range(60))
+        lab.until(lambda: len(jobs()) == 3 and one not in jobs(), "another job in its place")
+        lab.until(lambda: session.workers == 3, "its worker")
+    assert f"Job {one} has ended (CANCELLED): another takes its place" in caplog.text
+
+
+@outside
+def test_a_node_that_is_set_down_costs_no_result(plan):
+    node = lab.NODES[0]
+
+    def down():
+        lab.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    try:
+        assert busy(plan, down) == list(range(60))
+    finally:
+        lab.run("scontrol", "update", f"nodename={node}", "state=resume")
+        lab.until(lambda: "down" not in lab.run("sinfo", "-h", "-o", "%T"), "its return")
+
+
+@outside
+def test_a_connection_that_is_cut_costs_no_result(plan):
+    assert busy(plan, lambda: lab.cut(lab.NODES[0])) == list(range(60))
+    lab.join(lab.NODES[0])
+    lab.until(lambda: "idle*" not in lab.run("sinfo", "-h", "-o", "%T"), "its return", LEFT)
+
+
+# -- who may connect -----------------------------------------------------------------------
+
+
+@outside
+def test_nobody_without_credentials_is_let_in(plan, tmp_path):
+    with plan as session:
+        strangers.refused(session, 4)
+        (own,) = (tmp_path / "folder").iterdir()
+        assert own.stat().st_mode & 0o777 == 0o700
+        assert (own / "order.json").stat().st_mode & 0o777 == 0o600
+        key = session.executor._client.security.tls_client_key.splitlines()[1].encode()
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                assert key not in process.read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+
+# -- when nothing comes --------------------------------------------------------------------
+
+
+@outside
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"partition": "fast"}, r"cannot be submitted(.|\n)*invalid partition specified: fast"),
+        ({"memory": "80GB"}, r"cannot be submitted(.|\n)*Requested node configuration is not"),
+        ({"extra": ["--begin=now+1hour"]}, r"came within 15 s\n3 of 3 jobs wait .*BeginTime \(3\)"),
+        ({"python": "/no/python"}, r"end as soon as they run(.|\n)*log:\n(.|\n)*/no/python"),
+    ],
+)
+def test_the_reason_is_told(plan, options, why):
+    timeout = {"start_timeout": 15 if "extra" in options else 60}
+    with pytest.raises(parmap.PoolBroken, match=why):
+        plan.replace(**options, **timeout).start()
+
+
+@outside
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"jobs": 0}, "jobs=0: give a whole number"),
+        ({"cores": 1.5}, "cores=1.5: give a whole number"),
+        ({"min_workers": 0}, "min_workers=0: give a whole number"),
+        ({"start_timeout": 0}, "start_timeout=0: give seconds"),
+        ({"extra": "-x"}, "extra='-x': give a list of lines"),
+    ],
+)
+def test_wrong_options_are_refused(options, says):
+    with pytest.raises(parmap.PlanError, match=says):
+        parmap.plan("slurm", **options)
+
+
+@outside
+def test_the_script_is_shown(tmp_path):
+    plan = parmap.plan(
+        "slurm", cores=4, memory="3GB", time="2:00:00", partition="debug", account="me",
+        extra=["--constraint=fast"], prologue=["module load python"], folder=os.fspath(tmp_path),
+    )  # fmt: skip
+    script = plan.script()
+    for line in ("--cpus-per-task=4", "--mem=3G", "-t 2:00:00", "-p debug", "-A me"):
+        assert f"#SBATCH {line}\n" in script
+    assert "#SBATCH --constraint=fast\n" in script
+    assert "module load python\n" in script
+    assert not list(tmp_path.iterdir())
+
+
+# -- nothing is left -----------------------------------------------------------------------
+
+
+@outside
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_nothing_outlives_the_client(start, plan, how):
+    script = start(
+        f"""
+        import parmap
+        def fn(x):
+            while True:
+                pass
+        with parmap.plan({str(plan)!r}) as session:
+            futures = [session.submit(fn, x) for x in range(3)]
+            print("started", flush=True)
+            futures[0].result()
+        """
+    )
+    assert script.line() == "started"
+    os.kill(script.process.pid, getattr(signal, how))
+    script.process.wait(GUARD)
+    # The fixture looks for jobs and files; here for processes.
+    for node in lab.NODES:
+        lab.until(lambda node=node: not lab.leftovers(node), f"an end on {node}", LEFT)
+
+
+# -- the example ---------------------------------------------------------------------------
+
+
+@outside
+def test_nested_loops_run_unchanged(plan):
+    def table(plan):
+        done = subprocess.run(
+            [sys.executable, "examples/nested_loops.py"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": ".", "PARMAP_PLAN": str(plan)},
+            capture_output=True,
+            text=True,
+            timeout=GUARD,
+        )
+        assert done.returncode == 0, done.stderr
+        hosts = {line.split()[0] for line in done.stderr.splitlines() if " ran " in line}
+        return done.stdout.splitlines()[:-1], hosts
+
+    here, _ = table("processes(workers=2)")
+    there, others = table(plan)
+    assert there == here
+    assert others <= set(lab.NODES)
