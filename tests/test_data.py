@@ -1192,7 +1192,8 @@ def test_memory_that_must_have_a_name_has_it_for_a_moment(run):
             print(parmap.pmap(lambda i: int(data[i] + handle.value[i]), range(4), chunks=1))
             large = [np.full(5_000_000, float(i)) for i in range(6)]
             print(parmap.pmap(lambda x: int(x[-1]), large, chunks=1))
-            print(parmap.pmap(lambda _: look()[1], [1]))
+            # In whichever worker it runs, it has the handle's value then.
+            print(parmap.pmap(lambda x, i: (x[i], look()[1])[1], repeat(handle), [1]))
             del handle
             print(look(), named())
         """
