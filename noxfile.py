@@ -7,7 +7,7 @@ MYPY = "mypy==2.4.1"
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines"]
+nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines", "cluster"]
 
 
 # Tests wait, for processes to start and to die, so two run at a time.
@@ -49,7 +49,8 @@ def doctests(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the oldest and the newest Python; arguments after ``--`` go to pytest."""
     session.install(".[test]")
-    session.run("pytest", *_TWO, "--ignore=tests/engines", *session.posargs)
+    elsewhere = ("--ignore=tests/engines", "--ignore=tests/cluster")
+    session.run("pytest", *_TWO, *elsewhere, *session.posargs)
 
 
 @nox.session(python="3.12")
@@ -62,3 +63,13 @@ def engines(session: nox.Session) -> None:
     what = session.posargs or ["tests/engines", "tests/test_processes.py"]
     # A test that kills many workers waits for as many new ones, here beside other engines.
     session.run("pytest", *_TWO, "--timeout", "300", *what)
+
+
+@nox.session(python="3.12")
+def cluster(session: nox.Session) -> None:
+    """Run plans ssh and slurm on real hosts, which are made of this machine, as root.
+
+    Where that cannot be done, it says why, and skips.
+    """
+    session.install(".[test,ssh,slurm]")
+    session.run("pytest", "--timeout", "400", *(session.posargs or ["tests/cluster"]))

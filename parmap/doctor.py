@@ -27,8 +27,17 @@ _PACKAGES = ("numpy", "cloudpickle", "threadpoolctl", "tqdm")
 _TRIPS = 20
 
 
-def report() -> Iterator[Line]:
-    """Look at everything; give the report line by line, as it becomes known."""
+def report(text: str | None = None) -> Iterator[Line]:
+    """Look at everything, or at one plan; give the report line by line, as it becomes known.
+
+    Parameters
+    ----------
+    text : str, optional
+        The plan, as ``str(plan)`` writes it.
+    """
+    if text is not None:
+        yield from _one(text)
+        return
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     yield f"parmap {parmap.__version__}, Python {platform.python_version()}; {versions}", True
     yield f"on {platform.platform()}", True
@@ -68,6 +77,19 @@ def _plans() -> Iterator[Line]:
     for name in registry.names():
         verdict, fine = _checked(name)
         yield f"  {name:<12} {registry.provider(name):<20} {verdict}", fine
+
+
+def _one(text: str) -> Iterator[Line]:
+    """Look at what a plan needs elsewhere, and try it."""
+    try:
+        check = getattr(plan(text), "check", None)
+        for found in check() if check else ():
+            yield str(found), not found.trouble
+    except parmap.ParmapError as error:
+        yield f"{type(error).__name__}: {error}", False
+        return
+    verdict, fine = _checked(text)
+    yield f"{text} {verdict}", fine
 
 
 def _checked(name: str) -> Line:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 
 from parmap import registry
 from parmap.backends.ssh import credentials
-from parmap.errors import PlanError
+from parmap.errors import BackendUnavailable, PlanError
 from parmap.plans import Plan
 from parmap.worker.values import Budget
 
@@ -151,6 +152,11 @@ class JobQueue(Plan):
     def start(self) -> Executor:
         """Submit the jobs, and wait for the first workers."""
         job = self._job()
+        submit = shlex.split(job.submit_command)[0].rstrip("<")
+        if not shutil.which(submit):
+            raise BackendUnavailable(
+                f"the plan {self.name!r} submits jobs by {submit!r}, and here is no such command"
+            )
         from parmap.backends.dask import cluster, jobs
         from parmap.backends.dask.executor import DaskExecutor
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import Executor
@@ -78,10 +77,19 @@ class Slurm(JobQueue):
         return towards(next(nodes), 9)
 
     def check(self) -> list[Found]:
-        """Look at the nodes of the job that this script runs in, without starting workers."""
+        """Look at the nodes of the job that this script runs in, without starting workers.
+
+        On a login node: at one node, by a job of a moment, which may have to wait in the queue.
+        """
         registry.require("distributed", "slurm")
         from parmap.backends.dask.reach import Reach, look
 
+        if not self.inside:
+            flags = {"partition": self.partition, "account": self.account, "time": self.time}
+            given = (f"--{name}={value}" for name, value in flags.items() if value)
+            srun = ("srun", "--quiet", "--nodes=1", "--ntasks=1", *given, *self.extra)
+            one = Reach("a node", srun, self.python or sys.executable, shell=False)
+            return look([one], self.start_timeout)
         nodes = _slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
         srun = ("srun", "--quiet", "--unbuffered", "--nodes=1", "--ntasks=1", "--overlap")
         cores = os.environ.get("SLURM_CPUS_PER_TASK")
@@ -94,8 +102,6 @@ class Slurm(JobQueue):
 
     def start(self) -> Executor:
         """Submit jobs, or start workers in this one."""
-        if not shutil.which("sbatch"):
-            raise BackendUnavailable("the plan 'slurm' needs Slurm, and here is no command sbatch")
         if not self.inside:
             return super().start()
         found = self.check()

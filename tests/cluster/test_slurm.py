@@ -21,8 +21,17 @@ INSIDE = "SLURM_JOB_ID" in os.environ
 LEFT = 20.0
 GUARD = 100
 # So much memory that each job has a node of its own.
-JOBS = {"jobs": 3, "cores": 1, "memory": "2500MB", "min_workers": 3, "start_timeout": 60}
+JOBS = {
+    "jobs": 3,
+    "cores": 2,
+    "workers": 1,
+    "memory": "2500MB",
+    "min_workers": 3,
+    "start_timeout": 60,
+}
 
+# Dask's own threads draw from `random` at times, also while hypothesis draws an example.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 outside = pytest.mark.skipif(INSIDE, reason="this is for login nodes")
 
 

@@ -21,6 +21,9 @@ distributed = pytest.importorskip("distributed")
 LEFT = 15.0
 GUARD = 90
 
+# Dask's own threads draw from `random` at times, also while hypothesis draws an example.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 
 @pytest.fixture(scope="session")
 def plan(hosts):

@@ -284,6 +284,9 @@ def started(
         except RuntimeError as error:
             here.close()
             raise PoolBroken(f"a job cannot be submitted: {error}") from error
+        except BaseException:
+            here.close()
+            raise
         close, here.close = here.close, lambda *given: _closed(close, board, *given)
         return awaited(
             here,
