@@ -42,6 +42,9 @@ class JobQueue(Plan):
         The cores of each job.
     memory : str, default "2GB"
         The memory of each job.
+    adapt : tuple of (int, int), optional
+        The least and the most jobs, instead of `jobs`: as many as have work; after a minute
+        without any, the least, 1 or more.
     workers : int, optional
         How many workers in each job. Default: as many as it has cores.
     options : mapping, optional
@@ -73,6 +76,7 @@ class JobQueue(Plan):
     jobs: int = 1
     cores: int = 1
     memory: str = "2GB"
+    adapt: tuple[int, int] | None = None
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     extra: Sequence[str] = ()
     prologue: Sequence[str] = ()
@@ -95,6 +99,11 @@ class JobQueue(Plan):
             whole = isinstance(number, int) and not isinstance(number, bool) and number > 0
             if not whole and (number is not None or name != "min_workers"):
                 raise PlanError(f"{name}={number!r}: give a whole number, at least 1")
+        if self.adapt is not None:
+            bounds = tuple(self.adapt)
+            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:  # noqa: PLR2004 - a pair
+                raise PlanError(f"adapt={self.adapt!r}: give the least and the most jobs: (1, 10)")
+            object.__setattr__(self, "adapt", bounds)
         if not 0 < self.start_timeout < math.inf:
             raise PlanError(f"start_timeout={self.start_timeout!r}: give seconds, more than 0")
         for name in ("options", "environ"):
@@ -162,9 +171,10 @@ class JobQueue(Plan):
 
         own = jobs.started(
             job,
-            self.jobs,
+            self.jobs if self.adapt is None else self.adapt[0],
             self.per_job,
             self.min_workers or self.per_job,
+            adapt=self.adapt,
             cancel=job.cancel_command,
             threads=self.threads_per_worker,
             memory=self.memory,

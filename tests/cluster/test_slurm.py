@@ -135,6 +135,21 @@ def test_a_connection_that_is_cut_costs_no_result(plan):
     lab.until(lambda: "idle*" not in lab.run("sinfo", "-h", "-o", "%T"), "its return", LEFT)
 
 
+@outside
+def test_jobs_follow_the_load(plan, monkeypatch):
+    from parmap.backends.dask import jobs as ours
+
+    monkeypatch.setattr(ours, "IDLE", 5.0)
+    with plan.replace(adapt=(1, 3), min_workers=1, memory="500MB") as session:
+        assert len(jobs()) == 1
+        results = parmap.imap(waited, range(200), chunks=1)
+        got = [next(results) for _ in range(10)]
+        lab.until(lambda: got.append(next(results)) or session.workers == 3, "more workers")
+        assert [*got, *results] == list(range(200))
+        lab.until(lambda: len(jobs()) == 1, "the end of jobs that idle", 30)
+        assert parmap.pmap(abs, [-1]) == [1]
+
+
 # -- who may connect -----------------------------------------------------------------------
 
 
@@ -181,6 +196,8 @@ def test_the_reason_is_told(plan, options, why):
         ({"min_workers": 0}, "min_workers=0: give a whole number"),
         ({"start_timeout": 0}, "start_timeout=0: give seconds"),
         ({"extra": "-x"}, "extra='-x': give a list of lines"),
+        ({"adapt": (0, 3)}, r"adapt=\(0, 3\): give the least and the most"),
+        ({"adapt": (3, 1)}, r"adapt=\(3, 1\): give the least and the most"),
     ],
 )
 def test_wrong_options_are_refused(options, says):

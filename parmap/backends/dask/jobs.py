@@ -13,19 +13,14 @@ The guardian is a process of its own: it cancels and removes also where this one
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import logging
+import math
 import os
 import secrets
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +28,7 @@ from typing import Any
 from dask.utils import parse_bytes
 from distributed.core import Status
 
-from parmap.backends.dask import guardian
+from parmap.backends.dask.board import Board
 from parmap.backends.dask.cluster import awaited, cluster
 from parmap.backends.dask.hosts import orders
 from parmap.errors import PoolBroken
@@ -43,17 +38,10 @@ __all__ = ["job_class", "started"]
 _AGENT = "parmap.backends.dask.agent"
 _OURS = 0.9  # of a job's memory: the rest is the agent's
 _TAIL = 20  # lines of a job's log
-# Seconds between looks at the queue, and until it is told that jobs wait there.
-_LOOK = 3.0
-_PATIENCE = 10.0
-# One that ends within so many seconds, so many times in a row, may not be able to run.
-_SHORT_LIFE = 30.0
-_SHORT_LIVES = 3
-_GONE = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
-    *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
-}
-_log = logging.getLogger("parmap.dask")
+# Of Dask's tasks.
+_OPEN = {"waiting", "queued", "no-worker", "processing"}
+# Seconds without a task until jobs are given back.
+IDLE = 60.0
 
 
 def job_class(kind: type[Any], **options: Any) -> type[Any]:
@@ -92,9 +80,10 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
         async def again(self) -> None:
             """Submit another in its place."""
             assert self._board is not None
-            self._board.remove(self)
             with self.job_file() as script:
-                self.job_id = self._job_id_from_submit_output(await self._submit_job(script))
+                number = self._job_id_from_submit_output(await self._submit_job(script))
+            self._board.remove(self)
+            self.job_id = number
             self._board.add(self)
 
         async def close(self) -> None:
@@ -107,125 +96,13 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
     return Job
 
 
-class Board:
-    """What the batch system says of our jobs; those that end are replaced.
-
-    Only Slurm is asked: what the commands of others say was not tried.
-
-    Parameters
-    ----------
-    own : Path
-        The session's folder.
-    cancel : str
-        The command that cancels a job.
-
-    Attributes
-    ----------
-    states : dict of str to tuple
-        State and reason, by the jobs' numbers.
-    """
-
-    def __init__(self, own: Path, cancel: str) -> None:
-        self._guardian = subprocess.Popen(
-            [sys.executable, guardian.__file__, os.fspath(own), cancel],
-            stdin=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # neither Ctrl-C nor the end of a terminal is for it
-        )
-        self._jobs: list[Any] = []
-        self._watch: asyncio.Task[None] | None = None
-        self._submitted: dict[str, float] = {}
-        self._short: Counter[Any] = Counter()
-        self.states: dict[str, tuple[str, str]] = {}
-
-    def add(self, job: Any) -> None:
-        """Watch a job."""
-        self._jobs.append(job)
-        self._tell(f"+{job.job_id}")
-        self._submitted[job.job_id] = time.monotonic()
-        if self._watch is None and shutil.which("squeue"):
-            self._watch = asyncio.create_task(self._look())
-
-    def remove(self, job: Any) -> None:
-        """Watch it no longer."""
-        if job in self._jobs:
-            self._jobs.remove(job)
-            self._tell(f"-{job.job_id}")
-
-    def close(self) -> None:
-        """Remove the folder, and cancel what is left."""
-        self._guardian.communicate()
-
-    def _tell(self, line: str) -> None:
-        assert self._guardian.stdin is not None
-        with contextlib.suppress(OSError):  # somebody has killed it
-            print(line, file=self._guardian.stdin, flush=True)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether jobs end as soon as they run, again and again."""
-        return any(count >= _SHORT_LIVES for count in self._short.values())
-
-    @property
-    def waiting(self) -> str:
-        """Say which jobs wait in the queue, and why."""
-        reasons = Counter(reason for state, reason in self.states.values() if state == "PENDING")
-        said = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
-        return f"{reasons.total()} of {len(self._jobs)} jobs wait in the queue: {said}" * bool(said)
-
-    async def _look(self) -> None:
-        told = ""
-        while self._jobs:
-            await asyncio.sleep(_LOOK)
-            await self._ask()
-            oldest = min(map(self._age, self._jobs), default=0.0)
-            if self.waiting != told and oldest > _PATIENCE:
-                told = self.waiting
-                if told:
-                    _log.warning("%s", told)
-            for job in list(self._jobs):
-                await self._replace(job)
-        self._watch = None
-
-    def _age(self, job: Any) -> float:
-        return time.monotonic() - self._submitted.get(job.job_id, time.monotonic())
-
-    async def _ask(self) -> None:
-        """Ask for all of the user's jobs: one question, however many there are."""
-        process = await asyncio.create_subprocess_exec(
-            *("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        said, _ = await process.communicate()
-        if process.returncode:
-            return  # it is too busy to answer, say
-        rows = [line.split("|") for line in said.decode().splitlines()]
-        known = {number: (state, reason) for number, state, reason in rows}
-        self.states = {}
-        for job in self._jobs:
-            # One submitted just now may not be listed yet; one that ended long ago is not.
-            unlisted = ("COMPLETED", "") if self._age(job) > _PATIENCE else ("", "")
-            self.states[job.job_id] = known.get(job.job_id, unlisted)
-
-    async def _replace(self, job: Any) -> None:
-        state, _ = self.states.get(job.job_id, ("", ""))
-        if state not in _GONE or self.hopeless:
-            return
-        self._short[job] = self._short[job] + 1 if self._age(job) < _SHORT_LIFE else 0
-        if self.hopeless:
-            return
-        _log.warning("Job %s has ended (%s): another takes its place", job.job_id, state)
-        with contextlib.suppress(RuntimeError):  # it cannot be submitted now: again next time
-            await job.again()
-
-
 def started(
     job: Callable[..., Any],
     jobs: int,
     per_job: int,
     least: int,
     *,
+    adapt: tuple[int, int] | None,
     cancel: str,
     threads: int | str | None,
     memory: str,
@@ -246,6 +123,8 @@ def started(
         How many, and how many workers in each.
     least : int
         How many workers to wait for.
+    adapt : tuple of int or None
+        The least and the most jobs, where that follows the load.
     cancel : str
         The command that cancels a job.
     threads : int, "auto" or None
@@ -278,7 +157,10 @@ def started(
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as order:
             json.dump(told, order)
         options = {"file": os.fspath(file), "log": os.fspath(log), "board": board}
-        here.worker_spec.update({n: {"cls": job, "options": options} for n in range(jobs)})
+        spec = {"cls": job, "options": options}
+        here.worker_spec.update(dict.fromkeys(range(jobs), spec))
+        if adapt is not None:
+            board.follow(Load(here, spec, per_job, adapt).settle)
         try:
             here.sync(here._correct_state)  # noqa: SLF001 - as `scale` does, with its one kind
         except RuntimeError as error:
@@ -298,6 +180,51 @@ def started(
     except BaseException:
         board.close()
         raise
+
+
+class Load:
+    """How many jobs there are: as many as have work, or as few as are allowed, after a while.
+
+    A call keeps two chunks on their way for each worker, if it has so many. So the number at
+    most doubles each time that workers have come.
+
+    Parameters
+    ----------
+    here : distributed.SpecCluster
+        The cluster, whose scheduler is in this process.
+    spec : dict
+        Of a job.
+    per_job : int
+        Workers in each.
+    bounds : tuple of int
+        The least and the most jobs.
+    """
+
+    def __init__(
+        self, here: Any, spec: dict[str, Any], per_job: int, bounds: tuple[int, int]
+    ) -> None:
+        self._here, self._spec, self._per_job = here, spec, per_job
+        self._least, self._most = bounds
+        self._busy = time.monotonic()
+
+    def settle(self) -> None:
+        """Ask for more jobs, or cancel some; in the cluster's loop."""
+        specs, now = self._here.worker_spec, time.monotonic()
+        states = (task.state for task in self._here.scheduler.tasks.values())
+        tasks = sum(state in _OPEN for state in states)
+        if tasks:
+            self._busy = now
+        wanted = min(max(math.ceil(tasks / self._per_job), self._least), self._most)
+        names = sorted(specs)
+        if wanted > len(names):
+            first = names[-1] + 1 if names else 0
+            more = range(first, first + wanted - len(names))
+            specs.update(dict.fromkeys(more, self._spec))
+        elif now - self._busy > IDLE:
+            for name in names[self._least :]:
+                del specs[name]
+        if len(specs) != len(names):
+            self._here.loop.add_callback(self._here._correct_state)  # noqa: SLF001 - as `scale` does
 
 
 def _closed(close: Callable[..., Any], board: Board, *given: Any) -> None:
