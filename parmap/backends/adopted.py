@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
@@ -78,7 +79,9 @@ class PoolGuest(Executor):
         self._host, self.workers = host, workers
         # Other pools than that of multiprocessing, and its like, are asked for no more than
         # they promise, which is to say when a task fails, whatever the reason.
-        forgets = any(hasattr(one, "sentinel") for one in getattr(host, "_pool", ()))
+        forgets = hasattr(socket, "AF_UNIX") and any(
+            hasattr(one, "sentinel") for one in getattr(host, "_pool", ())
+        )
         self._rollcall = RollCall(host) if forgets else None
         self._tasks = Outstanding(self._leave)
         threads = _is(host, "multiprocessing.pool", "ThreadPool")

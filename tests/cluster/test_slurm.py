@@ -188,6 +188,19 @@ def test_the_reason_is_told(plan, options, why):
 
 
 @outside
+def test_what_does_not_fit_is_told_before_work_is_sent(plan, tmp_path):
+    # There the installed version is another, as it seems.
+    info = tmp_path / "parmap_plans-0.0.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parmap-plans\nVersion: 0.0.9\n")
+    other = plan.replace(prologue=[f"export PYTHONPATH={tmp_path}"])
+    with pytest.raises(
+        parmap.PoolBroken, match=r"parmap-plans 0\.0\.9 there, .*make them the same"
+    ):
+        other.start()
+
+
+@outside
 @pytest.mark.parametrize(
     ("options", "says"),
     [

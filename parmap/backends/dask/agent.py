@@ -35,7 +35,7 @@ from parmap.cores import available_cores
 from parmap.worker import blas
 from parmap.worker.values import Budget
 
-__all__ = ["Agent", "facts", "towards"]
+__all__ = ["Agent", "facts", "misfit", "towards"]
 
 # What is on both sides of the wire.
 _PACKAGES = ("parmap-plans", "distributed", "cloudpickle", "msgpack", "numpy")
@@ -63,6 +63,34 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def misfit(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Say what keeps functions and data from travelling between two; nothing if they fit.
+
+    Parameters
+    ----------
+    there, here : dict
+        The `facts` of a worker's machine, and of the caller's.
+    """
+    if there["python"].split(".")[:2] != here["python"].split(".")[:2]:
+        return (
+            f"Python {there['python']} there, {here['python']} here: functions cannot travel "
+            "between them; python= names the interpreter to use"
+        )
+    for name, version in here["packages"].items():
+        other = there["packages"].get(name)
+        exact = name in ("parmap-plans", "distributed")
+        if version is None or (other is None and name == "numpy"):
+            continue
+        same = other == version if exact else _major(other) == _major(version)
+        if not same:
+            return f"{name} {other or 'is missing'} there, {version} here: make them the same"
+    return ""
+
+
+def _major(version: str | None) -> str | None:
+    return None if version is None else version.partition(".")[0]
 
 
 def towards(host: str, port: int) -> str:
@@ -193,6 +221,9 @@ def _main(arguments: Sequence[str]) -> None:
     elif arguments:
         with open(arguments[0], "rb") as file:
             told = json.load(file)
+        trouble = misfit(facts(), told["facts"])
+        if trouble:  # the log's last line, which the caller shows
+            sys.exit(f"{socket.gethostname()}: {trouble}")
         asyncio.run(Agent(told, lined=False).run())
     else:
         asyncio.run(Agent(json.loads(_line())).run())

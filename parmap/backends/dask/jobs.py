@@ -28,6 +28,7 @@ from typing import Any
 from dask.utils import parse_bytes
 from distributed.core import Status
 
+from parmap.backends.dask.agent import facts
 from parmap.backends.dask.board import Board
 from parmap.backends.dask.cluster import awaited, cluster
 from parmap.backends.dask.hosts import orders
@@ -151,7 +152,10 @@ def started(
     try:
         listens = {"host": host, "protocol": "tcp" if security is None else "tls"}
         here = cluster({}, listens, dashboard=dashboard, security=security)
-        told = orders(threads, environ, security) | {"count": per_job}
+        told = orders(threads, environ, security) | {
+            "count": per_job,
+            "facts": facts(),  # a machine that does not fit says so, and takes no work
+        }
         told["scheduler"] = here.scheduler_address
         told["options"]["memory_limit"] = int(_OURS * parse_bytes(memory)) // per_job
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as order:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from parmap.backends.dask.agent import facts, towards
+from parmap.backends.dask.agent import facts, misfit, towards
 from parmap.errors import PoolBroken
 
 __all__ = ["Found", "Reach", "gathered", "listening", "look"]
@@ -122,7 +122,7 @@ def _found(reach: Reach, timeout: float) -> Found:
     for line in done.stdout.splitlines():  # shells may print more
         with contextlib.suppress(ValueError, TypeError, KeyError):
             there = json.loads(line)["facts"]
-            return Found(reach, there, _misfit(there))
+            return Found(reach, there, misfit(there, facts()))
     return Found(reach, trouble=_why(done.stderr, reach) or f"exit status {done.returncode}")
 
 
@@ -134,29 +134,6 @@ def _why(stderr: str, reach: Reach) -> str:
     if "not found" in last or "No such file" in last:
         return f"{last} (python={reach.python!r} is what parmap runs there)"
     return last
-
-
-def _misfit(there: dict[str, Any]) -> str:
-    """Say what keeps functions and data from travelling between these two."""
-    here = facts()
-    if there["python"].split(".")[:2] != here["python"].split(".")[:2]:
-        return (
-            f"Python {there['python']} there, {here['python']} here: functions cannot travel "
-            "between them; python= names the interpreter to use"
-        )
-    for name, version in here["packages"].items():
-        other = there["packages"].get(name)
-        exact = name in ("parmap-plans", "distributed")
-        if version is None or (other is None and name == "numpy"):
-            continue
-        same = other == version if exact else _major(other) == _major(version)
-        if not same:
-            return f"{name} {other or 'is missing'} there, {version} here: make them the same"
-    return ""
-
-
-def _major(version: str | None) -> str | None:
-    return None if version is None else version.partition(".")[0]
 
 
 def gathered(found: Sequence[Found], least: int | None) -> list[Found]:
