@@ -65,7 +65,7 @@ class JobQueue(Plan):
         Where the session's folder is made: on a disk that all nodes see.
     host : str, optional
         The address of this machine at which the scheduler listens. Default: that which leads
-        to the nodes.
+        to the nodes, where the system tells (Slurm), else that which leads outside.
     security : bool or None, default True
         Whether who connects needs credentials. None: whoever reaches this machine can run code
         as you, here and in the jobs.
@@ -133,9 +133,11 @@ class JobQueue(Plan):
         """What the job's class is told of this plan's own options."""
         return dict(self.options)
 
-    def address(self) -> str | None:
-        """Find the address of this machine that leads to the nodes; None for all of them."""
-        return self.host
+    def address(self) -> str:
+        """Find the address of this machine that leads to the nodes."""
+        from distributed.utils import get_ip
+
+        return self.host or str(get_ip())
 
     def script(self) -> str:
         """Show the script of a job, as it would be submitted."""

@@ -66,7 +66,7 @@ class Slurm(JobQueue):
 
         return replace(own, among=workers)
 
-    def address(self) -> str | None:
+    def address(self) -> str:
         """Find the address of this machine that leads to the nodes."""
         if self.host is not None:
             return self.host

@@ -109,7 +109,7 @@ def started(
     memory: str,
     environ: Mapping[str, str],
     security: Any,
-    host: str | None,
+    host: str,
     folder: str,
     patience: float,
     dashboard: bool,
@@ -136,7 +136,7 @@ def started(
         More for the workers' environment.
     security : distributed.Security or None
         Who may connect.
-    host : str or None
+    host : str
         Where the scheduler listens.
     folder : str
         Where the session's folder is made.
