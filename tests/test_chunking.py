@@ -52,13 +52,14 @@ def test_guided_takes_a_worker_s_share_of_what_is_left():
 
 
 def test_auto_tries_no_more_than_can_run_and_only_once():
-    chunker = Auto(target=0.05).begin(100, 2)
-    assert chunker.trial() == (50, 0.001)
-    chunker.learn(50, 0.001)
+    chunker = Auto(target=0.05).begin(2000, 2)
+    assert chunker.trial() == (1000, 0.001)
+    chunker.learn(1000, 0.001)
     assert chunker.trial() is None
     # What no function can be faster than, 50 ns a call, fills the time.
     assert Auto(target=0.05).begin(10**9, 2).trial() == (20_001, 0.001)
     assert Auto().begin(None, 2).trial() is None
+    assert Auto().begin(1998, 2).trial() is None  # few, so that none waits for another
     for policy in (Static(), Dynamic(size=7), Guided()):
         assert policy.begin(100, 2).trial() is None
 

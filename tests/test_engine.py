@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parmap import events
+from parmap.engine import chunking
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Auto, Dynamic, Static
 from parmap.engine.cutting import Source
@@ -80,7 +82,8 @@ def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retrie
             sent.run(brief=data.draw(st.booleans()))
 
     options = {"errors": "return", "retries": retries, "window": window}
-    results = collect(hand_call(site, step, fn, range(n), chunks=Auto(), **options))
+    with mock.patch.object(chunking._Learning, "_MANY", 1):
+        results = collect(hand_call(site, step, fn, range(n), chunks=Auto(), **options))
     for x, result in enumerate(results):
         assert result.error.args == (x,) if x in bad else result == -x
     assert sorted(runs) == sorted([*range(n), *(retries * [x for x in bad if x < n])])
@@ -92,10 +95,10 @@ def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():
     def step():
         site.flying[0].run(brief=True)
 
-    assert collect(hand_call(site, step, abs, range(1000), chunks="auto")) == list(range(1000))
+    assert collect(hand_call(site, step, abs, range(2000), chunks="auto")) == list(range(2000))
     sizes = [len(sent.chunk) for sent in site.sent]
     trials = [sent.chunk.seconds for sent in site.sent if sent.chunk.seconds is not None]
-    assert sizes[:2] == [500, 500]
+    assert sizes[:2] == [1000, 1000]
     assert trials == [0.001] * 2
     # One element was slow to start, as it is when measured alone; the others come in large chunks.
     assert len(sizes) < 30
@@ -104,14 +107,15 @@ def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():
 @pytest.mark.parametrize(
     ("elements", "traits"),
     [
-        ([[1]] * 9, Traits()),  # may be of any size
-        (["x" * 1000] * 9, Traits()),
-        ([(1, [2])] * 9, Traits()),
-        ([np.zeros(1000)] * 9, Traits()),
-        (np.zeros((9, 1000)), Traits()),
-        (np.array([None] * 9), Traits()),
-        (iter(range(9)), Traits()),  # are pulled only as they are needed
-        (range(9), Traits(shares_memory=True)),  # single ones cost little there
+        ([[1]] * 2000, Traits()),  # may be of any size
+        (["x" * 1000] * 2000, Traits()),
+        ([(1, [2])] * 2000, Traits()),
+        ([np.zeros(100)] * 2000, Traits()),
+        (np.zeros((2000, 100)), Traits()),
+        (np.array([None] * 2000), Traits()),
+        (iter(range(2000)), Traits()),  # are pulled only as they are needed
+        (range(2000), Traits(shares_memory=True)),  # single ones cost little there
+        (range(1998), Traits()),  # few: none shall wait for another
     ],
 )
 def test_where_much_might_come_back_elements_go_singly_at_first(elements, traits):
@@ -125,26 +129,26 @@ def test_where_much_might_come_back_elements_go_singly_at_first(elements, traits
 @pytest.mark.parametrize(
     "elements",
     [
-        list(range(100)),
-        tuple("abcdefghij" * 10),
-        b"x" * 100,
-        [(1, 2.0, "x")] * 100,
-        np.zeros((100, 8)),
-        np.arange(100),
+        list(range(2000)),
+        tuple("abcdefghij" * 200),
+        b"x" * 2000,
+        [(1, 2.0, "x")] * 2000,
+        np.zeros((2000, 8)),
+        np.arange(2000),
     ],
 )
 def test_small_elements_go_in_trials(elements):
     site = HandSite(2, traits=Traits())
     call = hand_call(site, lambda: site.flying[0].run(), id, elements, chunks="auto")
-    assert len(collect(call)) == 100
-    assert [len(sent.chunk) for sent in site.sent] == [50, 50]
+    assert len(collect(call)) == 2000
+    assert [len(sent.chunk) for sent in site.sent] == [1000, 1000]
 
 
 def test_costly_elements_that_go_first_are_not_held_up_by_trials():
     site = HandSite(2, traits=Traits())
     chunks = Auto(cost=lambda x: x)
-    collect(hand_call(site, lambda: site.flying[0].run(), abs, range(50), chunks=chunks))
-    assert [sent.elements for sent in site.sent[:4]] == [[49], [48], [47], [46]]
+    collect(hand_call(site, lambda: site.flying[0].run(), abs, range(2000), chunks=chunks))
+    assert [sent.elements for sent in site.sent[:3]] == [[1999], [1998], [1997]]
 
 
 @given(

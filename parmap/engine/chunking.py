@@ -293,6 +293,9 @@ class _Learning(Chunker):
 
     _FLOOR = 0.02  # of the target: a chunk shorter than 1 ms is not worth a message
     _TAIL = 3
+    # Elements for each worker from which on there are trials. Where the first is slow the others
+    # of its trial wait for it, though another worker may be idle: few may be all that there is.
+    _MANY = 1000
     _FASTEST = 5e-8  # seconds per element: no call of a Python function takes less
 
     def __init__(self, total: int | None, workers: int, target: float) -> None:
@@ -301,7 +304,7 @@ class _Learning(Chunker):
         self._each: float | None = None  # seconds per element
 
     def trial(self) -> tuple[int, float] | None:
-        if self._each is not None or self._share < 1:
+        if self._each is not None or self._share < self._MANY:
             return None
         seconds = self._target * self._FLOOR
         return min(self._share, int(seconds / self._FASTEST) + 1), seconds
