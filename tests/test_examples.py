@@ -30,7 +30,14 @@ def table(example, plan):
 
 @pytest.mark.parametrize(
     ("example", "lines"),
-    [("cross_validation.py", 5), ("nested_loops.py", 4), ("simulation.py", 4)],
+    [
+        ("cross_validation.py", 5),
+        ("nested_loops.py", 4),
+        ("simulation.py", 4),
+        ("strata.py", 9),
+        ("three_models.py", 4),
+        ("uneven_methods.py", 6),
+    ],
 )
 def test_an_example_prints_the_same_table_on_every_plan(example, lines):
     plans = ["sequential", "threads(workers=2)", "processes(workers=2)"]
