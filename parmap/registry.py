@@ -103,7 +103,7 @@ def adopter(thing: object) -> tuple[Any, str]:
     )
 
 
-def require(module: str, plan: str) -> Any:
+def require(module: str, plan: str, extra: str | None = None) -> Any:
     """Import what a plan needs.
 
     Parameters
@@ -111,7 +111,9 @@ def require(module: str, plan: str) -> Any:
     module : str
         The module.
     plan : str
-        The plan, which is also the name of the extra that brings the module's package.
+        The plan.
+    extra : str, optional
+        The extra that brings the module's package. Default: that of the plan's name.
 
     Raises
     ------
@@ -123,7 +125,7 @@ def require(module: str, plan: str) -> Any:
     except ImportError as error:
         raise BackendUnavailable(
             f"the plan {plan!r} needs the package {module!r}, which cannot be imported ({error}). "
-            f"Install it: pip install 'parmap-plans[{plan}]'"
+            f"Install it: pip install 'parmap-plans[{extra or plan}]'"
         ) from error
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import pickle
+import sys
 import textwrap
 import threading
 
@@ -577,3 +578,9 @@ def test_installed_packages_offer_plans(run, site):
             "which fails to import: No module named 'fake_plans_missing'"
         ),
     ]
+
+
+def test_siblings_name_the_extra_that_there_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(parmap.BackendUnavailable, match=r"'pbs'.*parmap-plans\[slurm\]"):
+        parmap.plan("pbs").start()

@@ -24,6 +24,8 @@ from parmap.worker.values import Budget
 
 __all__ = ["LSF", "OAR", "PBS", "SGE", "HTCondor", "JobQueue"]
 
+_EXTRA = "slurm"  # it brings what all of them need
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobQueue(Plan):
@@ -145,7 +147,7 @@ class JobQueue(Plan):
         return str(self._job()("tls://<scheduler>", "0", file=where, log=None).job_script())
 
     def _job(self) -> Any:
-        jobqueue = registry.require("dask_jobqueue", self.name)
+        jobqueue = registry.require("dask_jobqueue", self.name, _EXTRA)
         from parmap.backends.dask.jobs import job_class
 
         return job_class(
@@ -168,8 +170,8 @@ class JobQueue(Plan):
             raise BackendUnavailable(
                 f"the plan {self.name!r} submits jobs by {submit!r}, and here is no such command"
             )
-        from parmap.backends.dask import cluster, jobs
-        from parmap.backends.dask.executor import DaskExecutor
+        from parmap.backends.dask import jobs
+        from parmap.backends.dask.executor import serving
 
         own = jobs.started(
             job,
@@ -181,16 +183,13 @@ class JobQueue(Plan):
             threads=self.threads_per_worker,
             memory=self.memory,
             environ=dict(self.environ),
-            security=credentials(self.name, wanted=bool(self.security)),
+            security=credentials(self.name, wanted=bool(self.security), extra=_EXTRA),
             host=self.address(),
             folder=os.path.expanduser(self.folder),
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        client, close = cluster.connected(own, own=True)
-        return DaskExecutor(
-            client, (*close, own.close), self.initializer, dashboard=self.dashboard, restarts=True
-        )
+        return serving(own, self.initializer, dashboard=self.dashboard, restarts=True)
 
 
 class PBS(JobQueue):

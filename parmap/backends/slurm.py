@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parmap import registry
@@ -62,8 +62,6 @@ class Slurm(JobQueue):
         own = super().budget(workers)
         if own is None or own.among is None or not self.inside:
             return own
-        from dataclasses import replace
-
         return replace(own, among=workers)
 
     def address(self) -> str:
@@ -105,8 +103,8 @@ class Slurm(JobQueue):
         if not self.inside:
             return super().start()
         found = self.check()
-        from parmap.backends.dask import cluster, hosts
-        from parmap.backends.dask.executor import DaskExecutor
+        from parmap.backends.dask import hosts
+        from parmap.backends.dask.executor import serving
         from parmap.backends.dask.reach import gathered
 
         own, exits = hosts.started(
@@ -118,10 +116,7 @@ class Slurm(JobQueue):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        client, close = cluster.connected(own, own=True)
-        return DaskExecutor(
-            client, (*close, own.close), self.initializer, dashboard=self.dashboard, exits=exits
-        )
+        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits)
 
 
 def _slurm(*command: str) -> str:

@@ -117,8 +117,8 @@ class SSH(Plan):
     def start(self) -> Executor:
         """Start the workers."""
         found = self.check()
-        from parmap.backends.dask import cluster, hosts
-        from parmap.backends.dask.executor import DaskExecutor
+        from parmap.backends.dask import hosts
+        from parmap.backends.dask.executor import serving
         from parmap.backends.dask.reach import gathered
 
         per_host = None if self.workers is None else super().count()
@@ -131,10 +131,7 @@ class SSH(Plan):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        client, close = cluster.connected(own, own=True)
-        return DaskExecutor(
-            client, (*close, own.close), self.initializer, dashboard=self.dashboard, exits=exits
-        )
+        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits)
 
     def _reach(self, host: str) -> Reach:
         from parmap.backends.dask.reach import Reach
@@ -145,7 +142,7 @@ class SSH(Plan):
         return Reach(host, command, self.python or shlex.quote(sys.executable))
 
 
-def credentials(plan: str, *, wanted: bool) -> Any:
+def credentials(plan: str, *, wanted: bool, extra: str | None = None) -> Any:
     """Make credentials that nobody else has; None, with a warning, if they are not wanted."""
     if not wanted:
         warnings.warn(
@@ -156,5 +153,5 @@ def credentials(plan: str, *, wanted: bool) -> Any:
         return None
     from distributed import Security
 
-    registry.require("cryptography", plan)
+    registry.require("cryptography", plan, extra)
     return Security.temporary()

@@ -11,6 +11,7 @@ import pytest
 import parmap
 from parmap.testing import PlanContract
 from tests.cluster import lab, strangers
+from tests.cluster.nested import table
 from tests.cluster.tasks import waited
 
 pytest.importorskip("dask_jobqueue")
@@ -263,19 +264,6 @@ def test_nothing_outlives_the_client(start, plan, how):
 
 @outside
 def test_nested_loops_run_unchanged(plan):
-    def table(plan):
-        done = subprocess.run(
-            [sys.executable, "examples/nested_loops.py"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": ".", "PARMAP_PLAN": str(plan)},
-            capture_output=True,
-            text=True,
-            timeout=GUARD,
-        )
-        assert done.returncode == 0, done.stderr
-        hosts = {line.split()[0] for line in done.stderr.splitlines() if " ran " in line}
-        return done.stdout.splitlines()[:-1], hosts
-
     here, _ = table("processes(workers=2)")
     there, others = table(plan)
     assert there == here

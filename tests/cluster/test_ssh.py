@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import parmap
 from parmap.testing import PlanContract
 from tests.cluster import lab, strangers
+from tests.cluster.nested import table
 from tests.cluster.tasks import waited, where
 
 distributed = pytest.importorskip("distributed")
@@ -288,19 +288,6 @@ def test_an_error_leaves_nothing(plan):
 
 
 def test_nested_loops_run_unchanged_and_tell_where(plan):
-    def table(plan):
-        done = subprocess.run(
-            [sys.executable, "examples/nested_loops.py"],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "PYTHONPATH": ".", "PARMAP_PLAN": str(plan)},
-            capture_output=True,
-            text=True,
-            timeout=GUARD,
-        )
-        assert done.returncode == 0, done.stderr
-        hosts = {line.split()[0] for line in done.stderr.splitlines() if " ran " in line}
-        return done.stdout.splitlines()[:-1], hosts
-
     here, this_one = table("processes(workers=2)")
     there, others = table(plan)
     assert there == here

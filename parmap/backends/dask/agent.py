@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import platform
@@ -202,7 +201,6 @@ class Agent:
         os._exit(code)
 
 
-@functools.cache
 def _memory() -> int:
     import distributed
 

@@ -19,14 +19,14 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_ip
 from tornado.ioloop import PeriodicCallback
 
-from parmap.backends.dask.cluster import Exits
+from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.backends.outstanding import Outstanding
 from parmap.engine.site import Traits
 from parmap.errors import ParmapError, PoolBroken, WorkerDied
 from parmap.worker.values import embedded
 
-__all__ = ["DaskExecutor"]
+__all__ = ["DaskExecutor", "serving"]
 
 # There and back for one task, seconds: Dask gathers messages for 2 to 10 ms before it sends them.
 _ROUND_TRIP = 0.01
@@ -203,6 +203,28 @@ class DaskExecutor(Executor):
             ) from error
         unregister = functools.partial(self._client.unregister_worker_plugin, plugin.name)
         self._closing.insert(0, unregister)
+
+
+def serving(
+    own: Any,
+    setup: Callable[[], object] | None,
+    *,
+    dashboard: bool,
+    exits: Exits | None = None,
+    restarts: bool = False,
+) -> DaskExecutor:
+    """Make an executor on a cluster that was started here, and ends with it.
+
+    Parameters
+    ----------
+    own : distributed.deploy.Cluster
+        The cluster.
+    setup, dashboard, exits, restarts
+        See `DaskExecutor`.
+    """
+    client, close = connected(own, own=True)
+    closing = (*close, own.close)
+    return DaskExecutor(client, closing, setup, dashboard=dashboard, exits=exits, restarts=restarts)
 
 
 class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]

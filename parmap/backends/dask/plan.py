@@ -79,7 +79,7 @@ class Dask(Plan):
         registry.require("distributed", "dask")
         # Imported here: distributed takes half a second.
         from parmap.backends.dask import cluster
-        from parmap.backends.dask.executor import DaskExecutor
+        from parmap.backends.dask.executor import DaskExecutor, serving
 
         if self.client is not None:
             return DaskExecutor(self.client, (), self.initializer)
@@ -88,11 +88,7 @@ class Dask(Plan):
         workers = self.count()
         start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
         own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
-        client, close = cluster.connected(own, own=True)
-        closing = (*close, own.close)
-        return DaskExecutor(
-            client, closing, self.initializer, dashboard=self.dashboard, exits=exits
-        )
+        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits)
 
     @property
     def _found(self) -> bool:
