@@ -234,6 +234,12 @@ class Failure:
         what = type(self.error).__name__ + (f": {head}" if head else "")
         return f"<Failure of element {self.index}: {what}>"
 
+    def _repr_html_(self) -> str:
+        """Show the same in a notebook, with the place and the traceback to unfold."""
+        from parmap.html import details
+
+        return details(repr(self).strip("<>"), f"{self.note}\n\n{self.traceback}")
+
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note once, also to an error that refuses new attributes (a frozen dataclass)."""

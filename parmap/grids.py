@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
+from parmap.html import table
 from parmap.maps import collected
 from parmap.options import MapOptions, settings
 
@@ -159,6 +160,24 @@ class Grid:
         axes = " × ".join(f"{name}={len(axis)}" for name, axis in self.axes.items())
         return f"<Grid of {axes or 'no axes'}: {len(self.values)} values>"
 
+    def _repr_html_(self) -> str:
+        """Show the results as a table: two axes as rows and columns, others one row each."""
+        if len(self.axes) == 2:  # noqa: PLR2004
+            rows, columns = self.axes.values()
+            corner = " \\ ".join(self.axes)
+            lines = [
+                (name, *self.values[i * len(columns) :][: min(len(columns), _SHOWN)])
+                for i, name in enumerate(rows[:_SHOWN])
+            ]
+            head, whole = (corner, *columns[:_SHOWN]), max(self.shape) <= _SHOWN
+        else:
+            points = itertools.product(*self.axes.values())
+            together = zip(points, self.values, strict=True)
+            lines = [(*point, value) for point, value in itertools.islice(together, _SHOWN)]
+            head, whole = (*self.axes, "value"), len(self) <= _SHOWN
+        more = "" if whole else "… not all are shown: .to_frame() gives them all"
+        return table(repr(self).strip("<>"), lines, head, more)
+
 
 def pgrid(
     fn: Callable[..., Any], axes: Mapping[str, Iterable[Any]], /, **options: Unpack[MapOptions]
@@ -213,6 +232,9 @@ def pgrid(
     by_name = ByName(fn, tuple(lists))
     return Grid(lists, tuple(collected(by_name, (points,), settings("pgrid", options), star=True)))
 
+
+# Rows, and columns, that a notebook shows.
+_SHOWN = 20
 
 # NumPy's kinds of numbers and times. Texts stay Python's: an array of them cuts and pads.
 _NUMBERS = "biufcmM"

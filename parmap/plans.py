@@ -6,9 +6,10 @@ A `Plan` is a value. Entering it opens a `Session`, a running thing.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import itertools
 import operator
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -20,6 +21,7 @@ from parmap import registry
 from parmap.cores import available_cores
 from parmap.engine.site import Traits
 from parmap.errors import PlanError
+from parmap.html import table
 from parmap.session import Session
 from parmap.worker import context
 from parmap.worker.values import Budget
@@ -58,6 +60,10 @@ class Plan(ABC):
     traits : Traits
         Facts about the place, for the engine. What `start` gives may have an attribute of this
         name instead, where they are known only then.
+    modules, commands : tuple of str
+        What the plan imports, and runs, that parmap does not bring.
+    install : str
+        What to give to ``pip install`` for the modules.
     """
 
     workers: int | Callable[[], int] | None = None
@@ -67,6 +73,10 @@ class Plan(ABC):
 
     name: ClassVar[str]
     traits: ClassVar[Traits] = Traits()
+    # What a machine must have before the plan can start on it; see `missing`.
+    modules: ClassVar[tuple[str, ...]] = ()
+    commands: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         # Settled here once, so that plans that mean the same are equal.
@@ -76,6 +86,15 @@ class Plan(ABC):
             object.__setattr__(self, "threads_per_worker", threads)
         object.__setattr__(self, "setup", _callable("setup", self.setup))
         object.__setattr__(self, "nested", _nested(self.nested))
+
+    @classmethod
+    def missing(cls) -> str:
+        """Say what this machine lacks for the plan, and what to do; empty if nothing."""
+        modules = [name for name in cls.modules if importlib.util.find_spec(name) is None]
+        if modules:
+            return f"needs {', '.join(modules)}: pip install '{cls.install}'"
+        commands = [name for name in cls.commands if shutil.which(name) is None]
+        return f"needs {', '.join(commands)}, a command that is not here" if commands else ""
 
     @abstractmethod
     def start(self) -> Executor:
@@ -157,13 +176,24 @@ class Plan(ABC):
         levels = [replace(self, nested=()), *self.nested]
         return f"[{', '.join(map(str, levels))}]"
 
+    def __init_subclass__(cls) -> None:
+        """Keep `__repr__`: a dataclass makes its own, of all that is not set, else."""
+        cls.__repr__ = Plan.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Show the plan as the text that makes it."""
+        return f"<Plan {self}>"
+
+    def _repr_html_(self) -> str:
+        """Show the plan, level by level, in a notebook."""
+        rows: list[tuple[str, Any]] = []
+        for depth, level in enumerate([self, *self.nested]):
+            rows.append(("for calls inside of its tasks" if depth else "plan", level.name))
+            rows += _chosen(level)
+        return table("Plan", rows)
+
     def _text(self) -> str:
-        set_ = (
-            (_option(f.name, f.metadata), getattr(self, f.name))
-            for f in fields(self)
-            if f.name != "nested" and getattr(self, f.name) != f.default
-        )
-        options = ", ".join(f"{name}={_written(value)}" for name, value in set_)
+        options = ", ".join(f"{name}={_written(value)}" for name, value in _chosen(self))
         return f"{self.name}({options})" if options else self.name
 
 
@@ -286,6 +316,15 @@ def _set_up(setup: Callable[[], object], nested: tuple[Plan, ...]) -> None:
     # waiting for setup.
     with context.task(nested):
         setup()
+
+
+def _chosen(of: Plan) -> list[tuple[str, Any]]:
+    """Give the options that are not as by default, but for the plans nested in this one."""
+    return [
+        (_option(f.name, f.metadata), getattr(of, f.name))
+        for f in fields(of)
+        if f.name != "nested" and getattr(of, f.name) != f.default
+    ]
 
 
 def _written(value: Any) -> str:

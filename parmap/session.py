@@ -275,6 +275,18 @@ class Session:
         """Show the plan and whether the session is open."""
         return f"<Session of {self.plan}: {'closed' if self._closed else 'open'}>"
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what runs, and where to watch it."""
+        from parmap.html import table
+
+        rows: list[tuple[str, object]] = [("plan", self.plan)]
+        rows += [("state", "closed" if self._closed else "open")]
+        if not self._closed:
+            rows += [("workers", self.workers)]
+        if not self._closed and self.dashboard:
+            rows += [("dashboard", self.dashboard)]
+        return table("Session", rows)
+
 
 def _hold(budget: Budget | None) -> blas.Hold | None:
     if budget is None or budget.threads is None:

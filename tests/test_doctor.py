@@ -1,7 +1,10 @@
 """``python -m parmap doctor``."""
 
 import importlib.metadata
+import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -28,7 +31,7 @@ def told():
 
 
 def test_cores_are_told_with_each_source(told):
-    assert "Cores that this process may use: 1" in told
+    assert "cores that this process may use: 1" in told
     lines = [line.split() for line in told.splitlines()]
     assert ["machine", str(os.cpu_count())] in [line[:2] for line in lines]
     assert ["SLURM_CPUS_PER_TASK", "1", "<-", "the", "least"] in lines
@@ -60,7 +63,7 @@ def test_what_is_not_installed_is_told_and_is_no_fault(monkeypatch, capsys):
     out = capsys.readouterr().out
     for name in ("dask", "ray"):
         line = next(line for line in out.splitlines() if line.split()[:1] == [name])
-        assert "is not installed" in line
+        assert "is not available" in line
         assert f"pip install 'parmap-plans[{name}]'" in line
 
 
@@ -103,9 +106,62 @@ def test_a_library_that_fails_to_import_is_told(monkeypatch, tmp_path):
     (tmp_path / "breaks_when_imported.py").write_text("raise RuntimeError('built for another CPU')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(doctor, "_NATIVE", ("breaks_when_imported",))
-    lines = dict(doctor._libraries())
-    told = "  breaks_when_imported fails to import: RuntimeError: built for another CPU"
+    lines = {found.line: found.fine for found in doctor._libraries()}
+    told = "breaks_when_imported fails to import: RuntimeError: built for another CPU"
     assert lines[told] is False
+
+
+def test_the_same_for_programs(capsys):
+    assert main(["doctor", "--json", "--plan", "threads(workers=1)"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (found,) = told["plans"]
+    assert told["well"] is True
+    assert (found["plan"], found["state"], found["workers"]) == ("threads(workers=1)", "works", 1)
+    assert main(["doctor", "--json", "--plan", "threads(worker=1)"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["well"] is False
+    assert "has no option 'worker'" in told["plans"][0]["why"]
+
+
+def test_all_that_is_found_can_be_told_to_programs(monkeypatch, capsys):
+    monkeypatch.setattr(registry, "names", lambda: ["sequential"])
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["well", "versions", "cores", "libraries", "plans"]
+    assert {"source": "machine", "cores": os.cpu_count()} in told["cores"]
+    assert {found["filepath"] for found in told["libraries"]} == {
+        library.filepath for library in blas.loaded()
+    }
+
+
+def test_plans_are_listed_with_what_they_lack(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "ray" else found(name)
+    )
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "qsub" else name)
+    assert main(["plans"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = {line.split()[0]: place for place, line in enumerate(lines) if line[0] != " "}
+    assert list(at) == registry.names()
+    assert lines[at["processes"]].split(maxsplit=2)[1:] == [
+        "ready",
+        "Worker processes on this machine: for Python code that computes",
+    ]
+    assert lines[at["ray"] + 1].strip() == "needs ray: pip install 'parmap-plans[ray]'"
+    # Its packages may be missing, too, where these tests run.
+    assert lines[at["pbs"]].split(maxsplit=1)[1] == "Workers in jobs of PBS"
+    assert "needs" in lines[at["pbs"] + 1]
+
+
+def test_a_plan_of_another_package_that_is_broken_is_listed(monkeypatch, capsys):
+    def named(name):
+        raise parmap.BackendUnavailable(f"the plan {name!r} fails to import: no such disk")
+
+    monkeypatch.setattr(registry, "names", lambda: ["theirs"])
+    monkeypatch.setattr(registry, "named", named)
+    assert main(["plans"]) == 0
+    assert "fails to import: no such disk" in capsys.readouterr().out
 
 
 def test_a_command_that_there_is_not(capsys):

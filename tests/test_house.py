@@ -22,7 +22,7 @@ FILES = {
 
 # From the ground up; a file may import from its own floor and those below.
 FLOORS = [
-    {"parmap.errors", "parmap.cores", "parmap.events", "parmap.progress", "parmap.sharing"},
+    {f"parmap.{name}" for name in ("errors", "cores", "events", "html", "progress", "sharing")},
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
     | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"},

@@ -36,6 +36,12 @@ def test_run_refuses_a_plan_that_is_none(tmp_path):
     assert "did you mean 'threads'?" in done.stderr
 
 
+def test_run_refuses_a_script_that_is_missing(tmp_path):
+    done = parmap("run", "--plan", "threads", "scirpt.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "there is no file 'scirpt.py': give the script's path\n"
+
+
 def test_doctor_looks_at_one_plan(tmp_path):
     done = parmap("doctor", "--plan", "threads(workers=2)", cwd=tmp_path)
     assert done.returncode == 0

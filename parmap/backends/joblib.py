@@ -46,6 +46,8 @@ class Joblib(Plan):
     backend: str = "loky"
 
     name: ClassVar[str] = "joblib"
+    modules: ClassVar[tuple[str, ...]] = ("joblib",)
+    install: ClassVar[str] = "parmap-plans[joblib]"
 
     def __post_init__(self) -> None:
         super().__post_init__()

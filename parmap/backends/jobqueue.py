@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -91,6 +90,8 @@ class JobQueue(Plan):
     security: bool | None = True
     dashboard: bool = False
 
+    modules: ClassVar[tuple[str, ...]] = ("dask_jobqueue", "distributed", "cryptography")
+    install: ClassVar[str] = f"parmap-plans[{_EXTRA}]"
     # Of `dask_jobqueue`: the module and the class.
     system: ClassVar[str] = ""
 
@@ -165,10 +166,9 @@ class JobQueue(Plan):
     def start(self) -> Executor:
         """Submit the jobs, and wait for the first workers."""
         job = self._job()
-        submit = shlex.split(job.submit_command)[0].rstrip("<")
-        if not shutil.which(submit):
+        if missing := self.missing():
             raise BackendUnavailable(
-                f"the plan {self.name!r} submits jobs by {submit!r}, and here is no such command"
+                f"the plan {self.name!r} {missing}: run the script where jobs are submitted"
             )
         from parmap.backends.dask import jobs
         from parmap.backends.dask.executor import serving
@@ -197,6 +197,7 @@ class PBS(JobQueue):
 
     name: ClassVar[str] = "pbs"
     system: ClassVar[str] = "PBS"
+    commands: ClassVar[tuple[str, ...]] = ("qsub",)
 
 
 class SGE(JobQueue):
@@ -204,6 +205,7 @@ class SGE(JobQueue):
 
     name: ClassVar[str] = "sge"
     system: ClassVar[str] = "SGE"
+    commands: ClassVar[tuple[str, ...]] = ("qsub",)
 
 
 class LSF(JobQueue):
@@ -211,6 +213,7 @@ class LSF(JobQueue):
 
     name: ClassVar[str] = "lsf"
     system: ClassVar[str] = "LSF"
+    commands: ClassVar[tuple[str, ...]] = ("bsub",)
 
 
 class HTCondor(JobQueue):
@@ -218,6 +221,7 @@ class HTCondor(JobQueue):
 
     name: ClassVar[str] = "htcondor"
     system: ClassVar[str] = "HTCondor"
+    commands: ClassVar[tuple[str, ...]] = ("condor_submit",)
 
 
 class OAR(JobQueue):
@@ -225,3 +229,4 @@ class OAR(JobQueue):
 
     name: ClassVar[str] = "oar"
     system: ClassVar[str] = "OAR"
+    commands: ClassVar[tuple[str, ...]] = ("oarsub",)

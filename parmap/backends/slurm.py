@@ -45,6 +45,7 @@ class Slurm(JobQueue):
 
     name: ClassVar[str] = "slurm"
     system: ClassVar[str] = "SLURM"
+    commands: ClassVar[tuple[str, ...]] = ("sbatch",)
 
     @property
     def directives(self) -> dict[str, Any]:

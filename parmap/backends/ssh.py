@@ -70,6 +70,9 @@ class SSH(Plan):
     dashboard: bool = False
 
     name: ClassVar[str] = "ssh"
+    modules: ClassVar[tuple[str, ...]] = ("distributed", "cryptography")
+    commands: ClassVar[tuple[str, ...]] = ("ssh",)
+    install: ClassVar[str] = "parmap-plans[ssh]"
 
     def __post_init__(self) -> None:
         super().__post_init__()

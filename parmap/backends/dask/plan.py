@@ -47,6 +47,8 @@ class Dask(Plan):
     client: Any = None
 
     name: ClassVar[str] = "dask"
+    modules: ClassVar[tuple[str, ...]] = ("distributed",)
+    install: ClassVar[str] = "parmap-plans[dask]"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ Pairs = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Ray(Plan):
-    """Workers of Ray.
+    """Workers of Ray: on this machine, or a cluster that runs already.
 
     A Ray that runs in this process is used, and left running. Else `address` says what to
     connect to; or, without it, a new Ray is started on this machine, and ended with the last
@@ -48,6 +48,8 @@ class Ray(Plan):
     runtime_env: Mapping[str, Any] | Pairs = ()
 
     name: ClassVar[str] = "ray"
+    modules: ClassVar[tuple[str, ...]] = ("ray",)
+    install: ClassVar[str] = "parmap-plans[ray]"
 
     def __post_init__(self) -> None:
         super().__post_init__()

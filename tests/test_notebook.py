@@ -1,0 +1,108 @@
+"""In a notebook: what cells show, the bar, and a cell that is interrupted."""
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+import parmap
+
+ROOT = os.fspath(Path(parmap.__file__).parents[1])
+
+
+class Notebook:
+    """Cells, run one by one in a kernel of their own."""
+
+    def __init__(self, folder):
+        self.client = nbclient.NotebookClient(
+            nbformat.v4.new_notebook(), timeout=60, resources={"metadata": {"path": str(folder)}}
+        )
+
+    def run(self, code):
+        """Run a cell; give what it shows."""
+        cell = nbformat.v4.new_code_cell(code)
+        self.client.nb.cells.append(cell)
+        return self.client.execute_cell(cell, len(self.client.nb.cells) - 1).outputs
+
+    def interrupt(self):
+        """Press the button with the square."""
+        asyncio.run(self.client.km._async_interrupt_kernel())
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+    monkeypatch.delenv("PARMAP_PLAN", raising=False)
+    book = Notebook(tmp_path)
+    with book.client.setup_kernel():
+        yield book
+
+
+def shown(outputs, kind="text/html"):
+    (output,) = outputs
+    return output["data"][kind]
+
+
+def test_values_are_shown_as_tables(notebook):
+    notebook.run("import parmap")
+    html = shown(notebook.run("parmap.plan(['processes(workers=2)', 'threads'])"))
+    assert "<td" in html
+    assert "inside of its tasks" in html
+    html = shown(
+        notebook.run(
+            "grid = parmap.pgrid(lambda n, m: n / m, {'n': [1, 2], 'm': [4, 0]}, errors='return')\n"
+            "grid"
+        )
+    )
+    assert "0.25" in html
+    assert "ZeroDivisionError" in html
+    html = shown(notebook.run("grid[0, 1]"))
+    assert html.startswith("<details><summary>Failure of element 1: ZeroDivisionError")
+    assert "Traceback" in html
+    html = shown(
+        notebook.run("with parmap.plan('threads', workers=3) as session:\n    display(session)")
+    )
+    assert "threads(workers=3)" in html
+    assert "open" in html
+
+
+def test_the_bar_is_a_widget(notebook):
+    notebook.run("import parmap\nparmap.set_plan('processes', workers=2)")
+    (bar,) = notebook.run("_ = parmap.pmap(abs, range(100), progress=True, label='tries')")
+    assert "application/vnd.jupyter.widget-view+json" in bar["data"]
+    assert "100/100" in str(notebook.client.widget_state)
+
+
+# Threads let finish what runs; processes are ended, and replaced.
+@pytest.mark.parametrize(("plan", "naps"), [("threads", 20), ("processes", 600)])
+def test_an_interrupted_cell_leaves_the_session_usable(notebook, plan, naps, tmp_path):
+    notebook.run(
+        "import pathlib, time, parmap\n"
+        f"parmap.set_plan({plan!r}, workers=2)\n"
+        "def slow(x):\n"
+        "    pathlib.Path('begun').touch()\n"
+        f"    for _ in range({naps}):\n"
+        "        time.sleep(0.1)\n"
+    )
+    begun = tmp_path / "begun"
+    ended = threading.Event()
+
+    def press():
+        while not begun.exists() and not ended.wait(0.02):
+            pass
+        notebook.interrupt()
+
+    button = threading.Thread(target=press)
+    button.start()
+    try:
+        with pytest.raises(nbclient.exceptions.CellExecutionError, match="KeyboardInterrupt"):
+            notebook.run("parmap.pmap(slow, range(8), chunks=1)")
+    finally:
+        ended.set()
+        button.join()
+    outputs = notebook.run("parmap.pmap(abs, [-1, -2, -3])")
+    assert shown(outputs, "text/plain") == "[1, 2, 3]"
