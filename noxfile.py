@@ -55,12 +55,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.12")
 def engines(session: nox.Session) -> None:
-    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel.
+    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel, and the pages' code.
 
-    And on the plan that depends on the interpreter most, for this Python is the one between.
+    And the suite on the plan that depends on the interpreter most, for this Python is the one
+    between.
     """
     session.install(".[test,engines]")
-    what = session.posargs or ["tests/engines", "tests/test_processes.py"]
+    pages = ("tests/test_pages.py", "docs/howto/test_futures_plan.py")
+    what = session.posargs or ["tests/engines", "tests/test_processes.py", *pages]
     # A test that kills many workers waits for as many new ones, here beside other engines.
     session.run("pytest", *_TWO, "--timeout", "300", *what)
 

@@ -269,7 +269,7 @@ KillWait=5
 MinJobAge=600
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=1000,sched_interval=2,bf_interval=2
 {nodes}
-PartitionName=debug Nodes=ALL Default=YES DefaultTime=60 MaxTime=24:00:00 State=UP
+PartitionName=normal Nodes=ALL Default=YES DefaultTime=60 MaxTime=24:00:00 State=UP
 """)
     _munge()
     run("slurmctld", "-c")

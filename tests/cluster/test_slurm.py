@@ -222,11 +222,11 @@ def test_wrong_options_are_refused(options, says):
 @outside
 def test_the_script_is_shown(tmp_path):
     plan = parmap.plan(
-        "slurm", cores=4, memory="3GB", time="2:00:00", partition="debug", account="me",
+        "slurm", cores=4, memory="3GB", time="2:00:00", partition="normal", account="me",
         extra=["--constraint=fast"], prologue=["module load python"], folder=os.fspath(tmp_path),
     )  # fmt: skip
     script = plan.script()
-    for line in ("--cpus-per-task=4", "--mem=3G", "-t 2:00:00", "-p debug", "-A me"):
+    for line in ("--cpus-per-task=4", "--mem=3G", "-t 2:00:00", "-p normal", "-A me"):
         assert f"#SBATCH {line}\n" in script
     assert "#SBATCH --constraint=fast\n" in script
     assert "module load python\n" in script

@@ -1,7 +1,7 @@
 """Frames in shared memory: written once, mapped by whoever is sent the descriptor.
 
 For values that many workers read, and for arguments so large that a second copy, on its way
-through a socket, would hurt. docs/decisions/shared-memory.md says what was measured.
+through a socket, would hurt. docs/explanation/decisions/shared-memory.md says what was measured.
 """
 
 from __future__ import annotations
