@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[1]
 
 
-def table(example, plan):
+def table(example, plan, *flags):
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / example],
+        [sys.executable, ROOT / "examples" / example, *flags],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PARMAP_PLAN": plan},
         capture_output=True,
         text=True,
@@ -33,6 +34,7 @@ def table(example, plan):
     [
         ("cross_validation.py", 5),
         ("nested_loops.py", 4),
+        ("one_big_model.py", 2 + sum(map(bool, map(find_spec, ("jax", "torch"))))),
         ("simulation.py", 4),
         ("strata.py", 9),
         ("three_models.py", 4),
@@ -44,3 +46,10 @@ def test_an_example_prints_the_same_table_on_every_plan(example, lines):
     one, *others = [table(example, plan) for plan in plans]
     assert len(one) == lines
     assert others == [one, one]
+
+
+def test_the_picture_of_who_waited_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "waits.png"
+    table("uneven_methods.py", "processes(workers=2)", "--picture", os.fspath(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
