@@ -74,7 +74,10 @@ class Grid:
         """
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) > len(self.axes):
-            raise IndexError(f"{len(keys)} indices for a grid of {len(self.axes)} axes")
+            raise IndexError(
+                f"{len(keys)} indices for a grid of {len(self.axes)} axes: give one for each axis, "
+                "or fewer"
+            )
         keys = (*keys, *[slice(None)] * (len(self.axes) - len(keys)))
         places = [
             range(size)[k] if isinstance(k, slice) else (range(size)[k],)

@@ -168,8 +168,9 @@ class RollCall:
         if ticket is not None and (line.task > 0 or exitcode != 0):
             ticket.settle(None, WorkerDied(line.pid, exitcode))
         if getattr(self._pool, "_state", None) == "TERMINATE":
+            why = "the adopted pool was terminated by its owner: make another, and adopt that"
             for ticket in all_:
-                ticket.settle(None, PoolBroken("the adopted pool was terminated by its owner"))
+                ticket.settle(None, PoolBroken(why))
 
 
 def _named() -> tuple[str, str]:

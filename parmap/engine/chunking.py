@@ -97,7 +97,9 @@ class Policy:
             return [float(self.cost(*row)) for row in rows]
         assert self.cost is not None
         if len(self.cost) != len(rows):
-            raise ValueError(f"cost= has {len(self.cost)} numbers for {len(rows)} elements")
+            raise ValueError(
+                f"cost= has {len(self.cost)} numbers for {len(rows)} elements: give one for each"
+            )
         return [float(cost) for cost in self.cost]
 
     def paced(self, round_trip: float) -> Policy:  # noqa: ARG002

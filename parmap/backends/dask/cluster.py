@@ -228,7 +228,10 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
         direct = True if own else None
         client = distributed.Client(where, set_as_default=False, direct_to_workers=direct)
     except (OSError, TimeoutError) as error:
-        raise PoolBroken(f"no scheduler of Dask answers at {where}: {error}") from error
+        raise PoolBroken(
+            f"no scheduler of Dask answers at {where}: does it run there, and can this machine "
+            f"reach it? ({error})"
+        ) from error
     streams = [getattr(client, "scheduler_comm", None)]
     if own:
         # Every two seconds it has workers drop what others have, too: what was placed on all

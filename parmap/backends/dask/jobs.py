@@ -169,7 +169,9 @@ def started(
             here.sync(here._correct_state)  # noqa: SLF001 - as `scale` does, with its one kind
         except RuntimeError as error:
             here.close()
-            raise PoolBroken(f"a job cannot be submitted: {error}") from error
+            raise PoolBroken(
+                f"a job cannot be submitted (plan.script() shows it): {error}"
+            ) from error
         except BaseException:
             here.close()
             raise

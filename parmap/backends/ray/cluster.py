@@ -66,7 +66,10 @@ def enter(ray: Any, plan: Any) -> tuple[Callable[[], None], bool]:
             return _nothing, False
         elif plan.address not in (None, _life.address):
             where = _life.address or "this machine"
-            raise PlanError(f"address={plan.address!r}: another session uses Ray at {where}")
+            raise PlanError(
+                f"address={plan.address!r}: another session uses Ray at {where}, and a process can "
+                "use one Ray at a time: leave that session first"
+            )
         _life.users += 1
         return functools.partial(_leave, ray, _life), not found and address is None
 

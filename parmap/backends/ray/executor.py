@@ -207,7 +207,7 @@ class RayExecutor(Executor):
 
     def _settle_all(self) -> None:
         """Resolve futures as tasks end: the one place that does."""
-        lost = PoolBroken("Ray was shut down while tasks were out")
+        lost = PoolBroken("Ray was shut down while tasks were out: enter the plan again")
         closing = False
         while not closing or self._stopped:
             if self._stopped:
