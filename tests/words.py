@@ -41,7 +41,7 @@ def messages() -> Iterator[tuple[str, str, str]]:
 def _makes_a_message(call: ast.Call) -> bool:
     name = _name(call.func)
     exceptions = name.endswith("Error") or name in errors.__all__
-    return (exceptions or name in _WARN) and name not in {"add_note"}
+    return (exceptions or name in _WARN) and name != "add_note"
 
 
 def _name(func: ast.expr) -> str:
