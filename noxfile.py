@@ -74,4 +74,6 @@ def cluster(session: nox.Session) -> None:
     Where that cannot be done, it says why, and skips.
     """
     session.install(".[test,ssh,slurm]")
-    session.run("pytest", "--timeout", "400", *(session.posargs or ["tests/cluster"]))
+    # Each file has hosts of its own.
+    apart = ("-n", "2", "--dist", "loadfile")
+    session.run("pytest", *apart, "--timeout", "400", *(session.posargs or ["tests/cluster"]))

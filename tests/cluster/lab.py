@@ -18,6 +18,7 @@ takes a whole node.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -28,15 +29,18 @@ import tempfile
 import time
 from pathlib import Path
 
-FOLDER = Path(tempfile.gettempdir()) / "parmap-lab"
+# Tests that run at a time have a lab each; Slurm's files are the machine's, so one of them has it.
+LAB = int("0" + os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw"))
+FOLDER = Path(tempfile.gettempdir()) / f"parmap-lab{LAB}"
 NODES = ("node1", "node2", "node3")
 CORES, MEMORY = 4, 4000  # of each node, as Slurm has it; MiB
 PACKAGES = {
     "ssh": ("openssh-server", "openssh-client", "iproute2", "procps"),
     "slurm": ("munge", "slurmctld", "slurmd", "slurm-client"),
 }
-_BRIDGE, _NET = "parmap0", "10.78.0"
-_HEAD = f"{_NET}.1"
+_BRIDGE, _NET = f"parmap{LAB}", f"10.78.{LAB}"
+HEAD = f"{_NET}.1"  # this machine, as the hosts see it
+ADDRESSES = {node: f"{_NET}.1{number}" for number, node in enumerate(NODES, 1)}
 _SLURM = Path("/etc/slurm/slurm.conf")
 _MARK = "# written by parmap's lab"
 _PATIENCE = 20.0  # seconds
@@ -88,9 +92,15 @@ def install(kind: str) -> None:
         raise Unavailable("only root can make network namespaces")
     if not shutil.which("apt-get"):
         raise Unavailable("no apt-get here: it wants Debian")
+    with open(Path(tempfile.gettempdir()) / "parmap-lab.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
+        _install(PACKAGES[kind])
+
+
+def _install(packages: tuple[str, ...]) -> None:
     known = "${db:Status-Status}"
     query = ("dpkg-query", "-W", "-f", known)
-    missing = [name for name in PACKAGES[kind] if run(*query, name, check=False) != "installed"]
+    missing = [name for name in packages if run(*query, name, check=False) != "installed"]
     if not missing:
         return
     policy = Path("/usr/sbin/policy-rc.d")
@@ -121,32 +131,31 @@ def up() -> Path:
         run("ip", "link", "add", _BRIDGE, "type", "bridge")
     except RuntimeError as error:
         raise Unavailable(f"no bridge can be made: {error}") from error
-    run("ip", "addr", "add", f"{_HEAD}/24", "dev", _BRIDGE)
+    run("ip", "addr", "add", f"{HEAD}/24", "dev", _BRIDGE)
     run("ip", "link", "set", _BRIDGE, "up")
     for key in ("host_key", "user_key"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", FOLDER / key)
     shutil.copy(FOLDER / "user_key.pub", FOLDER / "authorized_keys")
-    addresses = {node: f"{_NET}.1{number}" for number, node in enumerate(NODES, 1)}
-    lines = ["127.0.0.1 localhost", f"{_HEAD} {socket.gethostname()}"]
-    lines += [f"{address} {node}" for node, address in addresses.items()]
+    lines = ["127.0.0.1 localhost", f"{HEAD} {socket.gethostname()}"]
+    lines += [f"{address} {node}" for node, address in ADDRESSES.items()]
     (FOLDER / "hosts").write_text("\n".join(lines) + "\n")
     public = (FOLDER / "host_key.pub").read_text().rsplit(" ", 1)[0]
-    known = [f"{node},{address} {public}\n" for node, address in addresses.items()]
+    known = [f"{node},{address} {public}\n" for node, address in ADDRESSES.items()]
     (FOLDER / "known_hosts").write_text("".join(known))
     config = FOLDER / "config"
     config.write_text(
-        "".join(f"Host {node}\n  HostName {at}\n" for node, at in addresses.items())
+        "".join(f"Host {node}\n  HostName {at}\n" for node, at in ADDRESSES.items())
         + f"Host *\n  User root\n  IdentityFile {FOLDER}/user_key\n  IdentitiesOnly yes\n"
         f"  UserKnownHostsFile {FOLDER}/known_hosts\n  StrictHostKeyChecking yes\n"
     )
-    for node, address in addresses.items():
+    for node, address in ADDRESSES.items():
         _boot(node, address)
     return config
 
 
 def _boot(node: str, address: str) -> None:
     """Start a host: its first process is an sshd."""
-    namespace, cable = f"parmap-{node}", f"pm-{node}"
+    namespace, cable = f"{_BRIDGE}-{node}", _cable(node)
     run("ip", "netns", "add", namespace)
     run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace)
     run("ip", "link", "set", cable, "master", _BRIDGE, "up")
@@ -154,7 +163,7 @@ def _boot(node: str, address: str) -> None:
     run(*inside, "addr", "add", f"{address}/24", "dev", "eth0")
     for link in ("lo", "eth0"):
         run(*inside, "link", "set", link, "up")
-    run(*inside, "route", "add", "default", "via", _HEAD)
+    run(*inside, "route", "add", "default", "via", HEAD)
     (FOLDER / f"{node}.sshd").write_text(
         f"ListenAddress {address}\nHostKey {FOLDER}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {FOLDER}/authorized_keys\nPasswordAuthentication no\n"
@@ -213,12 +222,16 @@ def leftovers(node: str) -> list[int]:
 
 def cut(node: str) -> None:
     """Pull a host's cable: packets vanish, and nobody is told."""
-    run("ip", "link", "set", f"pm-{node}", "down")
+    run("ip", "link", "set", _cable(node), "down")
 
 
 def join(node: str) -> None:
     """Put the cable back."""
-    run("ip", "link", "set", f"pm-{node}", "up")
+    run("ip", "link", "set", _cable(node), "up")
+
+
+def _cable(node: str) -> str:
+    return f"pm{LAB}-{node}"
 
 
 # -- Slurm ---------------------------------------------------------------------------------
@@ -237,13 +250,13 @@ def slurm() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.chown(folder, "slurm", "slurm")
     nodes = "\n".join(
-        f"NodeName={node} NodeAddr={_NET}.1{number} CPUs={CORES} RealMemory={MEMORY}"
-        for number, node in enumerate(NODES, 1)
+        f"NodeName={node} NodeAddr={address} CPUs={CORES} RealMemory={MEMORY}"
+        for node, address in ADDRESSES.items()
     )
     _SLURM.parent.mkdir(exist_ok=True)
     _SLURM.write_text(f"""{_MARK}
 ClusterName=lab
-SlurmctldHost={socket.gethostname()}({_HEAD})
+SlurmctldHost={socket.gethostname()}({HEAD})
 SlurmUser=slurm
 AuthType=auth/munge
 CredType=cred/munge
@@ -307,7 +320,8 @@ def _munge() -> None:
 
 def down() -> None:
     """End all of it."""
-    if (FOLDER / "slurm").exists():
+    slurm_is_ours = (FOLDER / "slurm").exists()
+    if slurm_is_ours:
         jobs = run("squeue", "-h", "-o", "%A", check=False).split()
         if jobs:
             run("scancel", *jobs, check=False)
@@ -322,15 +336,15 @@ def down() -> None:
         child.wait()
     _children.clear()
     for name in run("ip", "netns", "list", check=False).splitlines():
-        if name.startswith("parmap-node"):
+        if name.startswith(f"{_BRIDGE}-"):
             run("ip", "netns", "del", name.split()[0])
     for node in NODES:
-        run("ip", "link", "del", f"pm-{node}", check=False)
+        run("ip", "link", "del", _cable(node), check=False)
     run("ip", "link", "del", _BRIDGE, check=False)
-    if _SLURM.exists() and _MARK in _SLURM.read_text():
-        _SLURM.unlink()
-    for folder in Path("/var/lib/slurm").glob("parmap*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    if slurm_is_ours:
+        _SLURM.unlink(missing_ok=True)
+        for folder in Path("/var/lib/slurm").glob("parmap*"):
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 

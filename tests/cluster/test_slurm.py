@@ -13,6 +13,7 @@ from parmap.testing import PlanContract
 from tests.cluster import lab, strangers
 from tests.cluster.nested import table
 from tests.cluster.tasks import waited
+from tests.pages import scripts
 
 pytest.importorskip("dask_jobqueue")
 
@@ -74,6 +75,16 @@ def test_the_suite_passes_inside_of_a_job(slurm, tmp_path):
     said = out.read_text()
     assert done.returncode == 0, said
     assert "193 passed" in said.splitlines()[-1]
+
+
+@outside
+@pytest.mark.parametrize("script", [s for s in scripts() if s.on_a_cluster], ids=str)
+@pytest.mark.usefixtures("slurm")
+def test_code_of_the_pages_runs_as_it_stands(script, hosts, tmp_path):
+    # As in a user's configuration, so that "ssh" alone leads to the hosts.
+    (tmp_path / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/{hosts} "$@"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    script.run(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
 
 
 # -- faults --------------------------------------------------------------------------------

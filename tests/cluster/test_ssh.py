@@ -158,8 +158,8 @@ def test_nothing_listens_on_more_than_it_must(plan):
             if connection.status == psutil.CONN_LISTEN
         }
         ours = there() - before
-    assert here == {"127.0.0.1", "10.78.0.1"}
-    assert {at.rpartition(":")[0] for at in ours} == {"127.0.0.1", "10.78.0.11"}
+    assert here == {"127.0.0.1", lab.HEAD}
+    assert {at.rpartition(":")[0] for at in ours} == {"127.0.0.1", lab.ADDRESSES["node1"]}
 
 
 def test_no_security_is_warned_of(plan):
@@ -204,7 +204,7 @@ def test_the_reason_is_told(plan, options, why):
     config = lab.FOLDER / "config"
     options = {k: v.format(config=config) if isinstance(v, str) else v for k, v in options.items()}
     if options.get("ssh", "").startswith("ssh -o"):
-        options["hosts"] = ["10.78.0.11"]
+        options["hosts"] = [lab.ADDRESSES["node1"]]
     with pytest.raises(parmap.PoolBroken, match=f"hosts cannot be used(.|\n)*{why}"):
         plan.replace(**options).start()
 
