@@ -98,8 +98,8 @@ WORKLOAD = Workload(
     name="uneven",
     what="16 tasks, four of them of 80 ms and the rest of 20 ms, in four orders, and tasks of "
     "lognormal length, 5 ms on average: the least time that two workers can take, by the time "
-    "they took. Peers get the tasks one by one. The first row is arithmetic: what taking the "
-    "next task at no cost would give.",
+    "they took; 1 is the best. Peers get the tasks one by one. Without overhead is arithmetic: "
+    "what taking the next task at no cost would give.",
     cases=cases,
     trial=trial,
     packages={KNOWN: "parmap"},
