@@ -77,3 +77,13 @@ def cluster(session: nox.Session) -> None:
     # Each file has hosts of its own.
     apart = ("-n", "2", "--dist", "loadfile")
     session.run("pytest", *apart, "--timeout", "400", *(session.posargs or ["tests/cluster"]))
+
+
+@nox.session(python="3.12")
+def bench(session: nox.Session) -> None:
+    """Measure parmap and its peers side by side, and write docs/benchmarks; for a quiet machine.
+
+    Arguments after ``--`` go to the command: ``nox -s bench -- --quick --only fine``.
+    """
+    session.install(".[bench]")
+    session.run("python", "-m", "benchmarks", *session.posargs)

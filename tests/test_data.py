@@ -34,7 +34,7 @@ from tests.test_pool_endurance import _holdings, _Killer, _until
 
 # A hang guard, and no measure of speed.
 _GUARD = 60
-# Bytes of the arrays whose copies are counted. benchmarks/memory.py counts those of 400 MB.
+# Bytes of the arrays whose copies are counted. `nox -s bench` counts those of 400 MB.
 COPY = 100 << 20
 # The least that goes the same way.
 _LITTLE = 2 << 20

@@ -1,0 +1,6 @@
+"""The workloads, one a file; each is imported alone, by name."""
+
+NAMES = (
+    *("fine", "latency", "cold", "uneven", "millis", "constant", "results", "buffers", "blas"),
+    *("generator", "graph", "engines", "killed"),
+)
