@@ -68,6 +68,8 @@ class Placed:
         What limits native libraries in this process as long as the call runs.
     star : bool, default False
         Whether a chunk's elements are rows of arguments.
+    carried : bool, default False
+        Whether the job itself travels with each chunk: nothing has been put anywhere.
     """
 
     job: Any
@@ -75,6 +77,11 @@ class Placed:
     handles: tuple[Shared[Any], ...] = ()
     hold: blas.Hold | None = None
     star: bool = False
+    carried: bool = False
+
+
+# Bytes of a job that may travel several times.
+_CARRIED = 1 << 14
 
 
 class Session:
@@ -152,14 +159,21 @@ class Session:
             self._place_value(handle)
         return handle
 
-    def place(self, job: Job) -> Placed:
-        """Put a job where every worker reaches it."""
+    def place(self, job: Job, chunks: int | None = None) -> Placed:
+        """Put a job where every worker reaches it.
+
+        One for no more chunks than there are workers, if it is small, travels with each.
+        """
         self.check()
         if self.traits.shares_memory:
             return Placed(job, hold=_hold(job.budget))
         if not self.traits.places:
             return Placed(embedded(job), star=job.star)
         if not handles_exist():
+            if self.traits.copies and chunks is not None and chunks <= self.workers:
+                packed = Embedded(None, pack(job, "", views=True))
+                if packed.parcel.size <= _CARRIED:
+                    return Placed(packed, star=job.star, carried=True)
             return Placed(self.executor.put(job), star=job.star)
         trip = Trip(self._place_value)
         with travelling(trip):
@@ -225,7 +239,7 @@ class Session:
         """Forget a placed job."""
         if placed.hold is not None:
             blas.release(placed.hold)
-        if self.traits.places and not self._closed:
+        if self.traits.places and not placed.carried and not self._closed:
             self.executor.drop(placed.job)
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:

@@ -67,7 +67,7 @@ class HandSite:
     abandoned: list[Future] = field(default_factory=list)
     refuse: Callable[[Chunk], None] = lambda chunk: None
 
-    def place(self, job: Job) -> Job:
+    def place(self, job: Job, chunks: int | None = None) -> Job:
         return job
 
     def send(self, placed: Job, chunk: Chunk) -> Future:

@@ -563,12 +563,12 @@ def _whole(inbox):
     return [(kind, key, list(map(bytes, frames))) for kind, key, frames in iter(inbox.read, None)]
 
 
-@given(messages=_MESSAGES, chance=st.randoms(use_true_random=False))
-def test_messages_survive_any_cutting(messages, chance):
+@given(messages=_MESSAGES, together=st.booleans(), chance=st.randoms(use_true_random=False))
+def test_messages_survive_any_cutting(messages, together, chance):
     """However the stream is cut on its way, the same messages come, and then the end."""
     tape = _Tape(chance)
-    for message in messages:
-        send(tape, *message)
+    for batch in [messages] if together else [[message] for message in messages]:
+        send(tape, *batch)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         inbox, found, rest = Inbox(theirs, blocking=False), [], memoryview(tape.data)
@@ -587,7 +587,7 @@ def test_an_inbox_fed_byte_by_byte():
     """A message is given with its last byte, and not before."""
     message = (Kind.TASK, 3, [b"head", b"", b"buffer"])
     tape = _Tape(random.Random(0))
-    send(tape, *message)
+    send(tape, message)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         inbox = Inbox(theirs, blocking=False)
@@ -603,7 +603,7 @@ def test_messages_that_come_in_one_piece():
     messages = [(Kind.RESULT, i, [b"x" * i] * i) for i in range(50)]
     tape = _Tape(random.Random(0))
     for message in messages:
-        send(tape, *message)
+        send(tape, message)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(tape.data)
@@ -615,7 +615,7 @@ def test_messages_that_come_in_one_piece():
 def test_a_channel_that_ends_in_the_middle_of_a_message(cut):
     """The end of the channel is told, and half a message never given."""
     tape = _Tape(random.Random(0))
-    send(tape, Kind.RESULT, 0, [b"x" * 10, b"y" * 100_000])
+    send(tape, (Kind.RESULT, 0, [b"x" * 10, b"y" * 100_000]))
     ours, theirs = socket.socketpair()
     with theirs:
         ours.sendall(tape.data[:cut])
@@ -631,7 +631,7 @@ def test_sending_and_reading_at_once():
     with ours, theirs, futures.ThreadPoolExecutor(1) as threads:
         for frames in (encode(value, "value"), encode_result(value)):
             assert len(frames) > 1024
-            sending = threads.submit(send, ours, Kind.TASK, 5, frames)
+            sending = threads.submit(send, ours, (Kind.TASK, 5, frames))
             kind, key, came = Inbox(theirs, blocking=True).read()
             sending.result(_GUARD)
             assert (kind, key) == (Kind.TASK, 5)

@@ -146,7 +146,7 @@ class Call:
         site, workers = self._site, self._site.workers
         policy = self._settings.policy.paced(site.traits.round_trip)
         cutter = self._feed.cutter(policy, workers, lists=site.traits.shares_memory)
-        placed = site.place(self._job)
+        placed = site.place(self._job, self._feed.total)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
             moved = True

@@ -40,7 +40,7 @@ def single(
         star=True,
         root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
-    placed, where = site.place(job), users_line()
+    placed, where = site.place(job, 1), users_line()
     outer: Future[Any] = Future()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:

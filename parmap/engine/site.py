@@ -77,8 +77,11 @@ class Site(Protocol):
     def nested(self) -> tuple[Any, ...]:
         """The plans for calls inside the tasks."""
 
-    def place(self, job: Job) -> Any:
-        """Put a job where every worker reaches it; the handle is for `send` and `drop`."""
+    def place(self, job: Job, chunks: int | None = None) -> Any:
+        """Put a job where every worker reaches it; the handle is for `send` and `drop`.
+
+        It is for at most so many chunks, if that is known.
+        """
 
     def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from parmap import sharing
 from parmap.cores import available_cores
-from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
+from parmap.worker.parcel import PackedError, Parcel, by_fields, pack, unpack, unpack_error
 from parmap.worker.rng import Root
 
 __all__ = [
@@ -35,6 +35,8 @@ class Origin:
 
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+
+    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Budget:
     exact: bool = False
     lent: bool = False
     among: int | None = None
+
+    __reduce__ = by_fields
 
     def here(self) -> Budget:
         """Settle it on the worker's own node."""
@@ -137,6 +141,8 @@ class Job:
     budget: Budget | None = None
     sent_at_once: bool = False
 
+    __reduce__ = by_fields
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -159,6 +165,8 @@ class Chunk:
     indices: Sequence[int] = ()
     seconds: float | None = None
 
+    __reduce__ = by_fields
+
     def __len__(self) -> int:
         """Count the elements."""
         return len(self.columns[0])
@@ -175,6 +183,8 @@ class Misfire:
 
     offset: int
     error: PackedError
+
+    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +214,8 @@ class Outcome:
     origin: Origin
     unreadable: PackedError | None = None
     touched: tuple[str, ...] = ()
+
+    __reduce__ = by_fields
 
     def unpacked(self) -> list[Any]:
         """Give the results.

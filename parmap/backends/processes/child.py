@@ -18,6 +18,7 @@ from parmap.backends.processes.wire import (
     Buffer,
     Inbox,
     Kind,
+    Place,
     Reference,
     decode,
     encode_result,
@@ -87,14 +88,16 @@ class _Child:
                     answer = self._perform(frames)
                     del frames
                     flush()
-                    send(self._channel, answer[0], key, answer[1])
+                    send(self._channel, (answer[0], key, answer[1]))
                     del answer
                 case Kind.PLACE:
                     self._placed[key] = _Placed(frames)
                 case Kind.DROP:
                     self._placed.pop(key, None)
                 case Kind.SETUP:
-                    send(self._channel, *_setup(frames))
+                    send(self._channel, _setup(frames))
+                case Kind.SETTLE:
+                    _settle(decode(frames))
 
     def _perform(self, frames: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:
         """Run a task; give the answer."""
@@ -127,8 +130,7 @@ class _Child:
 class _Placed:
     """A placed value, unpickled when a task first asks for it: so its error is that task's.
 
-    Frame 0 holds the parent's surroundings at the time, which the value may need. The value's
-    arrays cannot be written to: all tasks share them, and some of them all workers.
+    Its arrays cannot be written to: all tasks share them, and some of them all workers.
     """
 
     def __init__(self, frames: Sequence[Buffer]) -> None:
@@ -137,9 +139,8 @@ class _Placed:
 
     def value(self) -> Any:
         if self._frames is not None:
-            _settle(*decode(self._frames[:1]))
             try:
-                self._value = decode([memoryview(f).toreadonly() for f in self._frames[1:]])
+                self._value = decode([memoryview(f).toreadonly() for f in self._frames])
             except Exception as error:
                 from parmap.worker import culprit
 
@@ -165,12 +166,12 @@ def _setup(frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
     return Kind.READY, 0, ()
 
 
-def _settle(path: list[str], directory: str | None) -> None:
-    sys.path[:] = path
-    if directory is not None:
+def _settle(place: Place) -> None:
+    sys.path[:] = place.path
+    if place.directory is not None:
         # Gone meanwhile, or closed to us: a task that needs it will say so.
         with contextlib.suppress(OSError):
-            os.chdir(directory)
+            os.chdir(place.directory)
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:

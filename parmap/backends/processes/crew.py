@@ -127,7 +127,7 @@ class Crew:
                 self._zygote.fork(number, theirs, notes)
         worker = Worker(number, ours, notes, self._inherited)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
-        worker.send(Kind.SETUP, 0, self._setup)
+        worker.send((Kind.SETUP, 0, self._setup))
         self.desk.enlist(worker)
 
     def _hear_wake(self) -> None:

@@ -15,13 +15,15 @@ from typing import Any
 
 from parmap.backends.processes.child import heirlooms
 from parmap.backends.processes.records import Task, Worker
-from parmap.backends.processes.wire import Buffer, Frame, Reference, kept
+from parmap.backends.processes.wire import Buffer, Frame, Reference, kept, size
 from parmap.errors import ParmapError, SessionClosed
 
 __all__ = ["Desk"]
 
 # Placed values of more bytes than this go through shared memory, for all workers at once.
 _LARGE = 1 << 20
+# Of fewer bytes than this a worker may keep what nobody needs any more.
+_SMALL = 1 << 16
 # After an interrupt, how long a task may take to notice it before its worker is killed.
 _GRACE = 0.5
 # How long a worker may take to leave when asked to.
@@ -131,13 +133,17 @@ class Desk:
         return Reference(key)
 
     def drop(self, key: int) -> None:
-        """Forget a placed value; a busy worker hears of it with its next task."""
+        """Forget a placed value; a worker hears of it with its next task, if it is a small one.
+
+        To wake an idle one for a few bytes would cost more than they do.
+        """
         if self.foreign:
             return
         with self._lock:
             heirlooms.pop(key, None)
-            self._placed.pop(key, None)
-            for worker in self._idle:
+            frames = self._placed.pop(key, ())
+            small = sum(map(size, frames)) <= _SMALL
+            for worker in () if small else self._idle:
                 # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
                 worker.forget(key)
 

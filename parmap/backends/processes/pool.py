@@ -14,7 +14,7 @@ from typing import Any
 from parmap.backends.processes.crew import Crew
 from parmap.backends.processes.records import Task
 from parmap.backends.processes.system import unforked
-from parmap.backends.processes.wire import Reference, encode
+from parmap.backends.processes.wire import Place, Reference, encode, encode_call
 from parmap.errors import SerializationError
 from parmap.worker import blas
 from parmap.worker.values import Budget
@@ -58,6 +58,7 @@ class ProcessExecutor(Executor):
         _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
         self._crew = Crew(max_workers, setup, start)
         self._desk = self._crew.desk
+        self._place = Place.here()
         self._beginning = threading.Lock()  # of a crew: by one thread, once
         # Forks are made when the first task comes, so that they have what it refers to.
         self._forks = start == "fork"
@@ -77,24 +78,23 @@ class ProcessExecutor(Executor):
         self._begin()
         keys = tuple(arg.key for arg in args if type(arg) is Reference)
         try:
-            frames = encode((fn, args, kwargs), "call")
+            frames = encode_call(fn, args, kwargs)
         except SerializationError as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        self._desk.take(Task(future, frames, keys))
+        here = Place.here()
+        if here != self._place:  # else it is the very one that the workers know
+            self._place = here
+        self._desk.take(Task(future, frames, keys, self._place))
         return future
 
     def put(self, value: Any, what: str = "") -> Reference:
         """Place a value; a reference to it may stand among the arguments of `submit`.
 
-        `what` begins the path in an error's message.
-
-        The surroundings go with it: a script may have changed its directory, or where it
-        imports from, since the workers started. Arrays are read-only in the workers.
+        `what` begins the path in an error's message. Arrays are read-only in the workers.
         """
-        frames = [*encode(_surroundings(), "sys.path"), *encode(value, what)]
-        return self._desk.put(frames, inherit=self._forks and not self._crew.begun)
+        return self._desk.put(encode(value, what), inherit=self._forks and not self._crew.begun)
 
     def drop(self, reference: Reference) -> None:
         """Forget a placed value, here and in the workers."""
@@ -126,13 +126,6 @@ class ProcessExecutor(Executor):
                 blas.loaded()  # looks once for all workers, and not after a fork of threads
             self._crew.begin()
             _open.add(self._crew)
-
-
-def _surroundings() -> tuple[list[str], str | None]:
-    try:
-        return sys.path, os.getcwd()
-    except FileNotFoundError:  # the directory has been removed
-        return sys.path, None
 
 
 # Pools whose thread may still run. Strong references: a pool that was told to close without

@@ -13,7 +13,17 @@ from typing import Any, cast
 
 import parmap
 from parmap.backends.processes.child import NOTES
-from parmap.backends.processes.wire import Buffer, Frame, Inbox, Kind, kept, send
+from parmap.backends.processes.wire import (
+    Buffer,
+    Frame,
+    Inbox,
+    Kind,
+    Message,
+    Place,
+    encode,
+    kept,
+    send,
+)
 from parmap.backends.processes.zygote import Burial
 from parmap.errors import WorkerDied
 
@@ -39,6 +49,8 @@ class Task:
         The call, encoded; emptied once sent.
     keys : tuple of int
         The placed values that it refers to.
+    place : Place
+        Where the caller was when it submitted the call.
     own : bool, default False
         Whether the frames are copies; until then they view the caller's arrays, which may
         change as soon as `submit` has returned.
@@ -51,6 +63,7 @@ class Task:
     future: Future[Any]
     frames: Sequence[Frame]
     keys: tuple[int, ...]
+    place: Place
     own: bool = False
     begun: bool = False
     abandoned: bool = False
@@ -96,31 +109,35 @@ class Worker:
         self.pid = 0  # until the zygote tells
         self.task: Task | None = None
         self.known = set(known)  # keys of placed values that it has
+        self.place: Place | None = None  # where it was told to be
         self.ready = self.leaving = False
 
     def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
         """Send a task, and first the placed values that it refers to."""
         with self.sending:
-            for stale in [key for key in self.known if key not in placed]:
-                self.forget(stale)
-            for key in task.keys:
-                frames = placed.get(key)
-                if key not in self.known and frames is not None:
-                    self.known.add(key)
-                    self.send(Kind.PLACE, key, frames)
-            self.send(Kind.TASK, 0, task.frames)
+            stale = [key for key in self.known if key not in placed]
+            new = [key for key in task.keys if key not in self.known and key in placed]
+            messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
+            if task.place is not self.place and task.place != self.place:
+                messages.append((Kind.SETTLE, 0, encode(task.place, "sys.path")))
+            # A value may be dropped at any time; the task that it was for does not wait for it.
+            messages += [(Kind.PLACE, key, placed.get(key, ())) for key in new]
+            self.place = task.place
+            self.known.difference_update(stale)
+            self.known.update(new)
+            self.send(*messages, (Kind.TASK, 0, task.frames))
         task.frames = ()  # they may be large, and are not needed again
 
     def forget(self, key: int) -> None:
         """Have it forget a placed value."""
         if key in self.known:
             self.known.discard(key)
-            self.send(Kind.DROP, key)
+            self.send((Kind.DROP, key, ()))
 
-    def send(self, kind: Kind, key: int = 0, frames: Sequence[Frame] = ()) -> None:
-        """Write a message; to a dead worker, nothing: its channel's end is on the way."""
+    def send(self, *messages: Message) -> None:
+        """Write messages; to a dead worker, nothing: its channel's end is on the way."""
         try:
-            send(self.channel, kind, key, frames)
+            send(self.channel, *messages)
         except OSError:
             return
 
