@@ -29,7 +29,7 @@ from benchmarks.simulated import (
 from parmap import Auto, Dynamic, Guided, Static
 
 _MEANS = (1e-7, 1e-5, 1e-3, 1e-1, 1.0)
-_LONGEST = 100.0  # seconds of work for each worker: more would take long to simulate
+_LONGEST = 30.0  # seconds of work for each worker: more would take long to simulate
 _FEW = 10**4  # elements that are also run one by one: more would take long to simulate
 
 
@@ -124,7 +124,7 @@ def fed(axes) -> None:
         axes.plot(_LENGTHS, used, color=colour, marker="o", markersize=3)
         half = next(k for k, part in enumerate(used) if part > 0.4)  # noqa: PLR2004
         at = (_LENGTHS[half], used[half])
-        axes.annotate(f"{workers:,}", at, (-5, 5), textcoords="offset points", ha="right")
+        axes.annotate(f"{workers:,}", at, (5, 0), textcoords="offset points", color=colour)
     axes.set(xscale="log", xlabel="length of a chunk, s", ylabel="workers' time in use")
     axes.set_title("One dispatcher, 10 to 10,000 workers", fontsize=10)
 

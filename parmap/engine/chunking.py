@@ -308,12 +308,11 @@ class _Learning(Chunker):
     waited for a disk says little. Towards the end a chunk takes at most a third of one
     worker's share of what is left, so that workers finish together, but no less than would
     cost more to hand out than to run. This least is a time, and the estimate may be far off
-    where costs rise from next to nothing: so it is never more than half of a worker's share.
+    where costs rise from next to nothing: so it is never more than a third of a worker's share.
     """
 
     _FLOOR = 0.02  # of the target: a chunk shorter than 1 ms is not worth a message
     _TAIL = 3
-    _MOST = 0.5  # of a worker's share of the input: what a chunk's least time may grow it to
     # Elements for each worker from which on there are trials. Where the first is slow the others
     # of its trial wait for it, though another worker may be idle: few may be all that there is.
     _MANY = 1000
@@ -337,7 +336,7 @@ class _Learning(Chunker):
         wanted = self._target / self._each
         if left is not None:
             share = left / (self._workers * self._TAIL)
-            least = min(self._least / self._each, self._share * self._MOST)
+            least = min(self._least / self._each, self._share / self._TAIL)
             wanted = min(wanted, max(share, least))
         return max(1, int(wanted))
 
