@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Auto", "Chunker", "Dynamic", "Guided", "Policy", "Static", "policy_named"]
@@ -220,6 +220,9 @@ class Guided(Policy):
 # What a chunk should last, in seconds, and in round trips, so that these cost no more than 2 %.
 _TARGET = 0.05
 _TRIPS = 50
+# The part of a round trip in which the caller's one thread, or Dask's scheduler, is busy with that
+# chunk, about. All workers share it, so chunks must be the longer the more workers there are.
+_HANDING = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +234,8 @@ class Auto(Policy):
     target : float, optional
         How long a chunk should run, in seconds: long against the cost of handing it out,
         short against the whole. Default: 0.05, or fifty times what a task takes there and
-        back, where that is more.
+        back, where that is more; from 125 workers on it grows with their number, since one
+        caller hands out all chunks.
     cost : callable or sequence of float, optional
         See `Policy`: the relative cost of each element.
     shuffle : bool or int, default False
@@ -246,12 +250,27 @@ class Auto(Policy):
             raise ValueError(f"target={self.target!r}: give seconds, more than 0")
 
     def paced(self, round_trip: float) -> Policy:
-        """Cut chunks that are long against a round trip."""
-        return self if self.target else replace(self, target=max(_TARGET, _TRIPS * round_trip))
+        """Cut chunks that are long against a round trip, and against handing out one to each."""
+        if self.target:
+            return self
+        return _Paced(cost=self.cost, shuffle=self.shuffle, round_trip=round_trip)
 
     def begin(self, total: int | None, workers: int) -> Chunker:
         """Cut chunks from what is learnt."""
         return _Learning(total, workers, self.target or _TARGET)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Paced(Auto):
+    """Automatic chunks where it is known what a task takes there and back."""
+
+    round_trip: float
+
+    def begin(self, total: int | None, workers: int) -> Chunker:
+        """Cut chunks so long that handing them out takes half of the time, but for the end."""
+        handing = workers * _HANDING * self.round_trip  # one chunk to each worker
+        target = max(_TARGET, _TRIPS * self.round_trip, 2 * handing)
+        return _Learning(total, workers, target, least=handing / 2)
 
 
 class _Listed(Chunker):
@@ -290,7 +309,8 @@ class _Learning(Chunker):
     costs drift along an input, but a single chunk may at most double it: one element that
     waited for a disk says little. Towards the end a chunk takes at most a third of one
     worker's share of what is left, so that workers finish together, but no less than would
-    cost more to hand out than to run.
+    cost more to hand out than to run. This least is a time, and the estimate may be far off
+    where costs rise from next to nothing: so it is never more than a third of a worker's share.
     """
 
     _FLOOR = 0.02  # of the target: a chunk shorter than 1 ms is not worth a message
@@ -300,8 +320,9 @@ class _Learning(Chunker):
     _MANY = 1000
     _FASTEST = 5e-8  # seconds per element: no call of a Python function takes less
 
-    def __init__(self, total: int | None, workers: int, target: float) -> None:
+    def __init__(self, total: int | None, workers: int, target: float, least: float = 0.0) -> None:
         self._workers, self._target = workers, target
+        self._least = max(least, target * self._FLOOR)  # seconds
         self._share = 0 if total is None else math.ceil(total / workers)
         self._each: float | None = None  # seconds per element
 
@@ -317,7 +338,8 @@ class _Learning(Chunker):
         wanted = self._target / self._each
         if left is not None:
             share = left / (self._workers * self._TAIL)
-            wanted = min(wanted, max(share, self._target * self._FLOOR / self._each))
+            least = min(self._least / self._each, self._share / self._TAIL)
+            wanted = min(wanted, max(share, least))
         return max(1, int(wanted))
 
     def learn(self, size: int, seconds: float) -> None:

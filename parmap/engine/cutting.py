@@ -313,9 +313,10 @@ class Cutter:
             Pass over elements from this index on: the call has failed there.
         """
         while self._back:
+            left = self._left  # the piece is part of it: else it would be cut as if it were the end
             piece = self._back.pop(0)
             if below is None or min(piece.indices) < below:
-                first, *rest = piece.parts(self._chunker.size(self._left))
+                first, *rest = piece.parts(self._chunker.size(left))
                 self._back[:0] = rest
                 return first
         if at_most < 1:
