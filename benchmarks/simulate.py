@@ -122,7 +122,7 @@ def fed(axes) -> None:
             for length in _LENGTHS
         ]
         axes.plot(_LENGTHS, used, color=colour, marker="o", markersize=3)
-        half = next(k for k, part in enumerate(used) if part > 0.4)  # noqa: PLR2004
+        half = next(k for k, part in enumerate(used) if part > 0.4)
         at = (_LENGTHS[half], used[half])
         axes.annotate(f"{workers:,}", at, (5, 0), textcoords="offset points", color=colour)
     axes.set(xscale="log", xlabel="length of a chunk, s", ylabel="workers' time in use")

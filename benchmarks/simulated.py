@@ -169,7 +169,7 @@ class _World:
         # A heap of workers that may take one: how many they hold, since when, who.
         self._open = [(0, worker, worker) for worker in range(workers)]
 
-    def place(self, job):
+    def place(self, job, chunks=None):
         return job
 
     def drop(self, placed) -> None:
@@ -298,5 +298,5 @@ def fixed_sizes(count: int, workers: int) -> list[int]:
     """
     share = math.ceil(count / workers)
     sizes = sorted({max(1, round(share / 10 ** (k / 2))) for k in range(6)}, reverse=True)
-    few = [size for size in sizes if count / size <= 100_000]  # noqa: PLR2004
+    few = [size for size in sizes if count / size <= 100_000]
     return few or sizes[:1]
