@@ -19,7 +19,7 @@ from parmap.engine.chunking import Policy
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.engine.retry import Retry
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.worker.values import Origin, Outcome
 
 
@@ -169,7 +169,7 @@ class _World:
         # A heap of workers that may take one: how many they hold, since when, who.
         self._open = [(0, worker, worker) for worker in range(workers)]
 
-    def place(self, job, chunks=None):
+    def place(self, job, chunks=None):  # noqa: ARG002 - as of a session
         return job
 
     def drop(self, placed) -> None:

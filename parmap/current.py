@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap.errors import PlanError
-from parmap.plans import Plan, plan
-from parmap.session import Session
+from parmap.plans import Plan, opened, plan
 from parmap.worker import context
+
+if TYPE_CHECKING:
+    from parmap.session import Session
 
 __all__ = ["current_plan", "current_session", "set_plan"]
 
@@ -54,7 +56,7 @@ class _ProcessWide:
     def session(self, wanted: Plan) -> Session:
         with self._lock:
             if wanted not in self._sessions:
-                self._sessions[wanted] = Session(wanted)
+                self._sessions[wanted] = opened(wanted)
             return self._sessions[wanted]
 
 
@@ -122,17 +124,18 @@ def current_plan() -> Plan:
     threads(workers=2)
     """
     frame = context.frame.get()
-    if isinstance(frame, Session):
-        return cast("Plan", frame.plan)
+    if frame is None:
+        return _process.get()
     if isinstance(frame, context.Task):
         return plan(list(frame.nested)) if frame.nested else plan("sequential")
-    return _process.get()
+    return cast("Plan", frame.plan)  # it is a session
 
 
 def current_session() -> Session:
     """Give the session that a call made here uses; open it if it is the process-wide one."""
     frame = context.frame.get()
-    if isinstance(frame, Session):
-        frame.check()
-        return frame
-    return _process.session(current_plan())
+    if frame is None or isinstance(frame, context.Task):
+        return _process.session(current_plan())
+    session: Session = frame
+    session.check()
+    return session

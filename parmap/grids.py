@@ -12,7 +12,7 @@ from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
 from parmap.html import table
 from parmap.maps import collected
-from parmap.options import MapOptions, settings
+from parmap.options import MapOptions
 
 __all__ = ["Grid", "pgrid"]
 
@@ -233,7 +233,7 @@ def pgrid(
         lists[name] = tuple(iterator)
     points = list(itertools.product(*lists.values()))
     by_name = ByName(fn, tuple(lists))
-    return Grid(lists, tuple(collected(by_name, (points,), settings("pgrid", options), star=True)))
+    return Grid(lists, tuple(collected("pgrid", by_name, (points,), options, star=True)))
 
 
 # Rows, and columns, that a notebook shows.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap.current import current_session
-from parmap.engine.cutting import Source
-from parmap.engine.loop import Call, Settings
 from parmap.errors import FailureGroup
-from parmap.options import MapOptions, settings
+
+if TYPE_CHECKING:
+    from parmap.options import MapOptions
 
 __all__ = ["Results", "collected", "imap", "pmap", "starmap"]
 
@@ -100,7 +100,7 @@ def pmap(
     [32, 9, 4]
     """
     _check("pmap", fn, iterables)
-    return collected(fn, iterables, settings("pmap", options))
+    return collected("pmap", fn, iterables, options)
 
 
 def starmap(
@@ -129,7 +129,7 @@ def starmap(
     [32, 9]
     """
     _check("starmap", fn, (iterable,))
-    return collected(fn, (iterable,), settings("starmap", options), star=True)
+    return collected("starmap", fn, (iterable,), options, star=True)
 
 
 def imap(
@@ -177,6 +177,10 @@ def imap(
     >>> squares.close()
     """
     _check("imap", fn, iterables)
+    from parmap.engine.cutting import Source
+    from parmap.engine.loop import Call
+    from parmap.options import settings
+
     chosen = settings("imap", options, ordered=ordered, window=_window(window))
     if chosen.errors == "group":
         raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
@@ -200,15 +204,24 @@ def _window(window: object) -> int:
 
 
 def collected(
+    name: str,
     fn: Callable[..., R],
     iterables: Sequence[Iterable[Any]],
-    chosen: Settings,
+    options: MapOptions,
     *,
     star: bool = False,
 ) -> list[R]:
-    """Run a call whose options are validated, and collect its results."""
+    """Run the call of that name, and collect its results."""
+    # First, if no option may be wrong: the workers of a new session, which are interpreters, start
+    # while the engine is loaded here.
+    session = None if options else current_session()
+    from parmap.engine.cutting import Source
+    from parmap.engine.loop import Call
+    from parmap.options import settings
+
+    chosen = settings(name, options)
     source = Source(iterables, star=star, settled=True)
-    call = Call(current_session(), fn, source, chosen, star=star)
+    call = Call(session or current_session(), fn, source, chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
         raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))

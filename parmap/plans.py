@@ -6,27 +6,27 @@ A `Plan` is a value. Entering it opens a `Session`, a running thing.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import itertools
 import operator
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from parmap import registry
 from parmap.cores import available_cores
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import PlanError
-from parmap.html import table
-from parmap.session import Session
 from parmap.worker import context
-from parmap.worker.values import Budget
 
-__all__ = ["Plan", "plan"]
+if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
+    from parmap.session import Session
+    from parmap.worker.values import Budget
+
+__all__ = ["Plan", "opened", "plan"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,6 +90,9 @@ class Plan(ABC):
     @classmethod
     def missing(cls) -> str:
         """Say what this machine lacks for the plan, and what to do; empty if nothing."""
+        import importlib.util
+        import shutil
+
         modules = [name for name in cls.modules if importlib.util.find_spec(name) is None]
         if modules:
             return f"needs {', '.join(modules)}: pip install '{cls.install}'"
@@ -130,6 +133,8 @@ class Plan(ABC):
         Budget or None
             What each worker may use; None where tasks simply run as the caller does.
         """
+        from parmap.worker.values import Budget
+
         return Budget.share(available_cores(), workers, self.threads_per_worker)
 
     @property
@@ -139,7 +144,7 @@ class Plan(ABC):
 
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
-        session = Session(self, outer=context.frame.get())
+        session = opened(self, outer=context.frame.get())
         context.frame.set(session)
         return session
 
@@ -150,6 +155,8 @@ class Plan(ABC):
         trace: TracebackType | None,
     ) -> None:
         """Close the session that `__enter__` opened in this context."""
+        from parmap.session import Session
+
         session = context.frame.get()
         if not isinstance(session, Session) or session.plan is not self:
             raise PlanError(
@@ -186,6 +193,8 @@ class Plan(ABC):
 
     def _repr_html_(self) -> str:
         """Show the plan, level by level, in a notebook."""
+        from parmap.html import table
+
         rows: list[tuple[str, Any]] = []
         for depth, level in enumerate([self, *self.nested]):
             rows.append(("for calls inside of its tasks" if depth else "plan", level.name))
@@ -195,6 +204,17 @@ class Plan(ABC):
     def _text(self) -> str:
         options = ", ".join(f"{name}={_written(value)}" for name, value in _chosen(self))
         return f"{self.name}({options})" if options else self.name
+
+
+def opened(plan: Plan, outer: object = None) -> Session:
+    """Start a plan; give its session.
+
+    The workers come first: while new interpreters start, this one loads the engine.
+    """
+    executor = plan.start()
+    from parmap.session import Session
+
+    return Session(plan, executor, outer)
 
 
 def plan(spec: object, /, **options: Any) -> Plan:

@@ -17,7 +17,7 @@ from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.engine.retry import Retry
 from parmap.engine.single import single
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import SerializationError, SessionClosed
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Startable(Protocol):
-    """What a session needs of a plan."""
+    """What a session needs of the plan that it runs."""
 
     @property
     def nested(self) -> tuple[Any, ...]:
@@ -41,9 +41,6 @@ class Startable(Protocol):
     @property
     def traits(self) -> Traits:
         """Facts about the place, where the executor does not say."""
-
-    def start(self) -> Executor:
-        """Start the workers."""
 
     def count(self) -> int:
         """Settle how many workers there are, where the executor does not say."""
@@ -97,9 +94,9 @@ class Session:
         Where tasks run.
     """
 
-    def __init__(self, plan: Startable, outer: object = None) -> None:
+    def __init__(self, plan: Startable, executor: Executor, outer: object = None) -> None:
         self.plan, self.outer = plan, outer
-        self.executor: Any = plan.start()
+        self.executor: Any = executor
         # Of some places the facts are known only when they run: then the executor has them.
         self.traits: Traits = getattr(self.executor, "traits", None) or plan.traits
         self._budgets: dict[int, Budget | None] = {}

@@ -17,7 +17,7 @@ from parmap.engine.chunking import policy_named
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.engine.retry import Retry
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import WorkerDied
 from parmap.worker.run import run_chunk
 from parmap.worker.values import Chunk, Job

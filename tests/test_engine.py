@@ -19,7 +19,7 @@ from parmap.engine.chunking import Auto, Dynamic, Static
 from parmap.engine.cutting import Source
 from parmap.engine.pieces import Piece
 from parmap.engine.single import single
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.worker.values import Chunk
 from tests.hand import HandSite, hand_call

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.rollcall import RollCall
 from parmap.backends.ticket import Ticket
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans import Plan
 from parmap.worker.present import present

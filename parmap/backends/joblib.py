@@ -14,7 +14,7 @@ from parmap.backends.joblib_life import Life
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.sequential import SequentialExecutor
 from parmap.backends.ticket import Ticket
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import PlanError, PoolBroken
 from parmap.plans import Plan
 from parmap.worker.setup import prepared

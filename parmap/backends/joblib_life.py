@@ -14,7 +14,7 @@ from multiprocessing import connection
 from typing import Any
 
 from parmap.backends.ticket import Ticket
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, PoolBroken, WorkerDied
 
 __all__ = ["Life"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import SessionClosed
 from parmap.plans import Plan
-from parmap.worker.values import Budget
+
+if TYPE_CHECKING:
+    from parmap.worker.values import Budget
 
 __all__ = ["Sequential"]
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import PoolBroken
 from parmap.plans import Plan
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import parmap
-from parmap.engine.site import Site, Traits
+from parmap.engine.site import Site
+from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
 from parmap.worker import context
 from parmap.worker.globals import hints_of

@@ -22,7 +22,7 @@ from tornado.ioloop import PeriodicCallback
 from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.backends.outstanding import Outstanding
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PoolBroken, WorkerDied
 from parmap.worker.values import embedded
 

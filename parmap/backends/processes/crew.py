@@ -41,10 +41,15 @@ class Crew:
         The first message to each worker.
     start : {"fresh", "fork"}
         How the zygote is made.
+    zygote : Zygote or None
+        The first one, if it is there already.
     """
 
-    def __init__(self, width: int, setup: Sequence[Frame], start: str) -> None:
+    def __init__(
+        self, width: int, setup: Sequence[Frame], start: str, zygote: Zygote | None
+    ) -> None:
         self._width, self._setup, self._start = width, setup, start
+        self._first = zygote
         self.desk = Desk(self._nudge)
         self.begun = False
         self._dying: dict[int, tuple[Worker, Task | None]] = {}  # until the zygote buries them
@@ -70,7 +75,7 @@ class Crew:
 
     def _begin_zygote(self) -> None:
         self._inherited = tuple(heirlooms) if self._start == "fork" else ()
-        self._zygote = Zygote(self._start)
+        self._zygote, self._first = self._first or Zygote(self._start), None
 
     def disown(self) -> None:
         """Close what a fork of the parent inherited: a worker must see the parent's end.

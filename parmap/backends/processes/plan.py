@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from parmap.engine.site import Traits
+from parmap.engine.traits import Traits
 from parmap.errors import PlanError
 from parmap.plans import Plan
 
@@ -44,10 +44,25 @@ class Processes(Plan):
 
     def start(self) -> Executor:
         """Start the workers, without waiting until they are ready."""
-        # Imported here: only this plan needs selectors, sockets and subprocesses.
-        from parmap.backends.processes.pool import ProcessExecutor
-
         workers = self.count()
-        return ProcessExecutor(
-            workers, self.initializer, start=self.start_method, budget=self.budget(workers)
-        )
+        # Imported here: only this plan needs selectors, sockets and subprocesses. The zygote
+        # starts while this process loads the rest.
+        from parmap.backends.processes.system import unforked
+        from parmap.backends.processes.zygote import Zygote
+
+        with unforked:  # until the pool has it, a fork would keep the channel to it open
+            zygote = Zygote("fresh") if self.start_method == "fresh" else None
+            try:
+                from parmap.backends.processes.pool import ProcessExecutor
+
+                return ProcessExecutor(
+                    workers,
+                    self.initializer,
+                    start=self.start_method,
+                    budget=self.budget(workers),
+                    zygote=zygote,
+                )
+            except BaseException:
+                if zygote is not None:
+                    zygote.close()
+                raise

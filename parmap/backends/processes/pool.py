@@ -15,6 +15,7 @@ from parmap.backends.processes.crew import Crew
 from parmap.backends.processes.records import Task
 from parmap.backends.processes.system import unforked
 from parmap.backends.processes.wire import Place, Reference, encode, encode_call
+from parmap.backends.processes.zygote import Zygote
 from parmap.errors import SerializationError
 from parmap.worker import blas
 from parmap.worker.values import Budget
@@ -37,6 +38,8 @@ class ProcessExecutor(Executor):
         Whether workers are new interpreters or copies of this process.
     budget : Budget, optional
         What each worker may use of the machine. Default: as much as this process.
+    zygote : Zygote, optional
+        One that is started already. Default: it starts its own.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ProcessExecutor(Executor):
         *,
         start: str = "fresh",
         budget: Budget | None = None,
+        zygote: Zygote | None = None,
     ) -> None:
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
@@ -56,7 +60,7 @@ class ProcessExecutor(Executor):
             *encode((initializer, initargs), "setup"),
         ]
         _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
-        self._crew = Crew(max_workers, setup, start)
+        self._crew = Crew(max_workers, setup, start, zygote)
         self._desk = self._crew.desk
         self._place = Place.here()
         self._beginning = threading.Lock()  # of a crew: by one thread, once

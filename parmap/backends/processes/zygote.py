@@ -19,12 +19,11 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from parmap.backends.processes import child
-from parmap.backends.processes.system import die_with_parent, interpreter, unforked
+from parmap.backends.processes.system import die_with_parent, interpreter, prepare, unforked
 
 if TYPE_CHECKING:
     import subprocess  # loaded by the parent alone
@@ -178,6 +177,8 @@ def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
 
 
 def _forked(ours: socket.socket, theirs: socket.socket) -> tuple[int, None]:
+    from parmap.backends.processes import child
+
     # What stands in the buffers would be written once more by each of the forks.
     child.flush()
     pid = os.fork()
@@ -193,6 +194,11 @@ def _forked(ours: socket.socket, theirs: socket.socket) -> tuple[int, None]:
 
 def main(control: int) -> None:
     """Be a zygote: serve requests until the parent closes the channel."""
+    # Loaded here, and not where the parent loads this file: it is a worker's side. All that a
+    # worker needs to begin is loaded now, for each would load it again.
+    from parmap.backends.processes import child
+
+    prepare()
     # Ctrl-C in a terminal reaches all processes; workers set their own handler.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
@@ -207,7 +213,7 @@ def main(control: int) -> None:
                 break
             what, worker = _REQUEST.unpack(data)
             if what == _FORK:
-                _reply(channel, what, worker, _fork(pids, worker, fds, channel))
+                _reply(channel, what, worker, _fork(pids, worker, fds, channel, child.main))
             elif worker in pids:
                 os.kill(pids[worker], signal.SIGKILL)
                 if what == _BURY:
@@ -216,14 +222,20 @@ def main(control: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _fork(pids: dict[int, int], worker: int, fds: list[int], control: socket.socket) -> int:
+def _fork(
+    pids: dict[int, int],
+    worker: int,
+    fds: list[int],
+    control: socket.socket,
+    serve: Callable[[int, int], None],
+) -> int:
     zygote = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             control.close()
             die_with_parent(zygote)
-            child.main(*fds)
+            serve(*fds)
         finally:
             os._exit(0)
     for fd in fds:

@@ -1,0 +1,54 @@
+"""Facts about a place where chunks run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Traits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Facts about a place.
+
+    Parameters
+    ----------
+    shares_memory : bool, default False
+        Tasks see the caller's own objects: nothing is packed.
+    same_thread : bool, default False
+        Tasks run in the caller's own thread, inside ``submit``.
+    same_host : bool, default True
+        Workers run on the caller's machine.
+    threaded : bool, default False
+        Several tasks may run at once in one process, so that what is global there is shared.
+        True also where memory is shared and tasks leave the caller's thread.
+    replaces_workers : bool, default False
+        A worker process that ends is replaced, and what it had in hand can be run again.
+    sees_deaths : bool, default False
+        The executor learns how a worker ended, and what it had noted: at which element it was,
+        and whether it ended itself because that ran too long.
+    round_trip : float, default 0.001
+        Seconds that a small task takes there and back, about.
+    places : bool, default False
+        The executor has ``put(value) -> reference`` and ``drop(reference)``.
+    keeps : bool, default False
+        The executor has ``keep(made, fn, *args)``, which leaves the result with the workers,
+        and gives a future of ``made(reference)``.
+    abandons : bool, default False
+        The executor has ``abandon(future)``, which stops a task that runs.
+    copies : bool, default False
+        ``submit`` copies the arguments before it returns, and a worker sends a result before
+        it runs anything else: so both may refer to arrays in place.
+    """
+
+    shares_memory: bool = False
+    same_thread: bool = False
+    same_host: bool = True
+    threaded: bool = False
+    replaces_workers: bool = False
+    sees_deaths: bool = False
+    round_trip: float = 0.001
+    places: bool = False
+    keeps: bool = False
+    abandons: bool = False
+    copies: bool = False
