@@ -160,7 +160,7 @@ def _entropy(seed: Any) -> Any:
             "or parmap.Streams"
         ) from None
     if min(words, default=0) < 0:
-        raise ValueError(f"rng={seed!r}: a seed is a whole number, 0 or more")
+        raise ValueError(f"rng={seed!r}: a seed is not negative: give 0 or more")
     return words if many else words[0]
 
 
