@@ -6,7 +6,6 @@ The only place that asks what kind of thing it was given.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import sys
 from collections.abc import Iterable
@@ -181,6 +180,8 @@ def _unreadable(text: str) -> PlanError:
 
 def suggest(word: str, valid: Iterable[str]) -> str:
     """Word the question "did you mean …?" for a mistyped name; empty when nothing is close."""
+    import difflib  # only where something is wrong
+
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

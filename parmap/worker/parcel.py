@@ -16,9 +16,9 @@ import pickle
 import traceback
 from collections import ChainMap
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import CodeType, TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from parmap.errors import RemoteTraceback, SerializationError, add_note
 from parmap.worker.arrays import array_type, dispatch_of_results
@@ -90,14 +90,11 @@ def _fields(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return get if len(names) > 1 else lambda value: (get(value),)
 
 
-@dataclass(frozen=True, slots=True)
-class PackedError:
+class PackedError(NamedTuple):
     """An error ready to travel, and its traceback as text."""
 
     error: BaseException | Parcel
     traceback: str
-
-    __reduce__ = by_fields
 
 
 def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:

@@ -161,7 +161,7 @@ def _brief(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     while (start := len(values)) < len(chunk) and (not start or time.perf_counter() < end):
         some, failed = _swift(job, chunk.part(start, start + size))
         values += some
-        misfires += [replace(misfire, offset=start + misfire.offset) for misfire in failed]
+        misfires += [misfire._replace(offset=start + misfire.offset) for misfire in failed]
         if len(some) < size:  # a failure has ended it, or the chunk
             break
         size *= 2

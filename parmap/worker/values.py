@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from parmap import sharing
 from parmap.cores import available_cores
@@ -177,14 +177,11 @@ class Chunk:
         return replace(self, columns=columns, indices=self.indices[start:stop])
 
 
-@dataclass(frozen=True, slots=True)
-class Misfire:
+class Misfire(NamedTuple):
     """One element of a chunk that failed: its place in the chunk, and its error."""
 
     offset: int
     error: PackedError
-
-    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,12 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from parmap.backends.processes.memory import Block, Slot, opened
 from parmap.backends.processes.system import fresh_memory
-from parmap.worker.parcel import Parcel, by_fields, dumps, plain_pickle
+from parmap.worker.parcel import Parcel, dumps, plain_pickle
 from parmap.worker.values import Embedded
 
 __all__ = [
@@ -76,20 +75,16 @@ class Kind(IntEnum):
     SETTLE = 9  # parent: sys.path and the directory, for the tasks that follow
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """Stands in a task's arguments for a placed value."""
 
     key: int
-
-    __reduce__ = by_fields
 
 
 _PACKED = frozenset({Reference, Parcel, Embedded})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a script imports from, and its directory: both may change while workers live.
 
     Parameters
