@@ -1,0 +1,138 @@
+"""What calls cost, counted: messages, bytes, Python calls, imports. Never seconds.
+
+The benchmarks measure time; these tests notice on any machine, however busy, when a call begins to
+do more than it did.
+"""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+import parmap
+from parmap.backends.processes import records
+from parmap.backends.processes.wire import Kind, size
+
+
+def square(x):
+    return x * x
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Give a list that gets each write to a worker: its messages' kinds, and its bytes."""
+    writes, send = [], records.send
+
+    def counted(channel, *messages):
+        kinds = [kind for kind, _, _ in messages]
+        writes.append((kinds, sum(size(frame) for _, _, frames in messages for frame in frames)))
+        send(channel, *messages)
+
+    monkeypatch.setattr(records, "send", counted)
+    return writes
+
+
+@pytest.fixture
+def session():
+    with parmap.plan("processes", workers=2) as session:
+        while len(session.executor.pids) < 2:  # both have been told where they are
+            session.submit(abs, -1).result()
+        assert parmap.pmap(square, range(64), chunks=1) == [x * x for x in range(64)]
+        yield session
+
+
+def test_one_call_is_one_small_message(session, written):
+    session.submit(abs, -1).result()
+    written.clear()
+    for _ in range(10):
+        session.submit(abs, -1).result()
+    assert [kinds for kinds, _ in written] == [[Kind.TASK]] * 10
+    assert max(count for _, count in written) < 700
+
+
+def test_a_map_of_two_is_a_message_for_each(session, written):
+    parmap.pmap(abs, [-1, -2])
+    written.clear()
+    parmap.pmap(abs, [-1, -2])
+    assert [kinds for kinds, _ in written] == [[Kind.TASK]] * 2
+
+
+def test_a_chunk_is_one_write_and_a_range_travels_as_a_range(session, written):
+    parmap.pmap(square, range(100_000), chunks=1000)
+    tasks = [write for write in written if Kind.TASK in write[0]]
+    assert len(tasks) == len(written) == 100
+    # The function goes to each worker once; what was dropped before goes with another message.
+    assert 1 <= sum(Kind.PLACE in kinds for kinds, _ in written) <= 2
+    assert max(count for kinds, count in tasks if kinds == [Kind.TASK]) < 400
+
+
+def python_calls(call):
+    """Count the calls of Python functions in this thread."""
+    count = 0
+
+    def profile(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("plan", ["processes", "threads", "sequential"])
+def test_an_element_costs_the_caller_no_call(plan):
+    """Twenty chunks cost what they cost, however many elements are in them."""
+    with parmap.plan(plan, **({} if plan == "sequential" else {"workers": 1})):
+        parmap.pmap(abs, range(20), chunks=1)
+        few = python_calls(lambda: parmap.pmap(abs, range(200), chunks=10))
+        many = python_calls(lambda: parmap.pmap(abs, range(200_000), chunks=10_000))
+    # Some of the calls depend on who is first, the worker or the caller.
+    assert abs(many - few) < 200
+    assert few < 4000
+
+
+def test_a_call_leaves_nothing_to_the_collector(session):
+    """Memory goes at once, since nothing refers to itself."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            parmap.pmap(square, range(100), chunks=10)
+            session.submit(abs, -1).result()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def modules(code):
+    """The modules of parmap that a new interpreter has loaded after some code."""
+    code += "\nimport sys; print(*[name for name in sys.modules if name.startswith('parmap.')])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(out.stdout.split())
+
+
+def test_to_name_a_plan_loads_neither_engine_nor_pool():
+    """The workers of a script's first call start before these are loaded."""
+    loaded = modules("import parmap; parmap.set_plan('processes', workers=2)")
+    assert not {name for name in loaded if name.startswith("parmap.worker.va")}
+    assert not loaded & {"parmap.session", "parmap.engine.loop", "parmap.backends.processes.pool"}
+
+
+def test_a_worker_loads_what_it_needs_and_no_more():
+    with parmap.plan("processes", workers=1):
+        loaded = parmap.submit(lambda: sorted(sys.modules)).result()
+    ours = {name for name in loaded if name.startswith("parmap.")}
+    assert not {name for name in ours if name.startswith("parmap.engine")}
+    assert not set(loaded) & {
+        "numpy",
+        "tqdm",
+        "multiprocessing",
+        "subprocess",
+        "asyncio",
+        "inspect2",
+    }
+    assert len(ours) < 20
