@@ -10,6 +10,8 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines", "cluster"]
 
 
+# Whole programs: which interpreter runs them matters little, so they run on one, with all engines.
+_PROGRAMS = [f"tests/test_{name}.py" for name in ("benchmarks", "examples", "notebook", "pages")]
 # Tests wait, for processes to start and to die, so two run at a time.
 _TWO = ("-n", "2", "--dist", "loadscope")
 
@@ -49,20 +51,20 @@ def doctests(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the oldest and the newest Python; arguments after ``--`` go to pytest."""
     session.install(".[test]")
-    elsewhere = ("--ignore=tests/engines", "--ignore=tests/cluster")
-    session.run("pytest", *_TWO, *elsewhere, *session.posargs)
+    elsewhere = ("tests/engines", "tests/cluster", *_PROGRAMS)
+    session.run("pytest", *_TWO, *(f"--ignore={path}" for path in elsewhere), *session.posargs)
 
 
 @nox.session(python="3.12")
 def engines(session: nox.Session) -> None:
-    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel, and the pages' code.
+    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel, and whole programs.
 
     And the suite on the plan that depends on the interpreter most, for this Python is the one
     between.
     """
     session.install(".[test,engines]")
-    pages = ("tests/test_pages.py", "docs/howto/test_futures_plan.py")
-    what = session.posargs or ["tests/engines", "tests/test_processes.py", *pages]
+    suites = ["tests/engines", "tests/test_processes.py", "docs/howto/test_futures_plan.py"]
+    what = session.posargs or [*suites, *_PROGRAMS]
     # A test that kills many workers waits for as many new ones, here beside other engines.
     session.run("pytest", *_TWO, "--timeout", "300", *what)
 
