@@ -48,7 +48,9 @@ class Finding:
         for budget in self.workload.budgets:
             verdict, value = budget.verdict(self.median)
             bound = f"{'at least' if budget.least else 'at most'} {budget.limit:g}"
-            rows.append((budget.text, bound, "" if value is None else short(value), verdict))
+            # One more digit than in tables: it may be near the bound.
+            number = "" if value is None else short(value) if value >= 100 else f"{value:.3g}"
+            rows.append((budget.text, bound, number, verdict))
         return rows
 
 
@@ -180,6 +182,9 @@ nox takes the same arguments: `--only fine latency` runs two workloads, `--round
 `--quick` runs small sizes, to see that all works. A run with `--only` or `--quick` prints
 its tables, and writes them only where `--out FOLDER` says.
 """
+WHY = """\
+[Why some are not reached](../explanation/decisions/budgets.md), with the floors that were measured."""
+
 HOW = """There are two workers where nothing else is said. All contenders of a case are open at the
 same time, each in an interpreter of its own. In each round every one has one turn, in rotating
 order: what else the machine does hits all alike. Figures are medians of rounds after one that
@@ -207,6 +212,7 @@ def page(run: Run, drawn: set[str]) -> str:
     parts += [HOW.format(rounds=run.rounds), "## Budgets"]
     verdicts = [(f.workload.name, *row) for f in run.findings for row in f.verdicts()]
     parts.append(rows(verdicts, ["workload", "budget", "bound", "measured", ""]))
+    parts.append(WHY)
     for finding in run.findings:
         name = finding.workload.name
         parts += [f"## {name}", finding.workload.what, table(finding)]
