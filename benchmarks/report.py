@@ -183,7 +183,7 @@ nox takes the same arguments: `--only fine latency` runs two workloads, `--round
 its tables, and writes them only where `--out FOLDER` says.
 """
 WHY = """\
-[Why some are not reached](../explanation/decisions/budgets.md), with the floors that were measured."""
+[Why some are not reached](../explanation/decisions/budgets.md), with the measured floors."""
 
 HOW = """There are two workers where nothing else is said. All contenders of a case are open at the
 same time, each in an interpreter of its own. In each round every one has one turn, in rotating

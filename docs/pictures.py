@@ -123,7 +123,7 @@ def gil(ax, ink):
             with parmap.plan(plan):
                 parmap.pmap(fn, range(2))
                 # The best of some, for other work may disturb one.
-                TIMES[plan, kind] = min(seconds(fn) for _ in range(3))
+                TIMES[plan, kind] = min(eight(fn) for _ in range(3))
     for (group, kind), (row, plan) in itertools.product(enumerate(KINDS), enumerate(PLANS)):
         place, seconds = 4 * group + row, TIMES[plan, kind]
         ax.barh(place, seconds, color=[GREY, ORANGE, BLUE][row])
@@ -134,7 +134,7 @@ def gil(ax, ink):
     ax.invert_yaxis()
 
 
-def seconds(fn):
+def eight(fn):
     """Time eight calls."""
     began = time.perf_counter()
     parmap.pmap(fn, range(8))

@@ -19,7 +19,10 @@ class Notebook:
 
     def __init__(self, folder):
         self.client = nbclient.NotebookClient(
-            nbformat.v4.new_notebook(), timeout=60, resources={"metadata": {"path": str(folder)}}
+            nbformat.v4.new_notebook(),
+            timeout=60,
+            record_timing=False,  # it asks for the time in a way that Python deprecates
+            resources={"metadata": {"path": str(folder)}},
         )
 
     def run(self, code):

@@ -63,6 +63,7 @@ class ProcessExecutor(Executor):
         self._crew = Crew(max_workers, setup, start, zygote)
         self._desk = self._crew.desk
         self._place = Place.here()
+        self._settle = encode(self._place, "sys.path")
         self._beginning = threading.Lock()  # of a crew: by one thread, once
         # Forks are made when the first task comes, so that they have what it refers to.
         self._forks = start == "fork"
@@ -83,14 +84,16 @@ class ProcessExecutor(Executor):
         keys = tuple(arg.key for arg in args if type(arg) is Reference)
         try:
             frames = encode_call(fn, args, kwargs)
+            here = Place.here()
+            if here != self._place:  # else they are the very frames that the workers know
+                # In this order: another thread that finds the new place finds its frames, too.
+                self._settle = encode(here, "sys.path")
+                self._place = here
         except SerializationError as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        here = Place.here()
-        if here != self._place:  # else it is the very one that the workers know
-            self._place = here
-        self._desk.take(Task(future, frames, keys, self._place))
+        self._desk.take(Task(future, frames, keys, self._settle))
         return future
 
     def put(self, value: Any, what: str = "") -> Reference:

@@ -19,8 +19,6 @@ from parmap.backends.processes.wire import (
     Inbox,
     Kind,
     Message,
-    Place,
-    encode,
     kept,
     send,
 )
@@ -49,8 +47,9 @@ class Task:
         The call, encoded; emptied once sent.
     keys : tuple of int
         The placed values that it refers to.
-    place : Place
-        Where the caller was when it submitted the call.
+    settle : sequence of frame
+        Where the caller was when it submitted the call, encoded: the same object as long as that
+        does not change.
     own : bool, default False
         Whether the frames are copies; until then they view the caller's arrays, which may
         change as soon as `submit` has returned.
@@ -63,7 +62,7 @@ class Task:
     future: Future[Any]
     frames: Sequence[Frame]
     keys: tuple[int, ...]
-    place: Place
+    settle: Sequence[Frame]
     own: bool = False
     begun: bool = False
     abandoned: bool = False
@@ -109,7 +108,7 @@ class Worker:
         self.pid = 0  # until the zygote tells
         self.task: Task | None = None
         self.known = set(known)  # keys of placed values that it has
-        self.place: Place | None = None  # where it was told to be
+        self.settled: Sequence[Frame] = ()  # where it was told to be
         self.ready = self.leaving = False
 
     def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
@@ -118,11 +117,11 @@ class Worker:
             stale = [key for key in self.known if key not in placed]
             new = [key for key in task.keys if key not in self.known and key in placed]
             messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
-            if task.place is not self.place and task.place != self.place:
-                messages.append((Kind.SETTLE, 0, encode(task.place, "sys.path")))
+            if task.settle is not self.settled:
+                messages.append((Kind.SETTLE, 0, task.settle))
             # A value may be dropped at any time; the task that it was for does not wait for it.
             messages += [(Kind.PLACE, key, placed.get(key, ())) for key in new]
-            self.place = task.place
+            self.settled = task.settle
             self.known.difference_update(stale)
             self.known.update(new)
             self.send(*messages, (Kind.TASK, 0, task.frames))
