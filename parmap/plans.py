@@ -212,9 +212,13 @@ def opened(plan: Plan, outer: object = None) -> Session:
     The workers come first: while new interpreters start, this one loads the engine.
     """
     executor = plan.start()
-    from parmap.session import Session
+    try:
+        from parmap.session import Session
 
-    return Session(plan, executor, outer)
+        return Session(plan, executor, outer)
+    except BaseException:  # Ctrl-C, while it loads: nobody else knows the executor yet
+        executor.shutdown(cancel_futures=True)
+        raise
 
 
 def plan(spec: object, /, **options: Any) -> Plan:

@@ -55,14 +55,15 @@ class Processes(Plan):
             try:
                 from parmap.backends.processes.pool import ProcessExecutor
 
-                return ProcessExecutor(
-                    workers,
-                    self.initializer,
-                    start=self.start_method,
-                    budget=self.budget(workers),
-                    zygote=zygote,
-                )
+                budget = self.budget(workers)
             except BaseException:
                 if zygote is not None:
                     zygote.close()
                 raise
+            return ProcessExecutor(
+                workers,
+                self.initializer,
+                start=self.start_method,
+                budget=budget,
+                zygote=zygote,
+            )

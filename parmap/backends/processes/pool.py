@@ -39,7 +39,8 @@ class ProcessExecutor(Executor):
     budget : Budget, optional
         What each worker may use of the machine. Default: as much as this process.
     zygote : Zygote, optional
-        One that is started already. Default: it starts its own.
+        One that is started already, and is this executor's from now on. Default: it starts
+        one.
     """
 
     def __init__(
@@ -55,10 +56,15 @@ class ProcessExecutor(Executor):
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
         self.workers = max_workers
-        setup = [
-            *encode((sys.path, sys.argv, budget), "sys.argv"),
-            *encode((initializer, initargs), "setup"),
-        ]
+        try:
+            setup = [
+                *encode((sys.path, sys.argv, budget), "sys.argv"),
+                *encode((initializer, initargs), "setup"),
+            ]
+        except BaseException:
+            if zygote is not None:
+                zygote.close()  # from here on it is the crew's
+            raise
         _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
         self._crew = Crew(max_workers, setup, start, zygote)
         self._desk = self._crew.desk
