@@ -48,7 +48,7 @@ html_theme_options = {
     "show_prev_next": False,
     "show_toc_level": 2,
 }
-html_sidebars = {page: [] for page in ("index", "tutorial", "coming-from")}
+html_sidebars = {page: [] for page in ("index", "tutorial", "coming-from", "benchmarks/index")}
 
 
 def setup(app):
