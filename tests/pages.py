@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
@@ -60,14 +61,17 @@ class Script:
         script = folder / "script.py"
         script.write_text(f"\nprint({_MARK!r})\n".join(self.blocks), encoding="utf-8")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PARMAP")}
-        done = subprocess.run(
-            [sys.executable, "-W", "error", script],
-            cwd=folder,
-            env={**inherited, "PYTHONPATH": str(ROOT), **environ},
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        # Not the Ray of a test that runs at the same time, which others end. Its sockets want a
+        # short path.
+        with tempfile.TemporaryDirectory(prefix="ray") as rays:
+            done = subprocess.run(
+                [sys.executable, "-W", "error", script],
+                cwd=folder,
+                env={**inherited, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": rays, **environ},
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         printed = done.stdout.split(f"{_MARK}\n")
         for block, wanted, got in zip(self.blocks, self.outputs, printed, strict=True):
