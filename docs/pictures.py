@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 
 import parmap
+from parmap.engine.chunking import policy_named
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
@@ -40,10 +41,14 @@ def task(cost):
     return os.getpid(), began, time.time()
 
 
-def chunks(axes, ink):
+def runs_by_policy():
+    """Run the uneven elements once by each policy."""
+    return {name: parmap.pmap(task, COSTS, chunks=policy) for name, policy in POLICIES.items()}
+
+
+def chunks(axes, ink, by_policy):
     """Who ran what, and who waited, by policy."""
-    for ax, (name, policy) in zip(axes, POLICIES.items(), strict=True):
-        runs = RUNS[name] = RUNS.get(name) or parmap.pmap(task, COSTS, chunks=policy)
+    for ax, (name, runs) in zip(axes, by_policy.items(), strict=True):
         start, end = min(r[1] for r in runs), max(r[2] for r in runs)
         rows = {pid: row for row, pid in enumerate(dict.fromkeys(pid for pid, *_ in runs))}
         for pid, began, ended in runs:
@@ -60,14 +65,14 @@ def chunks(axes, ink):
     axes[-1].set_xlabel("seconds")
 
 
-RUNS = {}
+def sizes_by_policy():
+    """Cut many elements of 5 ms: by each policy itself; by the default as in a real call."""
+    return {name: list(sizes_of(name)) for name in ("static", "guided", "dynamic", "auto")}
 
 
-def sizes(ax, ink):
+def sizes(ax, ink, by_policy):
     """How many elements each chunk takes, one after the other."""
-    names = ["static", "guided", "dynamic", "auto"]
-    for row, name in enumerate(names):
-        cut = SIZES.get(name) or SIZES.setdefault(name, list(sizes_of(name)))
+    for row, (name, cut) in enumerate(by_policy.items()):
         left = 0
         for size, colour in zip(cut, itertools.cycle([BLUE, ORANGE]), strict=False):
             ax.barh(row, size, left=left, color=colour, height=0.6, linewidth=0)
@@ -78,14 +83,13 @@ def sizes(ax, ink):
     ax.invert_yaxis()
 
 
-SIZES = {}
 MANY = 400
 
 
 def sizes_of(name):
-    """Cut many elements of 5 ms: by the policy itself, or as it went in a real call."""
+    """Give the sizes of the chunks, in the input's order."""
     if name != "auto":
-        chunker, left = parmap.engine.chunking.policy_named(name).begin(MANY, WORKERS), MANY
+        chunker, left = policy_named(name).begin(MANY, WORKERS), MANY
         while left:
             size = min(left, chunker.size(left))
             left -= size
@@ -116,20 +120,25 @@ KINDS = {"Python code": python_loop, "NumPy, sorting": numpy_sort, "waiting": wa
 PLANS = ["sequential", "threads(workers=2)", "processes(workers=2)"]
 
 
-def gil(ax, ink):
+def times_by_plan():
+    """Time three kinds of work on three plans."""
+    times = {}
+    for plan, (kind, fn) in itertools.product(PLANS, KINDS.items()):
+        with parmap.plan(plan):
+            parmap.pmap(fn, range(2))
+            # The best of some, for other work may disturb one.
+            times[plan, kind] = min(eight(fn) for _ in range(3))
+    return times
+
+
+def gil(ax, ink, times):
     """Three kinds of work on three plans."""
-    if not TIMES:
-        for plan, (kind, fn) in itertools.product(PLANS, KINDS.items()):
-            with parmap.plan(plan):
-                parmap.pmap(fn, range(2))
-                # The best of some, for other work may disturb one.
-                TIMES[plan, kind] = min(eight(fn) for _ in range(3))
     for (group, kind), (row, plan) in itertools.product(enumerate(KINDS), enumerate(PLANS)):
-        place, seconds = 4 * group + row, TIMES[plan, kind]
+        place, seconds = 4 * group + row, times[plan, kind]
         ax.barh(place, seconds, color=[GREY, ORANGE, BLUE][row])
         ax.text(seconds, place, f" {plan.partition('(')[0]}", va="center", fontsize=9, color=ink)
     ax.set_yticks([1, 5, 9], KINDS)
-    ax.set_xlim(0, max(TIMES.values()) * 1.25)
+    ax.set_xlim(0, max(times.values()) * 1.25)
     ax.set_xlabel("seconds for 8 tasks, 2 workers")
     ax.invert_yaxis()
 
@@ -141,40 +150,32 @@ def eight(fn):
     return time.perf_counter() - began
 
 
-TIMES = {}
-
-
 def graph(folder):
-    """The calls of the page on nested loops."""
-    load, clean, total = map(parmap.delayed, (load_, clean_, total_))
-    total(*(clean(load(name)) for name in ["north", "south", "east"])).visualize(
-        str(folder / "graph.svg")
-    )
+    """The calls of the page on nested loops, which are drawn and not run."""
+
+    @parmap.delayed
+    def load(name):
+        return name
+
+    @parmap.delayed
+    def clean(rows):
+        return rows
+
+    @parmap.delayed
+    def total(*tables):
+        return tables
+
+    calls = total(*(clean(load(name)) for name in ["north", "south", "east"]))
+    calls.visualize(str(folder / "graph.svg"))
 
 
-def load_():
-    """Stand for a function of that name."""
-
-
-def clean_():
-    """Stand for a function of that name."""
-
-
-def total_():
-    """Stand for a function of that name."""
-
-
-for stand_in in (load_, clean_, total_):
-    stand_in.__name__ = stand_in.__name__.rstrip("_")
-
-
-def save(folder, name, draw, **layout):
+def save(folder, name, measured, draw, **layout):
     """Draw once for light pages, once for dark ones, from the same run."""
     for mode, ink in INK.items():
         inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
         with mpl.rc_context({**dict.fromkeys(inked, ink), "svg.fonttype": "none"}):
             figure, axes = plt.subplots(**layout, layout="constrained")
-            draw(axes, ink)
+            draw(axes, ink, measured)
             for ax in np.ravel(axes):
                 ax.spines[["top", "right", "left"]].set_visible(False)
             figure.savefig(folder / f"{name}-{mode}.svg", transparent=True)
@@ -186,9 +187,17 @@ def draw_all(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with parmap.plan("processes", workers=WORKERS):
         parmap.pmap(task, [0.05] * WORKERS, chunks=1)  # the workers are there
-        save(folder, "chunks", chunks, nrows=len(POLICIES), figsize=(7, 7), sharex=True)
-        save(folder, "sizes", sizes, figsize=(7, 3.2))
-    save(folder, "gil", gil, figsize=(7, 3.6))
+        save(
+            folder,
+            "chunks",
+            runs_by_policy(),
+            chunks,
+            nrows=len(POLICIES),
+            figsize=(7, 7),
+            sharex=True,
+        )
+        save(folder, "sizes", sizes_by_policy(), sizes, figsize=(7, 3.2))
+    save(folder, "gil", times_by_plan(), gil, figsize=(7, 3.6))
     graph(folder)
 
 

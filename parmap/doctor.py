@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -78,7 +77,8 @@ def offers() -> Iterator[tuple[str, str, str]]:
         except parmap.BackendUnavailable as error:
             yield name, "", str(error)
             continue
-        yield name, re.split(r"[.;]?(?=\n)|;", kind.__doc__ or "", maxsplit=1)[0], kind.missing()
+        line = (kind.__doc__ or "").partition("\n")[0]
+        yield name, line.partition(";")[0].rstrip("."), kind.missing()
 
 
 def _versions() -> Iterator[Finding]:

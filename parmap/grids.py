@@ -10,7 +10,6 @@ from typing import Any, Unpack
 
 from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
-from parmap.html import table
 from parmap.maps import collected
 from parmap.options import MapOptions
 
@@ -165,6 +164,8 @@ class Grid:
 
     def _repr_html_(self) -> str:
         """Show the results as a table: two axes as rows and columns, others one row each."""
+        from parmap.html import table
+
         if len(self.axes) == 2:  # noqa: PLR2004
             rows, columns = self.axes.values()
             corner = " \\ ".join(self.axes)

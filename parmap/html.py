@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["details", "short", "table"]
+__all__ = ["details", "table"]
 
 _LONGEST = 80  # characters of a value in a cell
 
 
-def short(value: object) -> str:
+def _short(value: object) -> str:
     """Write a value as text that fits into a cell of a table."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = text.partition("\n")[0]
@@ -52,4 +52,4 @@ def details(summary: str, text: str) -> str:
 
 
 def _cell(kind: str, value: object) -> str:
-    return f'<{kind} style="text-align: left">{escape(short(value))}</{kind}>'
+    return f'<{kind} style="text-align: left">{escape(_short(value))}</{kind}>'

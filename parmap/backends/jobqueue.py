@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -166,9 +167,11 @@ class JobQueue(Plan):
     def start(self) -> Executor:
         """Submit the jobs, and wait for the first workers."""
         job = self._job()
-        if missing := self.missing():
+        # Of what `missing` asks for: the packages are asked for where they are used, if they are.
+        if not all(map(shutil.which, self.commands)):
             raise BackendUnavailable(
-                f"the plan {self.name!r} {missing}: run the script where jobs are submitted"
+                f"the plan {self.name!r} submits jobs by {', '.join(self.commands)}, and here is "
+                "no such command: run the script where jobs are submitted"
             )
         from parmap.backends.dask import jobs
         from parmap.backends.dask.executor import serving

@@ -79,15 +79,13 @@ def _copied(buffer: Any) -> bytes | bytearray:
 
 
 def by_fields(value: Any) -> tuple[type, tuple[Any, ...]]:
-    """Reduce a dataclass: as ``__reduce__`` three times as fast as what dataclasses do."""
+    """Reduce a dataclass of several fields, in a third of the time that dataclasses take."""
     return type(value), _fields(type(value))(value)  # type: ignore[arg-type]
 
 
 @functools.cache
 def _fields(kind: type) -> Callable[[Any], tuple[Any, ...]]:
-    names = [field.name for field in fields(kind)]
-    get = operator.attrgetter(*names)
-    return get if len(names) > 1 else lambda value: (get(value),)
+    return operator.attrgetter(*(field.name for field in fields(kind)))
 
 
 class PackedError(NamedTuple):

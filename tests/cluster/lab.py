@@ -38,9 +38,9 @@ PACKAGES = {
     "ssh": ("openssh-server", "openssh-client", "iproute2", "procps"),
     "slurm": ("munge", "slurmctld", "slurmd", "slurm-client"),
 }
-_BRIDGE, _NET = f"parmap{LAB}", f"10.78.{LAB}"
-HEAD = f"{_NET}.1"  # this machine, as the hosts see it
-ADDRESSES = {node: f"{_NET}.1{number}" for number, node in enumerate(NODES, 1)}
+_BRIDGE, NET = f"parmap{LAB}", f"10.78.{LAB}"
+HEAD = f"{NET}.1"  # this machine, as the hosts see it
+ADDRESSES = {node: f"{NET}.1{number}" for number, node in enumerate(NODES, 1)}
 _SLURM = Path("/etc/slurm/slurm.conf")
 _MARK = "# written by parmap's lab"
 _PATIENCE = 20.0  # seconds

@@ -6,6 +6,8 @@ import ssl
 import distributed
 import pytest
 
+from tests.cluster import lab
+
 GUARD = 60
 
 
@@ -15,7 +17,7 @@ def refused(session, count):
     addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
     assert len(addresses) == count
     for address in addresses:
-        assert address.startswith("tls://10.78.")
+        assert address.startswith(f"tls://{lab.NET}.")
         host, port = address.removeprefix("tls://").split(":")
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -1,6 +1,7 @@
 """Plan ``slurm``, on a real Slurm with three nodes: by jobs, and inside of one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,15 @@ def test_code_of_the_pages_runs_as_it_stands(script, hosts, tmp_path):
     (tmp_path / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/{hosts} "$@"\n')
     (tmp_path / "ssh").chmod(0o755)
     script.run(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
+
+
+@outside
+def test_without_the_command_that_is_told_whatever_else_is_missing(monkeypatch):
+    # Nobody needs that package who does without security.
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(parmap.BackendUnavailable, match="by qsub, and here is no such command"):
+        parmap.plan("pbs", security=None).start()
 
 
 # -- faults --------------------------------------------------------------------------------

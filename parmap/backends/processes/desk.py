@@ -142,10 +142,10 @@ class Desk:
         with self._lock:
             heirlooms.pop(key, None)
             frames = self._placed.pop(key, ())
-            small = sum(map(size, frames)) <= _SMALL
-            for worker in () if small else self._idle:
-                # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
-                worker.forget(key)
+            if sum(map(size, frames)) > _SMALL:
+                for worker in self._idle:
+                    # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
+                    worker.forget(key)
 
     def clear(self) -> None:
         """Forget all placed values: no worker will ask for them any more."""
