@@ -160,7 +160,7 @@ class _World:
         self.traits = Traits(round_trip=place.told, sees_deaths=True)
         self.now = self.busy = 0.0
         self.chunks = 0
-        self._origin, self._numbers = Origin(), itertools.count()  # which break ties in heaps
+        self._origin, self._numbers = Origin.here(), itertools.count()  # which break ties in heaps
         self._coming: list[tuple[float, int, _Flight]] = []  # a heap: when, number, what
         self._landed: deque[_Flight] = deque()
         self._queue: deque[tuple[_Flight, range, float | None]] = deque()

@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from parmap.current import current_plan, set_plan
     from parmap.engine.chunking import Auto, Dynamic, Guided, Static
     from parmap.engine.retry import Retry
+    from parmap.engine.streams import Streams
     from parmap.errors import (
         BackendUnavailable,
         DependencyFailed,
-        Failure,
-        FailureGroup,
         ParmapError,
         PlanError,
-        PoolBroken,
         SerializationError,
         SessionClosed,
         TaskExited,
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
         UnseededRandomWarning,
         WorkerDied,
     )
+    from parmap.failures import Failure, FailureGroup, PoolBroken
     from parmap.futures import submit
     from parmap.graph import Delayed, compute, delayed
     from parmap.grids import Grid, pgrid
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from parmap.progress import Counts
     from parmap.session import Session
     from parmap.sharing import Shared, share
-    from parmap.worker.rng import Streams
 
 __all__ = [
     "Auto",
@@ -90,18 +88,13 @@ _HOMES = {
     "current": ["current_plan", "set_plan"],
     "engine.chunking": ["Auto", "Dynamic", "Guided", "Static"],
     "engine.retry": ["Retry"],
+    "engine.streams": ["Streams"],
     "errors": [
-        *("BackendUnavailable", "DependencyFailed", "Failure", "FailureGroup", "ParmapError"),
-        *(
-            "PlanError",
-            "PoolBroken",
-            "SerializationError",
-            "SessionClosed",
-            "TaskExited",
-            "TaskTimeout",
-        ),
+        *("BackendUnavailable", "DependencyFailed", "ParmapError", "PlanError"),
+        *("SerializationError", "SessionClosed", "TaskExited", "TaskTimeout"),
         *("UnseededRandomWarning", "WorkerDied"),
     ],
+    "failures": ["Failure", "FailureGroup", "PoolBroken"],
     "futures": ["submit"],
     "graph": ["Delayed", "compute", "delayed"],
     "grids": ["Grid", "pgrid"],
@@ -111,7 +104,6 @@ _HOMES = {
     "progress": ["Counts"],
     "session": ["Session"],
     "sharing": ["Shared", "share"],
-    "worker.rng": ["Streams"],
 }
 
 

@@ -1,4 +1,4 @@
-"""The errors of parmap, and how one failed element is described.
+"""The errors of parmap.
 
 ::
 
@@ -13,26 +13,20 @@
     ├── TaskTimeout          (TimeoutError)    an element ran longer than ``timeout=`` allows
     └── TaskExited                             an element called ``sys.exit``; only in groups
 
-Errors that a task raises are not wrapped: they come through as they are.
+Errors that a task raises are not wrapped: they come through as they are. How they are told of, and
+`PoolBroken`, which a worker need not know, stand in failures.py.
 """
 
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
 from pickle import PicklingError
-from typing import Any, NoReturn, Self
 
 __all__ = [
     "BackendUnavailable",
     "DependencyFailed",
-    "Failure",
-    "FailureGroup",
     "ParmapError",
     "PlanError",
-    "PoolBroken",
     "RemoteTraceback",
     "SerializationError",
     "SessionClosed",
@@ -58,10 +52,6 @@ class BackendUnavailable(ParmapError, ImportError):  # noqa: N818 - the design's
 
 class SessionClosed(ParmapError, RuntimeError):  # noqa: N818 - a state, like BrokenExecutor
     """A session, or its executor, was used after its end."""
-
-
-class PoolBroken(ParmapError, BrokenExecutor):  # noqa: N818 - a state, like BrokenExecutor
-    """No worker can be started that works: ``setup=`` failed, or the interpreter does not start."""
 
 
 class SerializationError(ParmapError, PicklingError):
@@ -181,116 +171,8 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: a cau
         return f'\n"""\n{self.text}"""'
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What stands in the place of a result when an element failed (``errors="return"``).
-
-    Parameters
-    ----------
-    error : BaseException
-        What the element raised; or `WorkerDied`, `TaskTimeout`, `SerializationError`.
-    index : int
-        Which element: its position in the input, from 0.
-    traceback : str
-        The worker's traceback, as text.
-    host : str
-        The machine it ran on.
-    pid : int
-        The process it ran in.
-    label : str, default ""
-        The call's label.
-
-    Examples
-    --------
-    >>> import parmap
-    >>> good, bad = parmap.pmap(lambda x: 1 / x, [2, 0], errors="return")
-    >>> good
-    0.5
-    >>> bad
-    <Failure of element 1: ZeroDivisionError: division by zero>
-    """
-
-    error: BaseException
-    index: int
-    traceback: str
-    host: str
-    pid: int
-    label: str = ""
-
-    def reraise(self) -> NoReturn:
-        """Raise the error, with a note that says which element it was, and where."""
-        add_note(self.error, self.note)
-        raise self.error
-
-    @property
-    def note(self) -> str:
-        """One line: the element, the call, the machine and the process."""
-        of = f" of {self.label}" if self.label else ""
-        return f"parmap: element {self.index}{of} failed on {self.host}, process {self.pid}"
-
-    def __repr__(self) -> str:
-        """Show the index and the error's last line; the traceback has its own attribute."""
-        head = str(self.error).partition("\n")[0]
-        what = type(self.error).__name__ + (f": {head}" if head else "")
-        return f"<Failure of element {self.index}: {what}>"
-
-    def _repr_html_(self) -> str:
-        """Show the same in a notebook, with the place and the traceback to unfold."""
-        from parmap.html import details
-
-        return details(repr(self).strip("<>"), f"{self.note}\n\n{self.traceback}")
-
-
 def add_note(error: BaseException, note: str) -> None:
     """Add a note once, also to an error that refuses new attributes (a frozen dataclass)."""
     notes = getattr(error, "__notes__", [])
     if note not in notes:
         BaseException.__setattr__(error, "__notes__", [*notes, note])
-
-
-class FailureGroup(ExceptionGroup[Exception]):
-    """The errors of all failed elements (``errors="group"``), with the results of the others.
-
-    Attributes
-    ----------
-    results : list
-        One entry per element, in order; a `Failure` stands where an element failed. From
-        ``compute`` of one structure, that structure.
-    """
-
-    results: Any
-
-    def __new__(
-        cls, results: Sequence[Any], failures: Sequence[Failure], *, of: int | None = None
-    ) -> Self:
-        """Make the group's message and members from the failures, of so many elements."""
-        message = f"{len(failures)} of {len(results) if of is None else of} elements failed"
-        return super().__new__(cls, message, [_as_exception(failure) for failure in failures])
-
-    def __init__(
-        self,
-        results: Sequence[Any],
-        failures: Sequence[Failure],
-        *,
-        of: int | None = None,  # noqa: ARG002 - for the message
-    ) -> None:
-        # Not the parent's: __new__ has made the message and the members from both.
-        Exception.__init__(self, results, failures)
-        self.results = results
-
-    def derive(self, excs: Sequence[Exception], /) -> ExceptionGroup[Exception]:  # type: ignore[override]
-        """Make a plain group of some of the members, for ``split`` and ``except*``."""
-        return ExceptionGroup(self.message, excs)
-
-
-def _as_exception(failure: Failure) -> Exception:
-    error = failure.error
-    if not isinstance(error, Exception):
-        # An ExceptionGroup, which `except Exception` must catch, cannot hold SystemExit.
-        exited = TaskExited(
-            f"element {failure.index} called sys.exit({error.args[0] if error.args else ''})"
-        )
-        exited.__cause__ = error
-        error = exited
-    add_note(error, failure.note)
-    return error

@@ -7,10 +7,10 @@ should be quick; an error that it raises ends the call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from parmap.errors import Failure, WorkerDied
+from parmap.errors import WorkerDied
+from parmap.failures import Failure
 
 __all__ = [
     "CallFinished",
@@ -25,8 +25,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class CallStarted:
+class CallStarted(NamedTuple):
     """A call begins; ``total`` elements are known to come, or None."""
 
     label: str
@@ -34,48 +33,42 @@ class CallStarted:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkSent:
+class ChunkSent(NamedTuple):
     """A chunk of ``size`` elements, the first at ``index``, was handed to the backend."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of the method of tuples
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkFinished:
+class ChunkFinished(NamedTuple):
     """A chunk came back: ``done`` elements have results, after ``seconds`` in the worker."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of the method of tuples
     done: int
     seconds: float
     host: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class ElementFailed:
+class ElementFailed(NamedTuple):
     """An element failed for good."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class ElementRetried:
+class ElementRetried(NamedTuple):
     """An element failed and will run again."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(NamedTuple):
     """A worker died in the middle of a chunk; what it had in hand will run again."""
 
     death: WorkerDied
 
 
-@dataclass(frozen=True, slots=True)
-class CallFinished:
+class CallFinished(NamedTuple):
     """The call is over: by its end, by an error, or because its iterator was closed."""
 
 

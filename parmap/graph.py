@@ -13,9 +13,9 @@ from parmap.engine.dag import Dag, Node, Runner
 from parmap.engine.jobs import refuse_shared_globals
 from parmap.engine.loop import Call
 from parmap.engine.shape import Hole, Shape, shape_of, sharing_large
-from parmap.errors import FailureGroup
+from parmap.engine.streams import takes_rng
+from parmap.failures import FailureGroup
 from parmap.options import MapOptions, settings
-from parmap.worker.rng import takes_rng
 
 __all__ = ["Delayed", "compute", "delayed"]
 
@@ -176,7 +176,7 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
         nodes = [replace(node, shape=shape) for node, shape in zip(nodes, shapes, strict=True)]
     wanted, whole = shape
     dag = Dag(nodes, set(wanted), keeps=session.traits.keeps)
-    chosen = replace(chosen, ordered=False, observers=(*chosen.observers, dag.observe))
+    chosen = chosen._replace(ordered=False, observers=(*chosen.observers, dag.observe))
     runner = Runner(functions, chosen.root)
     call = Call(session, runner, dag, chosen, shelf=dag, functions=functions)
     try:

@@ -7,7 +7,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap.current import current_session
-from parmap.errors import FailureGroup
 
 if TYPE_CHECKING:
     from parmap.options import MapOptions
@@ -224,6 +223,8 @@ def collected(
     call = Call(session or current_session(), fn, source, chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
+        from parmap.failures import FailureGroup
+
         raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))
     return results
 

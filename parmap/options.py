@@ -10,8 +10,8 @@ from parmap import progress as progress_
 from parmap.engine.chunking import Policy, policy_named
 from parmap.engine.loop import Settings
 from parmap.engine.retry import Retry
+from parmap.engine.streams import root_of
 from parmap.registry import suggest
-from parmap.worker.rng import root_of
 
 __all__ = ["MapOptions", "settings"]
 

@@ -11,7 +11,6 @@ import itertools
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
@@ -23,6 +22,8 @@ from parmap.errors import PlanError
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
+    from concurrent.futures import Executor
+
     from parmap.session import Session
     from parmap.worker.values import Budget
 

@@ -9,7 +9,6 @@ import ast
 import importlib
 import sys
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from functools import cache
 from typing import Any
 
@@ -89,6 +88,8 @@ def adopter(thing: object) -> tuple[Any, str]:
     PlanError
         If nobody can.
     """
+    from concurrent.futures import Executor  # a plan that is text needs it later
+
     # A client can only be here if its package was imported.
     distributed = sys.modules.get("distributed")
     if distributed is not None and isinstance(thing, distributed.Client):

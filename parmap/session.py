@@ -9,8 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from parmap.engine.chunking import Auto
 from parmap.engine.cutting import Source
@@ -49,8 +48,7 @@ class Startable(Protocol):
         """Share the cores of a machine out among so many workers on it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A job where the workers reach it.
 
     Parameters
@@ -216,7 +214,7 @@ class Session:
         try:
             return pack(chunk, "chunk", views=self.traits.copies)
         except SerializationError:
-            if len(chunk) == 1:  # then name the argument rather than its place in the chunk
+            if chunk.size == 1:  # then name the argument rather than its place in the chunk
                 row = tuple(column[0] for column in chunk.columns)
                 pack(row[0] if star else row, "args")
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from parmap.engine.chunking import policy_named
@@ -44,9 +44,9 @@ class Sent:
             self.begin()
         chunk = self.chunk
         if chunk.seconds is not None:
-            chunk = replace(chunk, seconds=0.0 if brief else math.inf)
+            chunk = chunk._replace(seconds=0.0 if brief else math.inf)
         # The same time each time, for chunks are cut by it.
-        self.future.set_result(replace(run_chunk(self.job, chunk), seconds=1e-3))
+        self.future.set_result(run_chunk(self.job, chunk)._replace(seconds=1e-3))
 
     def die(self, exitcode: int | None = -11, position: int | None = None, words: str = "") -> None:
         if not self.future.running():

@@ -116,8 +116,8 @@ def test_a_call_leaves_nothing_to_the_collector(run):
 
 
 def modules(code):
-    """The modules of parmap that a new interpreter has loaded after some code."""
-    code += "\nimport sys; print(*[name for name in sys.modules if name.startswith('parmap.')])"
+    """The modules that a new interpreter has loaded after some code."""
+    code += "\nimport sys; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(out.stdout.split())
 
@@ -127,6 +127,14 @@ def test_to_name_a_plan_loads_neither_engine_nor_pool():
     loaded = modules("import parmap; parmap.set_plan('processes', workers=2)")
     assert not {name for name in loaded if name.startswith("parmap.worker.va")}
     assert not loaded & {"parmap.session", "parmap.engine.loop", "parmap.backends.processes.pool"}
+    assert not loaded & {"concurrent.futures", "logging", "subprocess", "cloudpickle"}
+
+
+def test_a_worker_s_side_waits_for_no_dataclass():
+    """Each costs a script's start 0.7 ms, the modules behind it 7, and a traceback 5."""
+    loaded = modules("from parmap.backends.processes import child")
+    assert "parmap.worker.values" in loaded
+    assert not loaded & {"dataclasses", "inspect", "logging", "traceback", "concurrent.futures"}
 
 
 def test_a_worker_loads_what_it_needs_and_no_more():
@@ -140,6 +148,5 @@ def test_a_worker_loads_what_it_needs_and_no_more():
         "multiprocessing",
         "subprocess",
         "asyncio",
-        "inspect2",
     }
     assert len(ours) < 20

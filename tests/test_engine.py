@@ -20,7 +20,8 @@ from parmap.engine.cutting import Source
 from parmap.engine.pieces import Piece
 from parmap.engine.single import single
 from parmap.engine.traits import Traits
-from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
+from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
+from parmap.failures import Failure
 from parmap.worker.values import Chunk
 from tests.hand import HandSite, hand_call
 
@@ -96,7 +97,7 @@ def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():
         site.flying[0].run(brief=True)
 
     assert collect(hand_call(site, step, abs, range(2000), chunks="auto")) == list(range(2000))
-    sizes = [len(sent.chunk) for sent in site.sent]
+    sizes = [sent.chunk.size for sent in site.sent]
     trials = [sent.chunk.seconds for sent in site.sent if sent.chunk.seconds is not None]
     assert sizes[:2] == [1000, 1000]
     assert trials == [0.001] * 2
@@ -122,7 +123,7 @@ def test_where_much_might_come_back_elements_go_singly_at_first(elements, traits
     site = HandSite(2, traits=traits)
     call = hand_call(site, lambda: site.flying[0].run(), id, elements, chunks="auto")
     next(call.results())
-    assert [len(sent.chunk) for sent in site.sent[:4]] == [1] * 4
+    assert [sent.chunk.size for sent in site.sent[:4]] == [1] * 4
     assert {sent.chunk.seconds for sent in site.sent} == {None}
 
 
@@ -141,7 +142,7 @@ def test_small_elements_go_in_trials(elements):
     site = HandSite(2, traits=Traits())
     call = hand_call(site, lambda: site.flying[0].run(), id, elements, chunks="auto")
     assert len(collect(call)) == 2000
-    assert [len(sent.chunk) for sent in site.sent] == [1000, 1000]
+    assert [sent.chunk.size for sent in site.sent] == [1000, 1000]
 
 
 def test_costly_elements_that_go_first_are_not_held_up_by_trials():
@@ -263,7 +264,7 @@ def test_deaths_and_failures_cost_only_their_own_elements(
             sent.die(-11, killer if locates and sent.chunk.careful else None)
         elif chance_kills and data.draw(st.booleans()):
             chance_kills -= 1
-            position = data.draw(st.integers(0, len(sent.chunk) - 1))
+            position = data.draw(st.integers(0, sent.chunk.size - 1))
             sent.die(-9, position if locates and sent.chunk.careful else None)
         else:
             sent.run()
@@ -541,7 +542,7 @@ def test_without_notes_a_piece_is_cut_until_the_suspect_is_alone():
     for whole in (piece(40).careful(), piece(40)):
         offset, again = after_death(whole, WorkerDied(1), noted=False)
         assert offset is None
-        assert {len(part) for part in again} == {3, 1}
+        assert {part.size for part in again} == {3, 1}
         assert all(part.chunk.careful for part in again)
         assert [i for part in again for i in part.indices] == list(range(10, 50))
     # One that was not alone may be innocent, however often its workers died.
@@ -580,10 +581,7 @@ def test_a_timeout_convicts_at_once_and_spares_the_others():
             sent.run()
 
     call = hand_call(site, step, lambda x: x, range(4), chunks=4, errors="return")
-    call._settings = call._settings.__class__(
-        **{name: getattr(call._settings, name) for name in call._settings.__slots__}
-        | {"timeout": 1.0}
-    )
+    call._settings = call._settings._replace(timeout=1.0)
     results = collect(call)
     assert isinstance(results[2].error, TaskTimeout)
     assert 'File "a.py", line 3 in f' in str(results[2].error)

@@ -57,7 +57,7 @@ def computed(structure, step=None, *, workers=2, chunks=1, errors="raise", obser
     dag = Dag(nodes, set(wanted))
     site = site or HandSite(workers)
     chosen = options("compute", {"chunks": chunks, "errors": errors}, ordered=False)
-    chosen = dataclasses.replace(chosen, observers=observers)
+    chosen = chosen._replace(observers=observers)
     assert isinstance(chosen, Settings)
     call = Call(site, Runner(functions, None), dag, chosen, shelf=dag)
     call._landed = HandQueue((lambda: site.flying[0].run()) if step is None else lambda: step(site))
@@ -79,7 +79,7 @@ def watched(monkeypatch):
 
     def settings(*args, **kwargs):
         chosen = original(*args, **kwargs)
-        return dataclasses.replace(chosen, observers=(*chosen.observers, heard.append))
+        return chosen._replace(observers=(*chosen.observers, heard.append))
 
     with monkeypatch.context() as patch:
         patch.setattr(graph, "settings", settings)

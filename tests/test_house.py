@@ -22,7 +22,10 @@ FILES = {
 
 # From the ground up; a file may import from its own floor and those below.
 FLOORS = [
-    {f"parmap.{name}" for name in ("errors", "cores", "events", "html", "progress", "sharing")},
+    {
+        f"parmap.{name}"
+        for name in ("errors", "cores", "events", "failures", "html", "progress", "sharing")
+    },
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
     | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"},

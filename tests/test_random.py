@@ -28,8 +28,9 @@ from numpy.random import (
 
 import parmap
 from parmap.engine.chunking import Static
+from parmap.engine.streams import root_of
 from parmap.worker import rng as streams_of
-from parmap.worker.rng import Root, root_of
+from parmap.worker.rng import Root
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import parmap
-from parmap import errors
+from parmap import errors, failures
 
 ROOT = Path(parmap.__file__).parent
 WORDS = Path(__file__).with_name("words.txt")
@@ -40,7 +40,7 @@ def messages() -> Iterator[tuple[str, str, str]]:
 
 def _makes_a_message(call: ast.Call) -> bool:
     name = _name(call.func)
-    exceptions = name.endswith("Error") or name in errors.__all__
+    exceptions = name.endswith("Error") or name in (*errors.__all__, *failures.__all__)
     return (exceptions or name in _WARN) and name != "add_note"
 
 

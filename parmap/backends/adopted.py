@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from parmap.backends.outstanding import Outstanding
@@ -170,7 +170,7 @@ class Adopted(Plan):
     def budget(self, workers: int) -> Budget | None:
         """Share the cores out; the workers are the user's, and get their numbers back."""
         own = super().budget(workers)
-        return None if own is None else replace(own, lent=True)
+        return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
         """Wrap the executor, so that shutting down leaves it open."""

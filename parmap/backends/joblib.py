@@ -6,16 +6,17 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap import registry
+from parmap.backends.inline import SequentialExecutor
 from parmap.backends.joblib_life import Life
 from parmap.backends.outstanding import Outstanding
-from parmap.backends.sequential import SequentialExecutor
 from parmap.backends.ticket import Ticket
 from parmap.engine.traits import Traits
-from parmap.errors import PlanError, PoolBroken
+from parmap.errors import PlanError
+from parmap.failures import PoolBroken
 from parmap.plans import Plan
 from parmap.worker.setup import prepared
 from parmap.worker.values import Budget, embedded
@@ -57,7 +58,7 @@ class Joblib(Plan):
     def budget(self, workers: int) -> Budget | None:
         """Share the cores out; the workers are joblib's, and get their numbers back."""
         own = super().budget(workers)
-        return None if own is None else replace(own, lent=True)
+        return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
         """Start the backend."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from parmap.backends.ticket import Ticket
 from parmap.engine.traits import Traits
-from parmap.errors import BackendUnavailable, PlanError, PoolBroken, WorkerDied
+from parmap.errors import BackendUnavailable, PlanError, WorkerDied
+from parmap.failures import PoolBroken
 
 __all__ = ["Life"]
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap import registry
@@ -130,7 +130,7 @@ class JobQueue(Plan):
     def budget(self, workers: int) -> Budget | None:  # noqa: ARG002 - jobs may share a node
         """Share the cores of each job out among its workers."""
         own = super().budget(self.per_job)
-        return None if own is None else replace(own, among=self.per_job)
+        return None if own is None else own._replace(among=self.per_job)
 
     @property
     def directives(self) -> dict[str, Any]:

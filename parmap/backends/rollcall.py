@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from parmap.backends.ticket import Ticket
-from parmap.errors import PoolBroken, WorkerDied
+from parmap.errors import WorkerDied
+from parmap.failures import PoolBroken
 from parmap.worker.present import RECORD
 
 __all__ = ["RollCall"]

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from parmap.engine.traits import Traits
-from parmap.errors import SessionClosed
 from parmap.plans import Plan
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it is the plan of a script until that names another: see parmap.plans
+    from concurrent.futures import Executor
+
     from parmap.worker.values import Budget
 
 __all__ = ["Sequential"]
-
-
-class SequentialExecutor(Executor):
-    """Runs a task inside `submit`."""
-
-    workers = 1
-
-    def __init__(self) -> None:
-        self._open = True
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run the task; give its finished future."""
-        if not self._open:
-            raise SessionClosed("cannot schedule new futures after shutdown")
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - the future's; a KeyboardInterrupt goes through
-            future.set_exception(error)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        """Take no more tasks."""
-        self._open = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +36,12 @@ class Sequential(Plan):
         if not isinstance(self.threads_per_worker, int):
             return None
         own = super().budget(workers)
-        return None if own is None else replace(own, lent=True)
+        return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
         """Run ``setup`` here; give the executor."""
         if self.initializer:
             self.initializer()
+        from parmap.backends.inline import SequentialExecutor
+
         return SequentialExecutor()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parmap import registry
@@ -63,7 +63,7 @@ class Slurm(JobQueue):
         own = super().budget(workers)
         if own is None or own.among is None or not self.inside:
             return own
-        return replace(own, among=workers)
+        return own._replace(among=workers)
 
     def address(self) -> str:
         """Find the address of this machine that leads to the nodes."""

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parmap import registry
@@ -100,7 +100,7 @@ class SSH(Plan):
     def budget(self, workers: int) -> Budget | None:
         """Share the cores of each machine out among the workers there."""
         own = super().budget(workers)
-        return None if own is None else replace(own, among=workers)
+        return None if own is None else own._replace(among=workers)
 
     def check(self) -> list[Found]:
         """Look at the machines, without starting workers.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap.engine.traits import Traits
-from parmap.errors import PoolBroken
+from parmap.failures import PoolBroken
 from parmap.plans import Plan
 
 __all__ = ["Threads"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from parmap.engine.pieces import Piece
 from parmap.errors import WorkerDied
@@ -50,26 +49,26 @@ def after_death(
         return None, _apart(piece) if piece.chunk.careful else [piece.careful()]
     deaths = piece.deaths + death.times
     limit = _OUTSIDE_DEATHS if death.from_outside else _OWN_DEATHS
-    before, after = piece.parts(offset)[:-1] if offset else [], piece.part(offset + 1, len(piece))
-    others = [part for part in (*before, after) if len(part)]
+    before, after = piece.parts(offset)[:-1] if offset else [], piece.part(offset + 1, piece.size)
+    others = [part for part in (*before, after) if part.size]
     if death.timed_out or deaths >= limit:
         return offset, others
-    suspect = replace(piece.part(offset, offset + 1), attempts=piece.attempts, deaths=deaths)
+    suspect = piece.part(offset, offset + 1)._replace(attempts=piece.attempts, deaths=deaths)
     return None, [suspect if noted else suspect.careful(), *others]
 
 
 def _apart(piece: Piece) -> list[Piece]:
     """Cut a piece into careful ones, so that in the end each element is alone."""
-    if len(piece) == 1:
+    if piece.size == 1:
         return [piece.careful()]  # its history stays with it
-    size = math.ceil(len(piece) / _PARTS)
-    return [part.careful() for part in piece.parts(*range(size, len(piece), size))]
+    size = math.ceil(piece.size / _PARTS)
+    return [part.careful() for part in piece.parts(*range(size, piece.size, size))]
 
 
 def _located(piece: Piece, death: WorkerDied) -> int | None:
-    if len(piece) == 1:
+    if piece.size == 1:
         return 0
     position = death.position
-    if position is None or not 0 <= position < len(piece):
+    if position is None or not 0 <= position < piece.size:
         return None
     return position

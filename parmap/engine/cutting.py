@@ -11,7 +11,6 @@ import operator
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
 from typing import Any
 
 from parmap.engine.chunking import Policy
@@ -294,13 +293,13 @@ class Cutter:
 
     def take_back(self, piece: Piece) -> None:
         """Take a piece that did not run; it is cut again, and goes before what is not cut yet."""
-        piece = replace(piece, chunk=replace(piece.chunk, seconds=None))
+        piece = piece._replace(chunk=piece.chunk._replace(seconds=None))
         bisect.insort(self._back, piece, key=lambda one: one.indices[0])
 
     @property
     def _left(self) -> int | None:
         left = self._source.left
-        return None if left is None else left + sum(map(len, self._back))
+        return None if left is None else left + sum(piece.size for piece in self._back)
 
     def next(self, at_most: int, below: int | None) -> Piece | None:
         """Cut the next piece; None when there is nothing more to run.

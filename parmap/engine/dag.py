@@ -18,10 +18,12 @@ from parmap import sharing
 from parmap.engine.chunking import Chunker, Policy
 from parmap.engine.pieces import Piece
 from parmap.engine.shape import Shape
-from parmap.errors import DependencyFailed, Failure, add_note
+from parmap.engine.streams import takes_rng
+from parmap.errors import DependencyFailed, add_note
 from parmap.events import ElementFailed, Event
+from parmap.failures import Failure
 from parmap.worker.globals import apart
-from parmap.worker.rng import Root, streamed, takes_rng
+from parmap.worker.rng import Root, streamed
 from parmap.worker.values import Chunk
 
 __all__ = ["Dag", "Node", "Runner"]
@@ -173,7 +175,7 @@ class Dag:
 
     def take_back(self, piece: Piece) -> None:
         """Make calls ready again that did not run."""
-        self._handed_out -= len(piece)
+        self._handed_out -= piece.size
         for head in piece.indices:
             heapq.heappush(self._ready, head)
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import parmap
+from parmap.engine.hints import hints_of
 from parmap.engine.site import Site
+from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
 from parmap.worker import context
-from parmap.worker.globals import hints_of
-from parmap.worker.rng import Root, takes_rng
+from parmap.worker.rng import Root
 from parmap.worker.values import Job
 
 __all__ = ["job_for", "refuse_shared_globals", "users_line", "warn_unseeded"]

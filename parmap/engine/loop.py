@@ -16,9 +16,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from parmap import events
 from parmap.engine.blame import after_death
@@ -28,7 +27,8 @@ from parmap.engine.pieces import Cutting, Feed, Piece
 from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
-from parmap.errors import Failure, SerializationError, SessionClosed, TaskTimeout, WorkerDied
+from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
+from parmap.failures import Failure
 from parmap.worker.parcel import PackedError, pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
@@ -39,8 +39,7 @@ __all__ = ["Call", "Settings"]
 _DEPTH = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """How to run a call: the validated map options.
 
     Parameters
@@ -214,7 +213,7 @@ class Call:
     def _send(self, piece: Piece, placed: Any) -> None:
         chunk = piece.chunk
         if self._job.root is not None:
-            chunk = replace(chunk, indices=piece.indices)
+            chunk = chunk._replace(indices=piece.indices)
         try:
             send = self._site.keep if piece.keep else self._site.send
             future = send(placed, chunk)
@@ -223,14 +222,14 @@ class Call:
             return
         self._flying[future] = piece
         future.add_done_callback(self._landed.put)
-        self._tell(events.ChunkSent, piece.indices[0], len(piece))
+        self._tell(events.ChunkSent, piece.indices[0], piece.size)
 
     def _unsendable(self, piece: Piece, error: SerializationError) -> None:
         """Find out which element of a piece cannot travel: send them one by one."""
-        if len(piece) > 1:
-            self._again.extendleft(reversed(piece.parts(*range(1, len(piece)))))
+        if piece.size > 1:
+            self._again.extendleft(reversed(piece.parts(*range(1, piece.size))))
         else:
-            self._fail(piece, 0, pack_error(error, crosses=False), Origin())
+            self._fail(piece, 0, pack_error(error, crosses=False), Origin.here())
 
     def _absorb(self, future: Future[Outcome], cutter: Cutting) -> None:
         """Take in what came of a piece."""
@@ -274,14 +273,14 @@ class Call:
             start = misfire.offset + 1
         ran = max(start, len(values))
         done += self._shelve(piece, start, ran, values)
-        if ran < len(piece):
+        if ran < piece.size:
             # Its time was over; or it failed, but in another order the rest may yet have to run.
-            cutter.take_back(piece.part(ran, len(piece)))
+            cutter.take_back(piece.part(ran, piece.size))
         return done
 
     def _shelve(self, piece: Piece, start: int, stop: int, values: list[Any]) -> int:
         if start < stop:
-            whole = stop - start == len(piece)
+            whole = stop - start == piece.size
             self._shelf.put(piece.indices[start:stop], values if whole else values[start:stop])
         return stop - start
 
@@ -299,7 +298,7 @@ class Call:
                 f"{death.last_words}"
             )
         packed = PackedError(error, death.last_words)
-        here = Origin()
+        here = Origin.here()
         self._fail(piece, offset, packed, Origin(death.host or here.host, death.pid))
 
     def _fail(self, piece: Piece, offset: int, packed: PackedError, origin: Origin) -> None:
@@ -314,7 +313,7 @@ class Call:
             failure.reraise()
         failed = piece.attempts + 1
         if self._settings.retries.applies(error, failed):
-            again = replace(piece.part(offset, offset + 1), attempts=failed)
+            again = piece.part(offset, offset + 1)._replace(attempts=failed)
             due = time.monotonic() + self._settings.retries.delay(failed)
             heapq.heappush(self._later, (due, index, again))
             self._tell(events.ElementRetried, failure)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from parmap.engine.chunking import Policy
 from parmap.worker.values import Chunk
@@ -13,8 +12,7 @@ from parmap.worker.values import Chunk
 __all__ = ["Cutting", "Feed", "Piece"]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A chunk as the engine keeps it: which elements it holds, and their history.
 
     Parameters
@@ -37,23 +35,24 @@ class Piece:
     deaths: int = 0
     keep: bool = False
 
-    def __len__(self) -> int:
-        """Count the elements."""
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
         return len(self.indices)
 
     def part(self, start: int, stop: int) -> Piece:
         """Cut out the elements from `start` to before `stop`, as if never sent."""
-        chunk = replace(self.chunk.part(start, stop), careful=False)
+        chunk = self.chunk.part(start, stop)._replace(careful=False)
         return Piece(self.indices[start:stop], chunk)
 
     def parts(self, *cuts: int) -> list[Piece]:
         """Cut before each of the offsets `cuts`; what would be empty is left out."""
-        edges = [0, *cuts, len(self)]
+        edges = [0, *cuts, self.size]
         return [self.part(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
     def careful(self) -> Piece:
         """Make the same piece, to be run with each element noted."""
-        return replace(self, chunk=replace(self.chunk, careful=True))
+        return self._replace(chunk=self.chunk._replace(careful=True))
 
 
 class Cutting(Protocol):

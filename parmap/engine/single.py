@@ -10,9 +10,9 @@ from typing import Any
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
 from parmap.engine.naming import ByName
 from parmap.engine.site import Site
-from parmap.errors import Failure
+from parmap.engine.streams import root_of
+from parmap.failures import Failure
 from parmap.worker.parcel import unpack_error
-from parmap.worker.rng import root_of
 from parmap.worker.values import Chunk, Outcome
 
 __all__ = ["single"]

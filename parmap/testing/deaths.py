@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import parmap
-from parmap.errors import Failure
+from parmap.failures import Failure
 from parmap.testing.material import LONG, Contract, be_killed, exit_at_once, fault
 
 __all__ = ["DeathsContract"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import parmap
-from parmap.errors import Failure, FailureGroup
+from parmap.failures import Failure, FailureGroup
 from parmap.testing.material import LONG, Coded, Contract, Frozen, Locked, Prefixed, Unusual, raiser
 
 __all__ = ["ErrorsContract"]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 
 import parmap
-from parmap.errors import Failure, FailureGroup
+from parmap.failures import Failure, FailureGroup
 from parmap.testing.material import (
     LONG,
     Contract,

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import parmap
-from parmap.errors import FailureGroup
+from parmap.failures import FailureGroup
 
 __all__ = [
     "FACTOR",

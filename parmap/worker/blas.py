@@ -18,8 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Container, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Hold", "Library", "borrowed", "hold", "keep", "loaded", "release", "set_environment"]
 
@@ -133,8 +132,7 @@ def release(token: Hold) -> None:
     _limits.release(token)
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
+class Library(NamedTuple):
     """A native library with threads of its own, and how many this thread would get now."""
 
     user_api: str
@@ -147,17 +145,18 @@ class Library:
 
 def loaded() -> list[Library]:
     """List the libraries with threads of their own that are loaded in this process."""
-    names = [field.name for field in fields(Library)]  # as threadpoolctl calls them
     _, found = _limits.found()
-    return [Library(*(getattr(one, name, None) for name in names)) for one in found]  # type: ignore[arg-type]
+    # The fields are called as threadpoolctl calls them.
+    return [Library(*(getattr(one, name, None) for name in Library._fields)) for one in found]  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Hold:
     """A limit that somebody asked for; only itself is equal to it."""
 
-    threads: int
-    exact: bool
+    __slots__ = ("exact", "threads")
+
+    def __init__(self, threads: int, exact: bool) -> None:  # noqa: FBT001 - as it is kept
+        self.threads, self.exact = threads, exact
 
     def of(self, before: int | None) -> int:
         """Give the number for a library that had another before, or none."""
@@ -168,8 +167,7 @@ class Hold:
         return other is not None and (self.threads, self.exact) == (other.threads, other.exact)
 
 
-@dataclass(frozen=True, slots=True)
-class _Dial:
+class _Dial(NamedTuple):
     """Where one library's number is read and set.
 
     `mark` gives what `set` takes to go back, which may mean "none of its own".

@@ -13,16 +13,14 @@ import sys
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from parmap import cores as cores_
 
 __all__ = ["Task", "Worker", "frame", "task", "threaded", "worker"]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """The frame of code that runs as part of a task.
 
     Parameters

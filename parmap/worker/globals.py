@@ -6,21 +6,18 @@ and a generator that nobody has loaded is one that nobody has drawn from.
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Watch", "apart", "hints_of", "seed_globals"]
+__all__ = ["Watch", "apart", "seed_globals"]
 
 
 def seed_globals(stream: np.random.Generator) -> None:
@@ -138,7 +135,7 @@ class Watch:
     Parameters
     ----------
     hints : tuple of str
-        The modules that the function speaks of; see `hints_of`. Python's generator is
+        The modules that the function speaks of; see `Job`. Python's generator is
         looked at only where it is named: that costs 20 µs, NumPy's costs 2.
     """
 
@@ -178,47 +175,3 @@ def _numpy_mark() -> tuple[int, ...] | None:
     address = bits.ctypes.state_address
     words = (ctypes.c_uint32 * 625).from_address(address)
     return words[0], words[1], words[624]
-
-
-def hints_of(functions: Iterable[Callable[..., Any]]) -> tuple[str, ...]:
-    """Guess which global generators functions, and the functions that they name, may use.
-
-    A cheap hint for `Watch`: what a library does in its depths is not seen.
-
-    Returns
-    -------
-    tuple of str
-        Of ``"random"`` and ``"numpy.random"``.
-    """
-    seen: set[int] = set()
-    todo: list[Any] = list(functions)
-    names: set[str] = set()
-    while todo:
-        one = inspect.unwrap(todo.pop())
-        one = one.func if isinstance(one, functools.partial) else one
-        code = getattr(one, "__code__", None)
-        if not isinstance(code, CodeType) or id(code) in seen:
-            continue
-        seen.add(id(code))
-        names |= _names(code)
-        space = getattr(one, "__globals__", {})
-        named = [space[name] for name in code.co_names if name in space]
-        if any(map(_is_random, named)):
-            names.add("random")
-        todo += filter(inspect.isfunction, named)
-    if not any("random" in name for name in names):
-        return ()
-    return ("random", "numpy.random") if names & {"numpy", "np"} else ("random",)
-
-
-@functools.lru_cache(maxsize=256)
-def _names(code: CodeType) -> frozenset[str]:
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return frozenset(code.co_names).union(*map(_names, inner))
-
-
-def _is_random(thing: Any) -> bool:
-    """Recognise ``random`` under another name, and what was imported from it."""
-    return "random" in (getattr(thing, "__name__", ""), getattr(thing, "__module__", "")) or (
-        type(getattr(thing, "__self__", None)).__module__ == "random"
-    )

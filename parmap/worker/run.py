@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 from parmap import sharing
@@ -77,7 +76,7 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
             with sharing.arrived(shared):
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
-            return Outcome([], (), 0.0, Origin(), pack_error(error, crosses=True))
+            return Outcome([], (), 0.0, Origin.here(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
     swift = _swift if chunk.seconds is None else _brief
     work = _watched if chunk.careful or job.timeout is not None else swift
@@ -90,7 +89,7 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
         values, misfires = work(job, chunk)
         seconds = time.perf_counter() - began
         touched = watch.touched() if watch else ()
-    outcome = Outcome(values, tuple(misfires), seconds, Origin(), touched=touched)
+    outcome = Outcome(values, tuple(misfires), seconds, Origin.here(), touched=touched)
     return _packed(job, outcome) if job.crosses else outcome
 
 
@@ -116,7 +115,7 @@ def _lent(threads: int, *, exact: bool) -> Iterator[None]:
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
     columns: list[Any] = list(chunk.columns)
     for place, value in job.constants:
-        columns[place] = itertools.repeat(sharing.opened([value])[0], len(chunk))
+        columns[place] = itertools.repeat(sharing.opened([value])[0], chunk.size)
     fn = job.fn
     if sharing.handles_exist():
         # Rows are not looked into: one may be an iterator.
@@ -135,11 +134,11 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     values: list[Any] = []
     misfires: list[Misfire] = []
     calls = _calls(job, chunk)
-    size = len(chunk)
+    size = chunk.size
     while len(values) < size:
         try:
             values.extend(calls)
-            if len(values) < len(chunk):
+            if len(values) < chunk.size:
                 # map() takes a StopIteration from the function for its own end. Read anew:
                 # a chunk whose call is over may have been emptied meanwhile.
                 raise _stopped()  # noqa: TRY301 - the failure of an element like any other
@@ -158,7 +157,7 @@ def _brief(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     misfires: list[Misfire] = []
     end = time.perf_counter() + (chunk.seconds or 0.0)
     size = 1
-    while (start := len(values)) < len(chunk) and (not start or time.perf_counter() < end):
+    while (start := len(values)) < chunk.size and (not start or time.perf_counter() < end):
         some, failed = _swift(job, chunk.part(start, start + size))
         values += some
         misfires += [misfire._replace(offset=start + misfire.offset) for misfire in failed]
@@ -174,7 +173,7 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     misfires: list[Misfire] = []
     calls = _calls(job, chunk)
     end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
-    for offset in range(len(chunk)):
+    for offset in range(chunk.size):
         if offset and time.perf_counter() >= end:
             break
         try:
@@ -236,4 +235,4 @@ def _packed(job: Job, outcome: Outcome) -> Outcome:
             del misfires[1:]
             del values[misfires[0].offset :]
         parcel = pack_result(values, views=job.sent_at_once)
-    return replace(outcome, values=parcel, misfires=tuple(misfires))
+    return outcome._replace(values=parcel, misfires=tuple(misfires))

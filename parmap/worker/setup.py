@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from parmap.errors import PoolBroken
+from parmap.failures import PoolBroken
 from parmap.worker.values import Embedded
 
 __all__ = ["prepared"]

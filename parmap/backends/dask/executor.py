@@ -23,7 +23,8 @@ from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.backends.outstanding import Outstanding
 from parmap.engine.traits import Traits
-from parmap.errors import ParmapError, PoolBroken, WorkerDied
+from parmap.errors import ParmapError, WorkerDied
+from parmap.failures import PoolBroken
 from parmap.worker.values import embedded
 
 __all__ = ["DaskExecutor", "serving"]

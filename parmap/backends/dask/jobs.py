@@ -32,7 +32,7 @@ from parmap.backends.dask.agent import facts
 from parmap.backends.dask.board import Board
 from parmap.backends.dask.cluster import awaited, cluster
 from parmap.backends.dask.hosts import orders
-from parmap.errors import PoolBroken
+from parmap.failures import PoolBroken
 
 __all__ = ["job_class", "started"]
 

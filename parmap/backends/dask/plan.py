@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap import registry
@@ -74,7 +74,7 @@ class Dask(Plan):
             return own
         # A cluster's machines are not this one; and workers that others use get their
         # numbers back, as this process does.
-        return replace(own, lent=True, among=workers if self._found else None)
+        return own._replace(lent=True, among=workers if self._found else None)
 
     def start(self) -> Executor:
         """Start the workers, or connect to those that run."""

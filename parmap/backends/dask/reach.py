@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parmap.backends.dask.agent import facts, misfit, towards
-from parmap.errors import PoolBroken
+from parmap.failures import PoolBroken
 
 __all__ = ["Found", "Reach", "gathered", "listening", "look"]
 

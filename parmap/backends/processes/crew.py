@@ -17,7 +17,7 @@ from parmap.backends.processes.records import Task, Worker
 from parmap.backends.processes.system import anonymous_file, unforked
 from parmap.backends.processes.wire import Buffer, Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
-from parmap.errors import PoolBroken
+from parmap.failures import PoolBroken
 from parmap.worker.parcel import unpack_error
 
 __all__ = ["Crew"]

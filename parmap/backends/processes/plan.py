@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
 from parmap.plans import Plan
+
+if TYPE_CHECKING:  # see parmap.plans
+    from concurrent.futures import Executor
 
 __all__ = ["Processes"]
 

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, cast
 
 import parmap
@@ -35,7 +34,6 @@ _LARGE = 1 << 25
 _OURS = f'File "{os.path.dirname(os.path.abspath(parmap.__file__))}'
 
 
-@dataclass(eq=False, slots=True)
 class Task:
     """A call on its way through the pool.
 
@@ -50,22 +48,29 @@ class Task:
     settle : sequence of frame
         Where the caller was when it submitted the call, encoded: the same object as long as that
         does not change.
-    own : bool, default False
+
+    Attributes
+    ----------
+    own : bool
         Whether the frames are copies; until then they view the caller's arrays, which may
         change as soon as `submit` has returned.
-    begun : bool, default False
+    begun : bool
         Whether the future says that it runs: it may be told so only once.
-    abandoned : bool, default False
+    abandoned : bool
         Whether nobody waits for it any more.
     """
 
-    future: Future[Any]
-    frames: Sequence[Frame]
-    keys: tuple[int, ...]
-    settle: Sequence[Frame]
-    own: bool = False
-    begun: bool = False
-    abandoned: bool = False
+    __slots__ = ("abandoned", "begun", "frames", "future", "keys", "own", "settle")
+
+    def __init__(
+        self,
+        future: Future[Any],
+        frames: Sequence[Frame],
+        keys: tuple[int, ...],
+        settle: Sequence[Frame],
+    ) -> None:
+        self.future, self.frames, self.keys, self.settle = future, frames, keys, settle
+        self.own = self.begun = self.abandoned = False
 
     def copy(self) -> None:
         """Have frames of its own."""

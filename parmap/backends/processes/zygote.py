@@ -195,6 +195,8 @@ def main(control: int) -> None:
     """Be a zygote: serve requests until the parent closes the channel."""
     # Loaded here, and not where the parent loads this file: it is a worker's side. All that a
     # worker needs to begin is loaded now, for each would load it again.
+    import cloudpickle  # noqa: F401 - a script's functions come by it, and it takes 13 ms
+
     from parmap.backends.processes import child
 
     prepare()

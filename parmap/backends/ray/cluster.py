@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from parmap import registry
-from parmap.errors import PlanError, PoolBroken
+from parmap.errors import PlanError
+from parmap.failures import PoolBroken
 from parmap.plans import Plan
 from parmap.worker import blas
 from parmap.worker.values import Budget

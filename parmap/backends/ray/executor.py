@@ -19,7 +19,8 @@ from typing import Any
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
 from parmap.engine.traits import Traits
-from parmap.errors import PlanError, PoolBroken, WorkerDied
+from parmap.errors import PlanError, WorkerDied
+from parmap.failures import PoolBroken
 from parmap.worker.setup import prepared
 from parmap.worker.values import Embedded, embedded
 

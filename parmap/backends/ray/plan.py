@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap.errors import PlanError
@@ -68,7 +68,7 @@ class Ray(Plan):
         """Share the cores of each node out among the workers there."""
         own = super().budget(workers)
         # Nodes may be other machines; and their workers serve others, too, in between.
-        return None if own is None else replace(own, lent=True, among=workers)
+        return None if own is None else own._replace(lent=True, among=workers)
 
     def start(self) -> Executor:
         """Start Ray, or use the one that runs."""
