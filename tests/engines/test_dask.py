@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -92,6 +94,29 @@ def test_a_killed_worker_costs_no_result(two):
     results = parmap.pmap(lambda x: x * x, range(200), chunks=4, progress=kill_once)
     assert killed
     assert results == [x * x for x in range(200)]
+
+
+def test_nobody_waits_for_a_worker_that_is_gone(two):
+    """A result may still be with a worker when that ends: it is not asked for half a minute."""
+    client, scheduler = two.executor._client, two.executor._client.cluster.scheduler
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))  # and does not listen
+    worker = f"tcp://127.0.0.1:{bound.getsockname()[1]}"
+
+    async def meet():
+        asked = asyncio.create_task(client.rpc.connect(worker))
+        while worker not in client.rpc._connecting:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(0)
+        for plugin in scheduler.plugins.values():
+            if hasattr(plugin, "_client"):
+                plugin.remove_worker(scheduler, worker, stimulus_id="test")
+        try:
+            await asked
+        except OSError as error:
+            return str(error)
+
+    with bound:
+        assert "Address removed" in client.sync(meet, callback_timeout=15)
 
 
 def test_a_constant_travels_once_to_each_worker(two, monkeypatch):

@@ -19,7 +19,7 @@ from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 from parmap.backends.dask.keeper import Keeper, environment
 from parmap.backends.dask.worker import PROMPT, order
-from parmap.errors import PoolBroken
+from parmap.failures import PoolBroken
 from parmap.worker import blas
 from parmap.worker.values import Budget
 
@@ -205,6 +205,22 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         await super().close()
 
 
+class _Gone(distributed.SchedulerPlugin):  # type: ignore[misc]
+    """Has a client give up what it asks a worker that is gone.
+
+    A result that the worker has not handed over yet is computed anew, but only once the client says
+    that it could not be had; and it tries to connect for 30 s. The scheduler's own connections
+    end just so.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:  # noqa: ARG002
+        """Hear of a worker that has gone."""
+        self._client.rpc.remove(worker)
+
+
 def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[], None], ...]]:
     """Connect to a scheduler.
 
@@ -237,6 +253,7 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
         # Every two seconds it has workers drop what others have, too: what was placed on all
         # would be sent again.
         client.amm.stop()
+        where.scheduler.add_plugin(_Gone(client))
         streams.append(where.scheduler.client_comms.get(client.id))
     for stream in filter(None, streams):
         stream.interval = PROMPT
