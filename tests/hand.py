@@ -38,7 +38,7 @@ class Sent:
     def begin(self) -> None:
         assert self.future.set_running_or_notify_cancel()
 
-    def run(self, *, brief: bool = False) -> None:
+    def run(self, *, brief: bool = False, seconds: float = 1e-3) -> None:
         """Run it and resolve its future; if brief, one that may end itself does at once."""
         if not self.future.running():
             self.begin()
@@ -46,7 +46,7 @@ class Sent:
         if chunk.seconds is not None:
             chunk = chunk._replace(seconds=0.0 if brief else math.inf)
         # The same time each time, for chunks are cut by it.
-        self.future.set_result(run_chunk(self.job, chunk)._replace(seconds=1e-3))
+        self.future.set_result(run_chunk(self.job, chunk)._replace(seconds=seconds))
 
     def die(self, exitcode: int | None = -11, position: int | None = None, words: str = "") -> None:
         if not self.future.running():

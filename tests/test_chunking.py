@@ -60,6 +60,22 @@ def test_auto_tries_no_more_than_can_run_and_only_once():
     assert Auto(target=0.05).begin(10**9, 2).trial() == (20_001, 0.001)
     assert Auto().begin(None, 2).trial() is None
     assert Auto().begin(1998, 2).trial() is None  # few, so that none waits for another
+
+
+@pytest.mark.parametrize(
+    ("each", "tries"), [(1e-7, True), (9e-7, True), (1.1e-6, False), (1, False)]
+)
+def test_few_that_are_next_to_nothing_follow_as_a_trial(each, tries):
+    """Of 100 elements for each worker, which may take a tenth of the shortest chunk, 1 ms."""
+    chunker = Auto(target=0.05).begin(200, 2)
+    chunker.learn(1, each)
+    assert chunker.trial() == ((100, 0.001) if tries else None)
+    unknown = Auto(target=0.05).begin(None, 2)
+    unknown.learn(1, each)
+    assert unknown.trial() is None
+
+
+def test_named_policies_make_no_trials():
     for policy in (Static(), Dynamic(size=7), Guided()):
         assert policy.begin(100, 2).trial() is None
 

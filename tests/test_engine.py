@@ -145,6 +145,16 @@ def test_small_elements_go_in_trials(elements):
     assert [sent.chunk.size for sent in site.sent] == [1000, 1000]
 
 
+def test_few_small_elements_that_are_fast_take_few_messages():
+    site = HandSite(2, traits=Traits())
+    call = hand_call(site, lambda: site.flying[0].run(seconds=1e-7), id, range(1000), chunks="auto")
+    assert len(collect(call)) == 1000
+    sizes = [sent.chunk.size for sent in site.sent]
+    assert sizes == [1, 1, 1, 1, 500, 496]
+    # They end themselves, for the single ones may have been the only fast ones.
+    assert [sent.chunk.seconds for sent in site.sent] == [None] * 4 + [0.001] * 2
+
+
 def test_costly_elements_that_go_first_are_not_held_up_by_trials():
     site = HandSite(2, traits=Traits())
     chunks = Auto(cost=lambda x: x)

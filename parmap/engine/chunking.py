@@ -305,9 +305,10 @@ class _Learning(Chunker):
     The first chunks are trials, or else single elements; the first answer sets the size in
     one jump. A trial costs as much as a single element where elements are slow. Where they
     are fast it tells their cost, of which the time of a single one says little, and may
-    already be all that there is to do. The estimate then follows the newest chunks, because
-    costs drift along an input, but a single chunk may at most double it: one element that
-    waited for a disk says little. Towards the end a chunk takes at most a third of one
+    already be all that there is to do. So where single ones were so fast that a worker's share
+    is next to nothing, the share follows as a trial. The estimate then follows the newest
+    chunks, because costs drift along an input, but a single chunk may at most double it: one
+    element that waited for a disk says little. Towards the end a chunk takes at most a third of one
     worker's share of what is left, so that workers finish together, but no less than would
     cost more to hand out than to run. This least is a time, and the estimate may be far off
     where costs rise from next to nothing: so it is never more than a third of a worker's share.
@@ -318,6 +319,9 @@ class _Learning(Chunker):
     # Elements for each worker from which on there are trials. Where the first is slow the others
     # of its trial wait for it, though another worker may be idle: few may be all that there is.
     _MANY = 1000
+    # So many times a share must fit in the shortest chunk. With 1 instead, slow elements at the end
+    # that stood in one trial waited for each other: twice the time, in the simulation.
+    _SHORT = 10
     _FASTEST = 5e-8  # seconds per element: no call of a Python function takes less
 
     def __init__(self, total: int | None, workers: int, target: float, least: float = 0.0) -> None:
@@ -327,7 +331,10 @@ class _Learning(Chunker):
         self._each: float | None = None  # seconds per element
 
     def trial(self) -> tuple[int, float] | None:
-        if self._each is not None or self._share < self._MANY:
+        if self._each is not None:
+            short = 0 < self._each * self._share * self._SHORT < self._least
+            return (self._share, self._least) if short else None
+        if self._share < self._MANY:
             return None
         seconds = self._target * self._FLOOR
         return min(self._share, int(seconds / self._FASTEST) + 1), seconds
