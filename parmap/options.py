@@ -77,6 +77,8 @@ def settings(
     ValueError
         If a value is out of range.
     """
+    if not options:
+        return Settings(ordered=ordered, window=window)  # those of most calls
     for name in options:
         if name not in _NAMES:
             raise TypeError(

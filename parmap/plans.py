@@ -339,7 +339,7 @@ def _callable(option: str, value: Any) -> Any:
 def _set_up(setup: Callable[[], object], nested: tuple[Plan, ...]) -> None:
     # As part of a task: a call that setup makes must not look for the session that is
     # waiting for setup.
-    with context.task(nested):
+    with context.Inside(nested):
         setup()
 
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from parmap.engine.chunking import Auto
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
-from parmap.engine.retry import Retry
 from parmap.engine.single import single
 from parmap.engine.traits import Traits
 from parmap.errors import SerializationError, SessionClosed
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
-from parmap.worker.parcel import Parcel, pack
+from parmap.worker.parcel import PROTOCOL, Parcel, is_plain, pack
 from parmap.worker.run import keep_chunk, run_chunk
 from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome, embedded
 
@@ -133,18 +132,13 @@ class Session:
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start one call in a worker, as `parmap.submit` does in the current session."""
-        self.check()
         return single(self, fn, args, kwargs)
 
     def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]:
         """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
         self.check()
-        settings = Settings(
-            Auto(), errors="raise", retries=Retry(0), timeout=None, label="", observers=()
-        )
-        return list(
-            itertools.chain.from_iterable(Call(self, fn, Source(iterables), settings).results())
-        )
+        call = Call(self, fn, Source(iterables), Settings())
+        return list(itertools.chain.from_iterable(call.results()))
 
     def share(self, value: T, /) -> Shared[T]:
         """Put a value where all workers of this session reach it, now; see `parmap.share`."""
@@ -166,9 +160,9 @@ class Session:
             return Placed(embedded(job), star=job.star)
         if not handles_exist():
             if self.traits.copies and chunks is not None and chunks <= self.workers:
-                packed = Embedded(None, pack(job, "", views=True))
-                if packed.parcel.size <= _CARRIED:
-                    return Placed(packed, star=job.star, carried=True)
+                carried = self._carried(job)
+                if carried is not None:
+                    return Placed(carried, star=job.star, carried=True)
             return Placed(self.executor.put(job), star=job.star)
         trip = Trip(self._place_value)
         with travelling(trip):
@@ -176,6 +170,18 @@ class Session:
         reference = self.executor.put(Embedded(None, parcel))
         handles = tuple(trip.handles)
         return Placed(reference, tuple(trip.references), handles, star=job.star)
+
+    @staticmethod
+    def _carried(job: Job) -> Job | None:
+        """Pack the function of a job; None where that is large, or not all that is the user's."""
+        if job.nested or job.constants:
+            return None
+        try:
+            fn = pack(job.fn, "", views=True)
+        except SerializationError:
+            pack(job, "")  # which names it by its place in the job
+            raise
+        return Job(fn, *job[1:]) if fn.size <= _CARRIED else None
 
     def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
@@ -211,6 +217,8 @@ class Session:
         return future
 
     def _packed(self, chunk: Chunk, *, star: bool) -> Parcel:
+        if is_plain(chunk.columns):
+            return Parcel(pickle.dumps(chunk, PROTOCOL))
         try:
             return pack(chunk, "chunk", views=self.traits.copies)
         except SerializationError:

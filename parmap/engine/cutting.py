@@ -9,7 +9,6 @@ import itertools
 import math
 import operator
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
@@ -61,9 +60,9 @@ class Source:
         self.constants: dict[int, Any] = {}
         if not star:
             # An iterator that is given twice gives each of its items to one of the two.
-            often = Counter(map(id, iterables))
+            once = [id(it) for it in iterables].count
             iterables = [
-                it if often[id(it)] > 1 else self._varying(place, it, settled)
+                self._varying(place, it, settled) if once(id(it)) == 1 else it
                 for place, it in enumerate(iterables)
             ]
         self.total = _shortest(iterables)
@@ -111,6 +110,11 @@ class Source:
         """How many elements are not cut yet; None where that is not known."""
         return None if self.total is None else max(0, self.total - self.pulled)
 
+    @property
+    def spent(self) -> bool:
+        """Whether it surely has nothing left; an iterator may always have more."""
+        return self._columns is not None and self.pulled == self.total
+
     def take_all(self) -> list[tuple[Any, ...]]:
         """Pull everything and give it as rows; `cut` then has nothing left.
 
@@ -132,7 +136,7 @@ class Source:
         stop = self.pulled + size
         if self.total is not None:
             stop = min(stop, self.total)
-        return tuple(column[self.pulled : stop] for column in self._columns)
+        return tuple([column[self.pulled : stop] for column in self._columns])
 
     def _iterated(self, size: int) -> tuple[Sequence[Any], ...]:
         rows: list[Any] = []
@@ -235,7 +239,9 @@ def _one_large(elements: Sequence[Any]) -> bool:
 def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     """Count the elements, where all who can be endless can be counted."""
     sizes = [
-        len(it) if isinstance(it, Sized) and not isinstance(it, Iterator) else None
+        len(it)  # type: ignore[arg-type]
+        if type(it) in _SLICEABLE or (isinstance(it, Sized) and not isinstance(it, Iterator))
+        else None
         for it in iterables
     ]
     shortest = None if None in sizes else min(size for size in sizes if size is not None)
@@ -299,7 +305,7 @@ class Cutter:
     @property
     def _left(self) -> int | None:
         left = self._source.left
-        return None if left is None else left + sum(piece.size for piece in self._back)
+        return left if left is None or not self._back else left + sum(p.size for p in self._back)
 
     def next(self, at_most: int, below: int | None) -> Piece | None:
         """Cut the next piece; None when there is nothing more to run.
@@ -323,7 +329,7 @@ class Cutter:
         if self._order is not None:
             return self._next_ordered(self._order, at_most, below)
         start = self._source.pulled
-        if below is not None and start >= below:
+        if self._source.spent or (below is not None and start >= below):
             return None
         trial = self._chunker.trial() if self._tries else None
         size, seconds = trial or (self._chunker.size(self._left), None)

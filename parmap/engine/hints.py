@@ -25,7 +25,8 @@ def hints_of(functions: Iterable[Callable[..., Any]]) -> tuple[str, ...]:
     todo: list[Any] = list(functions)
     names: set[str] = set()
     while todo:
-        one = inspect.unwrap(todo.pop())
+        one = todo.pop()
+        one = inspect.unwrap(one) if hasattr(one, "__wrapped__") else one
         one = one.func if isinstance(one, functools.partial) else one
         code = getattr(one, "__code__", None)
         if not isinstance(code, CodeType) or id(code) in seen:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import parmap
@@ -123,7 +124,7 @@ _HOME = os.path.dirname(parmap.__file__) + os.sep
 
 def users_line() -> tuple[str, int]:
     """Give the file and line of the innermost call that is not parmap's own."""
-    frame = inspect.currentframe()
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as inspect.currentframe does
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_HOME):
             return frame.f_code.co_filename, frame.f_lineno

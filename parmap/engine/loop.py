@@ -15,13 +15,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple
 
 from parmap import events
 from parmap.engine.blame import after_death
-from parmap.engine.chunking import Policy
+from parmap.engine.chunking import Auto, Policy
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
 from parmap.engine.pieces import Cutting, Feed, Piece
 from parmap.engine.retry import Retry
@@ -44,17 +44,17 @@ class Settings(NamedTuple):
 
     Parameters
     ----------
-    policy : Policy
+    policy : Policy, default Auto()
         How to cut the input.
-    errors : {"raise", "return", "group"}
+    errors : {"raise", "return", "group"}, default "raise"
         What to do with an element that fails.
-    retries : Retry
+    retries : Retry, default Retry(0)
         When a failing element is run again.
-    timeout : float or None
+    timeout : float or None, default None
         Seconds per element.
-    label : str
+    label : str, default ""
         What to call the call in notes and progress.
-    observers : tuple of callable
+    observers : tuple of callable, default ()
         Who is told of events.
     ordered : bool, default True
         Whether results come in the input's order.
@@ -64,12 +64,12 @@ class Settings(NamedTuple):
         Where the elements' random streams begin.
     """
 
-    policy: Policy
-    errors: Literal["raise", "return", "group"]
-    retries: Retry
-    timeout: float | None
-    label: str
-    observers: tuple[events.Observer, ...]
+    policy: Policy = Auto()
+    errors: Literal["raise", "return", "group"] = "raise"
+    retries: Retry = Retry(0)
+    timeout: float | None = None
+    label: str = ""
+    observers: tuple[events.Observer, ...] = ()
     ordered: bool = True
     window: int | None = None
     root: Root | None = None
@@ -165,8 +165,8 @@ class Call:
 
     def _fill(self, cutter: Cutting, placed: Any) -> None:
         """Hand out pieces until the backend has enough; what has landed is looked at first."""
-        flying = self._flying
-        while len(flying) < _DEPTH * self._site.workers and (not flying or self._landed.empty()):
+        flying, most = self._flying, _DEPTH * self._site.workers
+        while len(flying) < most and (not flying or self._landed.empty()):
             if self._blind and flying and self._suspects():
                 break
             piece = self._next(cutter)
@@ -236,11 +236,12 @@ class Call:
         piece = self._flying.pop(future, None)
         if piece is None:  # abandoned meanwhile
             return
-        if future.cancelled():
+        try:
+            error = future.exception()
+        except CancelledError:
             raise SessionClosed(
                 "the session was closed in the middle of this call, by another thread or task"
-            )
-        error = future.exception()
+            ) from None
         if isinstance(error, WorkerDied):
             self._bury(piece, error)
         elif error is not None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator, MutableSequence
-from contextlib import contextmanager
+from collections.abc import MutableSequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from parmap import cores as cores_
+from parmap import cores
 
-__all__ = ["Task", "Worker", "frame", "task", "threaded", "worker"]
+__all__ = ["Inside", "Task", "Worker", "frame", "threaded", "worker"]
 
 
 class Task(NamedTuple):
@@ -39,23 +38,42 @@ frame: ContextVar[Any] = ContextVar("parmap.frame", default=None)
 threaded: ContextVar[bool] = ContextVar("parmap.threaded", default=False)
 
 
-@contextmanager
-def task(
-    nested: tuple[Any, ...], *, threaded: bool = False, cores: int | None = None
-) -> Iterator[None]:
-    """Run the block as part of a task, which may use so many cores."""
-    here = frame.set(Task(nested))
-    among = _threaded.set(threaded or _threaded.get())
-    share = cores_.share.set(cores_.share.get() if cores is None else cores)
-    try:
-        yield
-    finally:
-        cores_.share.reset(share)
-        _threaded.reset(among)
+class Inside:
+    """Runs a block as part of a task.
+
+    A class, and not a generator: that takes twice as many calls, for each chunk.
+
+    Parameters
+    ----------
+    nested : tuple
+        The plans left to the block.
+    threaded : bool, default False
+        Whether other threads of this process run tasks, too.
+    cores : int, optional
+        How many cores it may use. Default: as many as before.
+    """
+
+    __slots__ = ("_before", "_cores", "_nested", "_threaded")
+
+    def __init__(
+        self, nested: tuple[Any, ...], *, threaded: bool = False, cores: int | None = None
+    ) -> None:
+        self._nested, self._threaded, self._cores = nested, threaded, cores
+
+    def __enter__(self) -> None:
+        self._before = (
+            frame.set(Task(self._nested)),
+            threaded.set(True) if self._threaded else None,
+            None if self._cores is None else cores.share.set(self._cores),
+        )
+
+    def __exit__(self, *error: object) -> None:
+        here, among, share = self._before
+        if share is not None:
+            cores.share.reset(share)
+        if among is not None:
+            threaded.reset(among)
         frame.reset(here)
-
-
-_threaded = threaded
 
 
 class Worker:

@@ -12,8 +12,7 @@ import copyreg
 import functools
 import io
 import pickle
-from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,9 +22,11 @@ from parmap.worker.arrays import reduced as reduced_array
 from parmap.worker.arrays import result as reduced_result
 
 __all__ = [
+    "PROTOCOL",
     "PackedError",
     "Parcel",
     "dumps",
+    "is_plain",
     "pack",
     "pack_error",
     "pack_result",
@@ -57,7 +58,7 @@ class Parcel:
     @property
     def size(self) -> int:
         """How many bytes it has, or refers to."""
-        return sum(memoryview(buffer).nbytes for buffer in (self.data, *self.buffers))
+        return sum(map(_nbytes, self.buffers), _nbytes(self.data))
 
     def copy(self) -> Parcel:
         """Make one that refers to nobody's memory."""
@@ -67,6 +68,10 @@ class Parcel:
         # Buffers out of band, for a wire that knows protocol 5: they are moved without a copy.
         pack_one = pickle.PickleBuffer if protocol >= 5 else _copied  # noqa: PLR2004
         return (Parcel, (pack_one(self.data), *map(pack_one, self.buffers)))
+
+
+def _nbytes(buffer: Any) -> int:
+    return len(buffer) if type(buffer) is bytes else memoryview(buffer).nbytes
 
 
 def _copied(buffer: Any) -> bytes | bytearray:
@@ -121,7 +126,7 @@ def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
     """
     import cloudpickle  # 10 ms, and the sequential plan never needs it
 
-    theirs = cloudpickle.Pickler.dispatch_table
+    theirs: dict[type, Any] = cloudpickle.Pickler.dispatch_table.maps[0]
 
     def reduced(code: CodeType) -> Any:
         make, arguments = theirs[CodeType](code)
@@ -132,9 +137,19 @@ def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
         ours[arrays] = reduced_result if result else reduced_array
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap(ours, theirs)
+        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours})
 
     return Pickler
+
+
+class _Table(dict[type, Any]):
+    """Reducers; those that libraries register for all picklers may come at any time.
+
+    A ChainMap would do, and is asked for each object: six calls in Python for one.
+    """
+
+    def __missing__(self, kind: type) -> Any:
+        return copyreg.dispatch_table[kind]
 
 
 _FILENAME = 10  # its place among the arguments of CodeType
@@ -157,6 +172,25 @@ def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
         return Parcel(dumps(value, what))
     buffers: list[pickle.PickleBuffer] = []
     return Parcel(dumps(value, what, buffers), *buffers)
+
+
+def is_plain(columns: Sequence[Any]) -> bool:
+    """Whether these are a few arguments of which C pickle makes just what cloudpickle does.
+
+    It does so in 2 µs instead of 9. To look at many would cost more than it saves.
+    """
+    return all(type(column) is range or _is_plain(column) for column in columns)
+
+
+def _is_plain(column: Any) -> bool:
+    if type(column) is not list or len(column) > _FEW:
+        return False
+    if len(column) == 1 and type(column[0]) is tuple and len(column[0]) <= _FEW:
+        column = column[0]  # a row of arguments
+    return _ATOMS.issuperset(map(type, column))
+
+
+_FEW = 16
 
 
 def pack_result(value: Any, *, views: bool) -> Parcel:

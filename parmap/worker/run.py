@@ -7,9 +7,9 @@ import faulthandler
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
@@ -27,6 +27,7 @@ from parmap.worker.values import (
     Outcome,
     Staying,
     opened,
+    ready,
 )
 
 __all__ = ["keep_chunk", "run_chunk"]
@@ -51,8 +52,9 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
     SerializationError
         If the job cannot be unpickled here, so that no chunk of the call can run.
     """
-    shared = tuple(map(opened, shared))
-    return _run(opened(job, shared), chunk, shared)
+    if shared:
+        shared = tuple(map(opened, shared))
+    return _run(ready(job, shared), chunk, shared)
 
 
 def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Staying | Outcome:
@@ -73,24 +75,20 @@ def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Stay
 def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
     if isinstance(chunk, Parcel):
         try:
-            with sharing.arrived(shared):
+            with sharing.arrived(shared) if shared else _NOTHING_SPECIAL:
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Origin.here(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
-    swift = _swift if chunk.seconds is None else _brief
-    work = _watched if chunk.careful or job.timeout is not None else swift
-    own = apart(load=job.root is not None) if job.apart else contextlib.nullcontext()
+    own = apart(load=job.root is not None) if job.apart else _NOTHING_SPECIAL
     budget = None if job.budget is None else job.budget.here()
     cores = None if budget is None else budget.cores
-    with context.task(job.nested, threaded=job.threaded, cores=cores), own, _guarded(budget):
-        watch = Watch(job.hints) if job.root is None else None
-        began = time.perf_counter()
-        values, misfires = work(job, chunk)
-        seconds = time.perf_counter() - began
-        touched = watch.touched() if watch else ()
-    outcome = Outcome(values, tuple(misfires), seconds, Origin.here(), touched=touched)
-    return _packed(job, outcome) if job.crosses else outcome
+    with context.Inside(job.nested, threaded=job.threaded, cores=cores), own, _guarded(budget):
+        return _outcome(job, chunk)
+
+
+# One for all: it has no state.
+_NOTHING_SPECIAL = contextlib.nullcontext()
 
 
 def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
@@ -99,7 +97,7 @@ def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
         if budget.lent:
             return _lent(budget.threads, exact=budget.exact)
         blas.keep(budget.threads, exact=budget.exact)
-    return contextlib.nullcontext()
+    return _NOTHING_SPECIAL
 
 
 @contextlib.contextmanager
@@ -112,11 +110,24 @@ def _lent(threads: int, *, exact: bool) -> Iterator[None]:
         blas.release(token)
 
 
+def _outcome(job: Job, chunk: Chunk) -> Outcome:
+    """Run the elements, and watch what the function does to the generators of the process."""
+    swift = _swift if chunk.seconds is None else _brief
+    work = _watched if chunk.careful or job.timeout is not None else swift
+    watch = Watch(job.hints) if job.root is None else None
+    began = time.perf_counter()
+    values, misfires = work(job, chunk)
+    seconds = time.perf_counter() - began
+    touched = watch.touched() if watch else ()
+    packed = _packed(job, values, misfires) if job.crosses else values
+    return Outcome(packed, tuple(misfires), seconds, Origin.here(), touched=touched)
+
+
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
     columns: list[Any] = list(chunk.columns)
     for place, value in job.constants:
         columns[place] = itertools.repeat(sharing.opened([value])[0], chunk.size)
-    fn = job.fn
+    fn = cast("Callable[..., Any]", job.fn)
     if sharing.handles_exist():
         # Rows are not looked into: one may be an iterator.
         given = job.star or sharing.handles_in(chunk.columns)
@@ -217,11 +228,10 @@ def _stopped() -> RuntimeError:
     )
 
 
-def _packed(job: Job, outcome: Outcome) -> Outcome:
-    assert isinstance(outcome.values, list)
-    values, misfires = outcome.values, list(outcome.misfires)
+def _packed(job: Job, values: list[Any], misfires: list[Misfire]) -> Parcel:
+    """Pack the results; what cannot travel joins those that failed."""
     try:
-        parcel = pack_result(values, views=job.sent_at_once)
+        return pack_result(values, views=job.sent_at_once)
     except SerializationError:
         # Some result cannot travel: find out which, and let only that one fail.
         for offset, value in enumerate(values):
@@ -234,5 +244,4 @@ def _packed(job: Job, outcome: Outcome) -> Outcome:
         if job.stop:
             del misfires[1:]
             del values[misfires[0].offset :]
-        parcel = pack_result(values, views=job.sent_at_once)
-    return outcome._replace(values=parcel, misfires=tuple(misfires))
+        return pack_result(values, views=job.sent_at_once)

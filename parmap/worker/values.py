@@ -29,6 +29,7 @@ __all__ = [
     "Staying",
     "embedded",
     "opened",
+    "ready",
 ]
 
 
@@ -92,8 +93,8 @@ class Job(NamedTuple):
 
     Parameters
     ----------
-    fn : callable
-        The user's function.
+    fn : callable or Parcel
+        The user's function; a `Parcel` of it where the job travels with its chunks.
     star : bool, default False
         Whether a chunk's one column holds argument tuples, as in ``starmap``.
     stop : bool, default True
@@ -126,7 +127,7 @@ class Job(NamedTuple):
         Whether an outcome is sent before anything else runs, so that it need not be a copy.
     """
 
-    fn: Callable[..., Any]
+    fn: Callable[..., Any] | Parcel
     star: bool = False
     stop: bool = True
     timeout: float | None = None
@@ -302,3 +303,11 @@ def opened(thing: Any, values: Sequence[Any] = ()) -> Any:
     if type(thing) is Staying:
         return unpack(thing.values)[0]
     return thing.open(values) if type(thing) is Embedded else thing
+
+
+def ready(job: Job | Embedded, values: Sequence[Any]) -> Job:
+    """Give a job as it can be run; `values` are those of the handles in it."""
+    if type(job) is not Job:
+        job = opened(job, values)
+    assert isinstance(job, Job)
+    return Job(unpack(job.fn, readonly=True), *job[1:]) if type(job.fn) is Parcel else job

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from parmap.backends.processes.child import NOTES, heirlooms
@@ -101,7 +102,7 @@ class Crew:
     def _run(self) -> None:
         desk = self.desk
         try:
-            while desk.living() or self._dying or not desk.closing:
+            while not desk.closing or self._dying or desk.living():
                 for key, _ in self._selector.select(0 if self._zygote.unread else desk.patience):
                     key.data()
                 if self._zygote.unread:
@@ -131,7 +132,7 @@ class Crew:
             with theirs:
                 self._zygote.fork(number, theirs, notes)
         worker = Worker(number, ours, notes, self._inherited)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
+        self._selector.register(ours, selectors.EVENT_READ, partial(self._hear, worker))
         worker.send((Kind.SETUP, 0, self._setup))
         self.desk.enlist(worker)
 

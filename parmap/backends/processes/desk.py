@@ -253,12 +253,14 @@ class Desk:
     @property
     def patience(self) -> float | None:
         """Seconds until somebody is overdue, or None."""
-        with self._lock:
-            first = min((when for when, _, _ in self._overdue), default=None)
+        # Without the lock: who is added later nudges, and only this thread takes out.
+        first = min((when for when, _, _ in self._overdue), default=None) if self._overdue else None
         return None if first is None else max(0.0, first - time.monotonic())
 
     def late(self) -> list[Worker]:
         """List, once, the workers that should have stopped or left by now."""
+        if not self._overdue:  # as above
+            return []
         now = time.monotonic()
         with self._lock:
             late = [entry for entry in self._overdue if entry[0] <= now]
@@ -267,8 +269,10 @@ class Desk:
 
     def leaving(self) -> list[Worker]:
         """List, once, the workers for whom there is nothing left to do."""
+        if not self.closing:  # who sets it nudges
+            return []
         with self._lock:
-            if not self.closing or self._queue:
+            if self._queue:
                 return []
             # Not only those in _idle: Ctrl-C may have struck between taking one out and
             # giving it its task.

@@ -85,9 +85,10 @@ class ProcessExecutor(Executor):
         future's exception.
         """
         future: Future[Any] = Future()
-        self._desk.check()
-        self._begin()
-        keys = tuple(arg.key for arg in args if type(arg) is Reference)
+        if not self._crew.begun:
+            self._desk.check()
+            self._begin()
+        keys = tuple([arg.key for arg in args if type(arg) is Reference])
         try:
             frames = encode_call(fn, args, kwargs)
             here = Place.here()

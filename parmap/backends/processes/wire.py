@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from parmap.backends.processes.memory import Block, Slot, opened
 from parmap.backends.processes.system import fresh_memory
-from parmap.worker.parcel import Parcel, dumps, plain_pickle
-from parmap.worker.values import Embedded
+from parmap.worker.parcel import PROTOCOL, Parcel, dumps, plain_pickle
+from parmap.worker.values import Embedded, Job, Outcome
 
 __all__ = [
     "Buffer",
@@ -75,13 +75,17 @@ class Kind(IntEnum):
     SETTLE = 9  # parent: sys.path and the directory, for the tasks that follow
 
 
+_KINDS = {int(kind): kind for kind in Kind}  # a third of what it takes to call the enumeration
+
+
 class Reference(NamedTuple):
     """Stands in a task's arguments for a placed value."""
 
     key: int
 
 
-_PACKED = frozenset({Reference, Parcel, Embedded})
+# Of a job only the function is the user's: one with more never comes so.
+_PACKED = frozenset({Reference, Parcel, Embedded, Job})
 
 
 class Place(NamedTuple):
@@ -122,12 +126,19 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     """
     packed = not kwargs and _PACKED.issuperset(map(type, args))
     if packed and getattr(fn, "__module__", "").startswith("parmap.worker."):
-        return encode_result((fn, args, kwargs))
+        return _plain((fn, args, kwargs))
     return encode((fn, args, kwargs), "call")
+
+
+def _plain(value: Any) -> list[Buffer]:
+    buffers: list[pickle.PickleBuffer] = []
+    return [pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append), *_raw(buffers)]
 
 
 def encode_result(value: Any) -> list[Buffer]:
     """Pickle what a worker answers: by C pickle, or cloudpickle where that fails."""
+    if type(value) is Outcome and type(value.values) is Parcel:  # what is the user's is packed
+        return _plain(value)
     buffers: list[pickle.PickleBuffer] = []
     try:
         head = plain_pickle(value, buffers.append)
@@ -190,11 +201,16 @@ def send(channel: socket.socket, *messages: Message) -> None:
     """Write messages; blocks while the other end reads them."""
     small: list[Buffer] = []  # several small ones are one write, and one waking of the reader
     for kind, key, frames in messages:
-        views = [memoryview(frame) for frame in frames if not isinstance(frame, Slot)]
-        sizes = [-f.nbytes if isinstance(f, Slot) else memoryview(f).nbytes for f in frames]
+        block, views, sizes = None, [], []
+        for frame in frames:
+            if isinstance(frame, Slot):
+                block = frame.block
+                sizes.append(-frame.nbytes)
+            else:
+                views.append(memoryview(frame))
+                sizes.append(views[-1].nbytes)
         head = _HEADER.pack(kind, key, len(sizes)) + struct.pack(f"<{len(sizes)}q", *sizes)
-        block = next((frame.block for frame in frames if isinstance(frame, Slot)), None)
-        if block is None and sum(view.nbytes for view in views) <= _JOIN:
+        if block is None and sum(sizes) <= _JOIN:
             small += [head, *views]
             continue
         if small:
@@ -249,7 +265,7 @@ class Inbox:
             message = self._next()
             if message is not None:
                 kind, key, sizes, frames = message
-                return kind, key, self._with_block(sizes, frames)
+                return kind, key, frames if len(frames) == len(sizes) else self._with_block(message)
             try:
                 self._receive()
             except BlockingIOError:
@@ -294,9 +310,9 @@ class Inbox:
         inline = [size for size in sizes if size >= 0]
         end = start + sum(inline)
         if self._have >= end:
-            return Kind(kind), key, sizes, self._cut(start, inline)
+            return _KINDS[kind], key, sizes, self._cut(start, inline)
         if end > len(self._scratch):
-            self._begin_large((Kind(kind), key, sizes, list(map(_room, inline))), start)
+            self._begin_large((_KINDS[kind], key, sizes, list(map(_room, inline))), start)
         return None
 
     def _cut(self, start: int, sizes: Sequence[int]) -> list[Buffer]:
@@ -323,11 +339,10 @@ class Inbox:
             self._fill(part)
             came = came[part:]
 
-    def _with_block(self, sizes: Sequence[int], frames: list[Buffer]) -> list[Buffer]:
+    def _with_block(self, message: tuple[Kind, int, Sequence[int], list[Buffer]]) -> list[Buffer]:
         """Put the frames that lie in the message's block between the others."""
+        _, _, sizes, frames = message
         slots = [-size for size in sizes if size < 0]
-        if not slots:
-            return frames
         lying, came = iter(opened(self._descriptors.popleft(), slots)), iter(frames)
         return [next(lying if size < 0 else came) for size in sizes]
 

@@ -198,6 +198,7 @@ def main(control: int) -> None:
     import cloudpickle  # noqa: F401 - a script's functions come by it, and it takes 13 ms
 
     from parmap.backends.processes import child
+    from parmap.worker import run  # noqa: F401 - the first task would load it
 
     prepare()
     # Ctrl-C in a terminal reaches all processes; workers set their own handler.
