@@ -14,7 +14,7 @@ from benchmarks.workload import Case, Sample, load
 from benchmarks.workloads import NAMES, millis, uneven
 
 ROOT = Path(parmap.__file__).parents[1]
-RUN = ("buffers", "millis")
+RUN = ("buffers", "millis", "floors")
 
 
 @pytest.fixture(scope="module")

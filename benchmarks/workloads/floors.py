@@ -1,0 +1,162 @@
+"""What the parts of a call cost by themselves: what no design can go below on this machine."""
+
+import itertools
+import os
+import statistics
+import threading
+import time
+
+import numpy as np
+
+from benchmarks.contenders import POOLS
+from benchmarks.timing import repeated
+from benchmarks.workload import WORKERS, Case, Sample, Workload, clocked
+from benchmarks.workloads.latency import add_one
+from benchmarks.workloads.uneven import ORDERS, spin
+
+BYTES = 400_000_000
+
+
+def one_core():
+    """Stay on one core, with all processes that are started from here: nobody can be woken."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+
+def by_pipe():
+    (end,) = POOLS["bare pipe"].open(1)
+    return lambda: POOLS["bare pipe"].one([end], add_one, 1)
+
+
+def on_a_session(call):
+    def opened():
+        import parmap
+
+        session = parmap.plan("processes", workers=1).__enter__()
+        return lambda: call(session)
+
+    return opened
+
+
+def by_the_call(session):
+    return session.submit(add_one, 1).result()
+
+
+def by_the_pool(session):
+    return session.executor.submit(add_one, 1).result()
+
+
+def by_a_map(session):
+    return session.map(add_one, [1])[0]
+
+
+CALLS = {
+    "a pipe": by_pipe,
+    "the pool's own submit": on_a_session(by_the_pool),
+    "parmap.submit": on_a_session(by_the_call),
+    "a map of one": on_a_session(by_a_map),
+}
+
+
+def allocated(data):
+    from parmap.backends.processes.system import anonymous_memory
+
+    descriptor = anonymous_memory(data.nbytes)
+    os.posix_fallocate(descriptor, 0, data.nbytes)
+    os.close(descriptor)
+
+
+def written(data):
+    from parmap.backends.processes.memory import Block
+
+    Block([memoryview(data)]).close()
+
+
+def copied(data):
+    from parmap.backends.processes.system import fresh_memory
+
+    np.frombuffer(fresh_memory(data.nbytes), data.dtype)[:] = data
+
+
+def summed(data):
+    halves = [threading.Thread(target=half.sum) for half in np.array_split(data, WORKERS)]
+    for half in halves:
+        half.start()
+    for half in halves:
+        half.join()
+
+
+MEMORY = {
+    "allocate it, shared": allocated,
+    "write it, shared": written,
+    "copy it into huge pages": copied,
+    "sum it up in threads": summed,
+}
+
+
+def noted(seconds):
+    """Be busy; tell by whom, and when it began and ended."""
+    began = time.perf_counter()
+    spin(seconds)
+    return os.getpid(), began, time.perf_counter()
+
+
+def between(costs):
+    """Give what one map loses, in seconds: before, between two tasks of one worker, and after."""
+    import parmap
+
+    began = time.perf_counter()
+    times = parmap.pmap(noted, costs)
+    ended = time.perf_counter()
+    rows = [sorted(row[1:] for row in times if row[0] == pid) for pid in {row[0] for row in times}]
+    gaps = [b[0] - a[1] for row in rows for a, b in itertools.pairwise(row)]
+    return {
+        "before the first": min(row[0][0] for row in rows) - began,
+        "between two": statistics.median(gaps),
+        "after the last": ended - max(row[-1][1] for row in rows),
+    }
+
+
+BETWEEN = ("before the first", "between two", "after the last")
+
+
+def cases(quick):
+    size = BYTES // 100 if quick else BYTES
+    return [
+        Case("call", "one call, on one core", 1, tuple(CALLS), reference="a pipe"),
+        Case("memory", f"{size // 10**6} MB", size, tuple(MEMORY)),
+        Case("between", "16 uneven tasks", 16, BETWEEN),
+    ]
+
+
+def trial(case, name):
+    if case.key == "call":
+        one_core()
+        call = CALLS[name]()
+        assert call() == 2
+        yield None
+        while True:
+            yield Sample(repeated(call, least=0.15))
+    elif case.key == "memory":
+        data = np.ones(case.size // 8)
+        yield None
+        while True:
+            yield Sample(clocked(lambda: MEMORY[name](data))[0])
+    else:
+        import parmap
+
+        with parmap.plan("processes", workers=WORKERS):
+            between([0.001] * 8)
+            yield None
+            while True:
+                yield Sample(between(ORDERS["mixed"])[name])
+
+
+WORKLOAD = Workload(
+    name="floors",
+    what="What parts of the work cost by themselves: one call where all processes share one core, "
+    "so that nobody has to be woken; a large array that comes into memory which processes share, "
+    "and its sum where it lies; and what 16 uneven tasks lose on two workers.",
+    cases=cases,
+    trial=trial,
+)
