@@ -21,7 +21,12 @@ PROCESSES = ["loky", "multiprocessing"]
 
 # From Python 3.12 on, a fork of a process with threads warns, and rightly: joblib's pool forks.
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-pytestmark = forks
+# filelock, which Ray loads into this process, lets no two threads fork at a time: then a pool whose
+# processes were killed may lose its thread, as another pool takes its place.
+refused = pytest.mark.filterwarnings(
+    r"ignore:Exception in thread .*\(_handle_workers\):pytest.PytestUnhandledThreadExceptionWarning"
+)
+pytestmark = [forks, refused]
 
 
 class Foreign(joblib.parallel.ParallelBackendBase):
