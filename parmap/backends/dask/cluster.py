@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
+from distributed.comm import CommClosedError
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 from parmap.backends.dask.keeper import Keeper, environment
@@ -210,15 +211,29 @@ class _Gone(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     A result that the worker has not handed over yet is computed anew, but only once the client says
     that it could not be had; and it tries to connect for 30 s. The scheduler's own connections
-    end just so.
+    end just so. Not only those that are being made: the client may have been told of the worker
+    before, and come to it after.
     """
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, pool: Any) -> None:
+        self._pool, self._connect = pool, pool.connect
+        self._gone: set[str] = set()
+        pool.connect = self.connect
+
+    async def connect(self, address: str, *args: Any, **kwargs: Any) -> Any:
+        """Connect as the pool does, but to nobody who is gone."""
+        if address in self._gone:
+            raise CommClosedError(f"the worker at {address} is gone")
+        return await self._connect(address, *args, **kwargs)
+
+    def add_worker(self, scheduler: Any, worker: str) -> None:  # noqa: ARG002
+        """Hear of a worker that has come."""
+        self._gone.discard(worker)
 
     def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:  # noqa: ARG002
         """Hear of a worker that has gone."""
-        self._client.rpc.remove(worker)
+        self._gone.add(worker)
+        self._pool.remove(worker)
 
 
 def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[], None], ...]]:
@@ -253,7 +268,7 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
         # Every two seconds it has workers drop what others have, too: what was placed on all
         # would be sent again.
         client.amm.stop()
-        where.scheduler.add_plugin(_Gone(client))
+        where.scheduler.add_plugin(_Gone(client.rpc))
         streams.append(where.scheduler.client_comms.get(client.id))
     for stream in filter(None, streams):
         stream.interval = PROMPT
