@@ -12,6 +12,9 @@ import pytest
 import parmap
 from parmap.backends.processes import records
 from parmap.backends.processes.wire import Kind, size
+from parmap.engine.jobs import job_for
+from parmap.worker.run import run_chunk
+from parmap.worker.values import Chunk
 
 
 def square(x):
@@ -91,6 +94,20 @@ def test_an_element_costs_the_caller_no_call(plan):
     # Some of the calls depend on who is first, the worker or the caller.
     assert abs(many - few) < 200
     assert few < 4000
+
+
+def test_one_call_takes_few_calls(session):
+    """Each takes a microsecond, there and back: of 90 there were 148."""
+    assert python_calls(lambda: session.submit(square, 3).result()) < 115
+
+
+def test_a_job_takes_its_worker_few_calls(session):
+    """As above, it was twice as many; counted here, on what would be sent."""
+    chunk = Chunk(([(3,)],))
+    placed = session.place(job_for(session, square, star=True), 1)
+    parcel = session._packed(chunk, star=True)
+    run_chunk(placed.job, parcel)  # loads what it needs
+    assert python_calls(lambda: run_chunk(placed.job, parcel)) < 60
 
 
 def test_a_call_leaves_nothing_to_the_collector(run):
