@@ -75,12 +75,12 @@ def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Stay
 def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
     if isinstance(chunk, Parcel):
         try:
-            with sharing.arrived(shared) if shared else _NOTHING_SPECIAL:
+            with sharing.arrived(shared) if shared else _UNCHANGED:
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Origin.here(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
-    own = apart(load=job.root is not None) if job.apart else _NOTHING_SPECIAL
+    own = apart(load=job.root is not None) if job.apart else _UNCHANGED
     budget = None if job.budget is None else job.budget.here()
     cores = None if budget is None else budget.cores
     with context.Inside(job.nested, threaded=job.threaded, cores=cores), own, _guarded(budget):
@@ -88,7 +88,7 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
 
 
 # One for all: it has no state.
-_NOTHING_SPECIAL = contextlib.nullcontext()
+_UNCHANGED = contextlib.nullcontext()
 
 
 def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
@@ -97,7 +97,7 @@ def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
         if budget.lent:
             return _lent(budget.threads, exact=budget.exact)
         blas.keep(budget.threads, exact=budget.exact)
-    return _NOTHING_SPECIAL
+    return _UNCHANGED
 
 
 @contextlib.contextmanager

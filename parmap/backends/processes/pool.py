@@ -85,7 +85,7 @@ class ProcessExecutor(Executor):
         future's exception.
         """
         future: Future[Any] = Future()
-        if not self._crew.begun:
+        if not self._crew.begun:  # later the desk refuses by itself what comes too late
             self._desk.check()
             self._begin()
         keys = tuple([arg.key for arg in args if type(arg) is Reference])
