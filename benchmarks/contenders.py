@@ -309,7 +309,8 @@ def ray_open(workers: int) -> Any:
     """Start Ray."""
     import ray
 
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    # "local": one of its own, also where a file is left of one that was killed.
+    ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     return ray
 
 
@@ -347,7 +348,7 @@ RAY = Contender(
     map=ray_each,
     one=lambda ray, f, x: ray.get(remote_of(f).remote(x)),
     package="ray",
-    setting="`ray.init(num_cpus=2)`; a remote call for each element",
+    setting="`ray.init('local', num_cpus=2)`; a remote call for each element",
 )
 RAY_POOL = Contender(
     open=ray_pool_open,
