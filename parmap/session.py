@@ -160,7 +160,7 @@ class Session:
             return Placed(embedded(job), star=job.star)
         if not handles_exist():
             if self.traits.copies and chunks is not None and chunks <= self.workers:
-                carried = self._carried(job)
+                carried = _carried(job)
                 if carried is not None:
                     return Placed(carried, star=job.star, carried=True)
             return Placed(self.executor.put(job), star=job.star)
@@ -170,18 +170,6 @@ class Session:
         reference = self.executor.put(Embedded(None, parcel))
         handles = tuple(trip.handles)
         return Placed(reference, tuple(trip.references), handles, star=job.star)
-
-    @staticmethod
-    def _carried(job: Job) -> Job | None:
-        """Pack the function of a job; None where that is large, or not all that is the user's."""
-        if job.nested or job.constants:
-            return None
-        try:
-            fn = pack(job.fn, "", views=True)
-        except SerializationError:
-            pack(job, "")  # which names it by its place in the job
-            raise
-        return Job(fn, *job[1:]) if fn.size <= _CARRIED else None
 
     def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
@@ -303,6 +291,18 @@ class Session:
         if not self._closed and self.dashboard:
             rows += [("dashboard", self.dashboard)]
         return table("Session", rows)
+
+
+def _carried(job: Job) -> Job | None:
+    """Pack the function of a job; None where that is large, or not all that is the user's."""
+    if job.nested or job.constants:
+        return None
+    try:
+        fn = pack(job.fn, "", views=True)
+    except SerializationError:
+        pack(job, "")  # which names it by its place in the job
+        raise
+    return Job(fn, *job[1:]) if fn.size <= _CARRIED else None
 
 
 def _hold(budget: Budget | None) -> blas.Hold | None:

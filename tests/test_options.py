@@ -5,6 +5,7 @@ from typing import get_type_hints
 import pytest
 
 import parmap
+from parmap.options import settings
 
 CALLS = [
     lambda **options: parmap.pmap(abs, [1], **options),
@@ -105,6 +106,12 @@ def test_the_defaults_may_be_given(call):
         chunks="auto", errors="raise", retries=0, timeout=None, progress=None, label=None
     ) == [1]
     assert call(progress=False, timeout=60) == [1]
+
+
+def test_to_give_the_defaults_is_to_give_nothing():
+    """They are written down twice: where options are read, and for the calls that give none."""
+    given = {"chunks": "auto", "errors": "raise", "retries": 0, "timeout": None, "label": None}
+    assert settings("pmap", {}) == settings("pmap", given)
 
 
 @pytest.mark.parametrize(

@@ -23,38 +23,16 @@ def one_core():
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 
 
-def by_pipe():
-    (end,) = POOLS["bare pipe"].open(1)
-    return lambda: POOLS["bare pipe"].one([end], add_one, 1)
-
-
-def on_a_session(call):
-    def opened():
-        import parmap
-
-        session = parmap.plan("processes", workers=1).__enter__()
-        return lambda: call(session)
-
-    return opened
-
-
-def by_the_call(session):
-    return session.submit(add_one, 1).result()
-
-
-def by_the_pool(session):
+def by_the_pool(_, opened):
+    _, session = opened
     return session.executor.submit(add_one, 1).result()
 
 
-def by_a_map(session):
-    return session.map(add_one, [1])[0]
-
-
 CALLS = {
-    "a pipe": by_pipe,
-    "the pool's own submit": on_a_session(by_the_pool),
-    "parmap.submit": on_a_session(by_the_call),
-    "a map of one": on_a_session(by_a_map),
+    "a pipe": ("bare pipe", lambda contender, opened: contender.one(opened, add_one, 1)),
+    "the pool's own submit": ("parmap", by_the_pool),
+    "parmap.submit": ("parmap", lambda contender, opened: contender.one(opened, add_one, 1)),
+    "a map of one": ("parmap", lambda contender, opened: contender.each(opened, add_one, [1])[0]),
 }
 
 
@@ -132,11 +110,16 @@ def cases(quick):
 def trial(case, name):
     if case.key == "call":
         one_core()
-        call = CALLS[name]()
-        assert call() == 2
-        yield None
-        while True:
-            yield Sample(repeated(call, least=0.15))
+        pool, call = CALLS[name]
+        contender = POOLS[pool]
+        opened = contender.open(1)
+        assert call(contender, opened) == 2
+        try:
+            yield None
+            while True:
+                yield Sample(repeated(lambda: call(contender, opened), least=0.15))
+        finally:
+            contender.close(opened)
     elif case.key == "memory":
         data = np.ones(case.size // 8)
         yield None

@@ -265,7 +265,9 @@ class Inbox:
             message = self._next()
             if message is not None:
                 kind, key, sizes, frames = message
-                return kind, key, frames if len(frames) == len(sizes) else self._with_block(message)
+                if len(frames) < len(sizes):
+                    frames = self._with_block(sizes, frames)
+                return kind, key, frames
             try:
                 self._receive()
             except BlockingIOError:
@@ -339,9 +341,8 @@ class Inbox:
             self._fill(part)
             came = came[part:]
 
-    def _with_block(self, message: tuple[Kind, int, Sequence[int], list[Buffer]]) -> list[Buffer]:
+    def _with_block(self, sizes: Sequence[int], frames: list[Buffer]) -> list[Buffer]:
         """Put the frames that lie in the message's block between the others."""
-        _, _, sizes, frames = message
         slots = [-size for size in sizes if size < 0]
         lying, came = iter(opened(self._descriptors.popleft(), slots)), iter(frames)
         return [next(lying if size < 0 else came) for size in sizes]
