@@ -195,8 +195,8 @@ def _block(frames: Sequence[memoryview]) -> Block | None:
     try:
         return Block(frames)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return None  # this process has all the files that it may open: by the channel, then
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EFBIG):
+            return None  # it may open no more files, or none so large: by the channel, then
         raise
 
 
