@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
-from parmap.worker import blas, context, forks, watchdog
+from parmap.worker import blas, context, forks
 from parmap.worker.globals import Watch, apart
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
 from parmap.worker.rng import streamed
@@ -208,13 +208,16 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
 def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
     limit = job.timeout
-    if limit is not None and job.expendable:
+    watched = limit is not None and job.expendable
+    if watched:
+        from parmap.worker import watchdog  # no other call needs it
+
         watchdog.start(limit, context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
     finally:
-        if limit is not None and job.expendable:
+        if watched:
             watchdog.stop()
     if value is _NOTHING:
         raise _stopped()

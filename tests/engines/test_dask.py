@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -376,3 +377,38 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     os.killpg(script.process.pid, signal.SIGINT)
     out, _ = script.end()
     assert out.endswith("interrupted\n[1, 2]\n")
+
+
+JOB = """
+import os, sys, parmap
+number = int(sys.argv[2])
+with parmap.plan("dask", address=sys.argv[1]):
+    print(os.getpid(), parmap.pmap(lambda x: x * number, [1, 2, 3], chunks=1))
+    handle = parmap.share([number])
+    print(parmap.pmap(lambda shared, x: shared[0] + x, [handle] * 2, [10, 20]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may open a namespace of process numbers")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
+def test_two_containers_with_one_name_and_number_share_a_cluster():
+    options = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    scheduler, address = command("dask_scheduler", *options, "--port", "0")
+    worker, _ = command("dask_worker", address, *options, "--nthreads", "1", "--no-nanny")
+    try:
+        outs = [
+            subprocess.run(
+                ["unshare", "--pid", "--fork", sys.executable, "-c", JOB, address, str(number)],
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+                capture_output=True,
+                text=True,
+                timeout=GUARD,
+            ).stdout
+            for number in (10, 1000)
+        ]
+    finally:
+        for process in (worker, scheduler):
+            process.send_signal(signal.SIGINT)
+            process.wait(GUARD)
+            process.stderr.close()
+    assert outs == ["1 [10, 20, 30]\n[20, 30]\n", "1 [1000, 2000, 3000]\n[1010, 1020]\n"]
