@@ -208,8 +208,8 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
 def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
     limit = job.timeout
-    watched = limit is not None and job.expendable
-    if watched:
+    if watched := limit is not None and job.expendable:
+        assert limit is not None
         from parmap.worker import watchdog  # no other call needs it
 
         watchdog.start(limit, context.worker.words)
