@@ -17,6 +17,7 @@ from parmap.engine.loop import Call, Settings
 from parmap.engine.single import single
 from parmap.engine.traits import Traits
 from parmap.errors import SerializationError, SessionClosed
+from parmap.identity import Key
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
 from parmap.worker.parcel import PROTOCOL, Parcel, is_plain, pack
@@ -102,7 +103,7 @@ class Session:
         # References to the values of handles, by their keys. Under `_placing` each is placed
         # once; a handle's end takes its own out without it, for that may come at any time.
         self._placing = threading.Lock()
-        self._values: dict[tuple[int, int], Any] = {}
+        self._values: dict[Key, Any] = {}
 
     @property
     def workers(self) -> int:
@@ -311,7 +312,7 @@ def _hold(budget: Budget | None) -> blas.Hold | None:
     return blas.hold(budget.threads, exact=budget.exact)
 
 
-def _forget(session: weakref.ref[Session], key: tuple[int, int]) -> None:
+def _forget(session: weakref.ref[Session], key: Key) -> None:
     """Forget the value of a handle that is gone."""
     here = session()
     reference = None if here is None else here._values.pop(key, None)  # noqa: SLF001

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import itertools
 import math
 import time
@@ -13,7 +12,7 @@ from typing import Any, cast
 
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
-from parmap.worker import blas, context
+from parmap.worker import blas, context, forks, watchdog
 from parmap.worker.globals import Watch, apart
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
 from parmap.worker.rng import streamed
@@ -144,7 +143,7 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     """Run all elements in C: an element costs its call and one append."""
     values: list[Any] = []
     misfires: list[Misfire] = []
-    calls = _calls(job, chunk)
+    calls, born = _calls(job, chunk), forks.generation
     size = chunk.size
     while len(values) < size:
         try:
@@ -153,8 +152,12 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
                 # map() takes a StopIteration from the function for its own end. Read anew:
                 # a chunk whose call is over may have been emptied meanwhile.
                 raise _stopped()  # noqa: TRY301 - the failure of an element like any other
+            if forks.generation != born:
+                _end_fork(job)
             break
         except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
+            if forks.generation != born:
+                _end_fork(job, error)
             misfires.append(Misfire(len(values), pack_error(error, crosses=job.crosses)))
             if job.stop or isinstance(error, KeyboardInterrupt):
                 break
@@ -182,14 +185,18 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     """Run element by element, noting each before it runs and timing it."""
     values: list[Any] = []
     misfires: list[Misfire] = []
-    calls = _calls(job, chunk)
+    calls, born = _calls(job, chunk), forks.generation
     end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
     for offset in range(chunk.size):
         if offset and time.perf_counter() >= end:
             break
         try:
             values.append(_one(job, calls, offset))
+            if forks.generation != born:
+                _end_fork(job)
         except BaseException as error:  # noqa: BLE001 - as above
+            if forks.generation != born:
+                _end_fork(job, error)
             misfires.append(Misfire(offset, pack_error(error, crosses=job.crosses)))
             if job.stop or isinstance(error, KeyboardInterrupt):
                 break
@@ -202,15 +209,13 @@ def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
     limit = job.timeout
     if limit is not None and job.expendable:
-        # A thread in C that needs no GIL: it writes down where the element hangs, and ends
-        # the process, whatever the element does. The pool tells this death by those words.
-        faulthandler.dump_traceback_later(limit, exit=True, file=context.worker.words)
+        watchdog.start(limit, context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
     finally:
         if limit is not None and job.expendable:
-            faulthandler.cancel_dump_traceback_later()
+            watchdog.stop()
     if value is _NOTHING:
         raise _stopped()
     if limit is not None and (took := time.perf_counter() - began) > limit:
@@ -220,6 +225,12 @@ def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
 
 
 _NOTHING = object()
+
+
+def _end_fork(job: Job, error: BaseException | None = None) -> None:
+    """End a fork that has come back from the function, but where it is in the caller's loop."""
+    if job.crosses or job.threaded:
+        forks.end(error)
 
 
 def _stopped() -> RuntimeError:

@@ -25,6 +25,7 @@ from parmap.backends.outstanding import Outstanding
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, WorkerDied
 from parmap.failures import PoolBroken
+from parmap.identity import fresh_key
 from parmap.worker.values import embedded
 
 __all__ = ["DaskExecutor", "serving"]
@@ -238,7 +239,9 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
     """
 
     def __init__(self, setup: Callable[[], object]) -> None:
-        self.name = f"parmap-setup-{id(self)}"
+        # Dask knows plugins by their names: one of another script must not take this one's place.
+        token, number = fresh_key()
+        self.name = f"parmap-setup-{token.hex()}-{number}"
         self._setup = setup
 
     async def setup(self, worker: Any) -> None:  # noqa: ARG002
