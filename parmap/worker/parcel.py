@@ -17,7 +17,7 @@ from types import CodeType, TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 from parmap.errors import RemoteTraceback, SerializationError, add_note
-from parmap.worker.arrays import array_type, dispatch_of_results
+from parmap.worker.arrays import HANDLES, array_type, dispatch_of_results, reduced_text, refused
 from parmap.worker.arrays import reduced as reduced_array
 from parmap.worker.arrays import result as reduced_result
 
@@ -132,7 +132,7 @@ def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
         make, arguments = theirs[CodeType](code)
         return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
 
-    ours: dict[type, Any] = {CodeType: reduced}
+    ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text}
     if arrays is not None:
         ours[arrays] = reduced_result if result else reduced_array
 
@@ -149,6 +149,8 @@ class _Table(dict[type, Any]):
     """
 
     def __missing__(self, kind: type) -> Any:
+        if HANDLES.get(kind.__name__) == kind.__module__:
+            return refused
         return copyreg.dispatch_table[kind]
 
 
