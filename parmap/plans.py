@@ -12,13 +12,14 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from types import TracebackType
+from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from parmap import registry
 from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
+from parmap.untouched import name_of
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
@@ -304,6 +305,7 @@ def _workers(workers: Any) -> Any:
 
 
 _WORKERS = "give a whole number; max_workers must be greater than 0"
+_MOST = 1_000_000  # more are a mistake, which would be noticed when this machine is full
 _THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
 
 
@@ -314,6 +316,8 @@ def _whole(value: Any, option: str = "workers", what: str = _WORKERS) -> int:
         number = 0
     if number < 1:
         raise PlanError(f"{option}={value!r}: {what}")
+    if number > _MOST:
+        raise PlanError(f"{option}={number:.3g}: give {_MOST:,} at most")
     return number
 
 
@@ -348,15 +352,18 @@ def _chosen(of: Plan) -> list[tuple[str, Any]]:
     return [
         (_option(f.name, f.metadata), getattr(of, f.name))
         for f in fields(of)
-        if f.name != "nested" and getattr(of, f.name) != f.default
+        if f.name != "nested" and not _same(getattr(of, f.name), f.default)
     ]
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Compare two values of an option; a callable's `__eq__` is the user's, and not asked."""
+    return one is other or not (callable(one) or callable(other) or one != other)
+
+
 def _written(value: Any) -> str:
+    if type(value) in (type, BuiltinFunctionType, FunctionType, MethodType):
+        return repr(f"{value.__module__}:{value.__qualname__}")
     if callable(value):
-        module, path = (
-            getattr(value, "__module__", "?"),
-            getattr(value, "__qualname__", repr(value)),
-        )
-        return repr(f"{module}:{path}")
+        return repr(f"{type(value).__module__}:{name_of(value)}")
     return repr(value)

@@ -24,7 +24,16 @@ FILES = {
 FLOORS = [
     {
         f"parmap.{name}"
-        for name in ("errors", "cores", "events", "failures", "html", "progress", "sharing")
+        for name in (
+            "errors",
+            "cores",
+            "events",
+            "failures",
+            "html",
+            "progress",
+            "sharing",
+            "untouched",
+        )
     },
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}

@@ -9,14 +9,32 @@ from __future__ import annotations
 
 import copyreg
 import sys
+from collections.abc import Callable
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["array_type", "dispatch_of_results", "reduced", "result"]
+__all__ = ["array_type", "dispatch_of_results", "large_apart", "reduced", "result"]
 
 _PROTOCOL = 5
+
+# Below this many bytes a buffer is copied into the pickle: a frame of its own costs more. So a
+# message of 300,000 small arrays is one frame, and not as many.
+_SMALL = 1 << 16
+
+
+def large_apart(buffers: list[PickleBuffer]) -> Callable[[PickleBuffer], bool]:
+    """Make a callback for pickle that keeps large buffers out of band, in a list."""
+
+    def stays(buffer: PickleBuffer) -> bool:
+        if len(buffer.raw()) < _SMALL:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return stays
 
 
 def array_type() -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -204,7 +205,9 @@ def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     if limit is not None and job.expendable:
         # A thread in C that needs no GIL: it writes down where the element hangs, and ends
         # the process, whatever the element does. The pool tells this death by those words.
-        faulthandler.dump_traceback_later(limit, exit=True, file=context.worker.words)
+        # One that would ring in centuries is refused by the system, and not needed.
+        late = min(limit, threading.TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(late, exit=True, file=context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
