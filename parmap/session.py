@@ -138,7 +138,9 @@ class Session:
     def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]:
         """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
         self.check()
-        call = Call(self, fn, Source(iterables), Settings())
+        if not iterables:
+            raise TypeError("map() needs data to map over: session.map(fn, data)")
+        call = Call(self, fn, Source(iterables, settled=True), Settings())
         return list(itertools.chain.from_iterable(call.results()))
 
     def share(self, value: T, /) -> Shared[T]:
@@ -209,7 +211,7 @@ class Session:
         if is_plain(chunk.columns):
             return Parcel(pickle.dumps(chunk, PROTOCOL))
         try:
-            return pack(chunk, "chunk", views=self.traits.copies)
+            return pack(chunk, "chunk", views=self.traits.copies, own=True)
         except SerializationError:
             if chunk.size == 1:  # then name the argument rather than its place in the chunk
                 row = tuple(column[0] for column in chunk.columns)

@@ -15,6 +15,7 @@ from parmap.engine.site import Site
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
+from parmap.untouched import name_of
 from parmap.worker import context
 from parmap.worker.rng import Root
 from parmap.worker.values import Job
@@ -85,7 +86,7 @@ def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
     """Refuse to seed generators that several threads would draw from at once."""
     alone = traits.same_thread and not context.threaded.get()
     if traits.threaded or (traits.shares_memory and not alone):
-        name = _name(fn)
+        name = name_of(fn)
         raise TypeError(
             f"{name} has no parameter rng, so rng= would seed the global generators, which all "
             f"threads of a process share. Take the stream in {name} instead: "
@@ -108,11 +109,11 @@ def warn_unseeded(
         The file and line to point at.
     """
     suspects = [fn for fn in functions if hints_of([fn])] or functions
-    name = " or ".join(dict.fromkeys(map(_name, suspects)))
+    name = " or ".join(dict.fromkeys(map(name_of, suspects)))
     message = (
         f"{name} draws from the global generator of {' and of '.join(touched)} without a seed: its "
         "results cannot be reproduced. Give the call rng=1 (any whole number), and take the "
-        f"stream as a parameter: def {_name(suspects[0])}(..., rng): rng.normal()"
+        f"stream as a parameter: def {name_of(suspects[0])}(..., rng): rng.normal()"
     )
     warnings.warn_explicit(message, UnseededRandomWarning, *where, registry=_warned)
 
@@ -130,8 +131,3 @@ def users_line() -> tuple[str, int]:
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return "parmap", 0
-
-
-def _name(fn: Callable[..., Any]) -> str:
-    fn = getattr(fn, "func", fn)
-    return str(getattr(fn, "__name__", None) or type(fn).__name__)

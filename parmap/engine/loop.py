@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -25,13 +26,15 @@ from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Auto, Policy
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.load import weight
 from parmap.engine.pieces import Cutting, Feed, Piece
 from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
-from parmap.worker.parcel import PackedError, pack_error, unpack_error
+from parmap.untouched import is_a
+from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 
@@ -210,7 +213,10 @@ class Call:
 
     def _wait(self, cutter: Cutting) -> bool:
         """Wait until a piece lands, and take it in, or until one may be retried."""
-        patience = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+        patience = None
+        if self._later:  # the system refuses a wait of centuries; after it, one looks again
+            left = self._later[0][0] - time.monotonic()
+            patience = min(max(0.0, left), threading.TIMEOUT_MAX)
         try:
             landed = self._landed.get(timeout=patience)
         except Empty:
@@ -236,8 +242,14 @@ class Call:
         if window is None:
             return sys.maxsize
         # A share of the window, so that one large chunk does not take it from the others.
-        share = max(1, window // (_DEPTH * self._site.workers))
-        return min(share, window - (cutter.taken - self._shelf.released))
+        workers = self._site.workers
+        share = max(1, window // (_DEPTH * workers))
+        taken, released = cutter.taken, self._shelf.released
+        room = min(share, window - (taken - released))
+        load = self._feed.load
+        if load is None:
+            return room
+        return min(room, load.room(taken, released, pieces=_DEPTH * workers, least=workers))
 
     def _send(self, piece: Piece, placed: Any) -> None:
         chunk = piece.chunk
@@ -287,6 +299,10 @@ class Call:
             return
         if len(values):
             cutter.learn(len(values), outcome.seconds)
+            if self._feed.load is not None:
+                packed = outcome.values
+                size = packed.size if type(packed) is Parcel else weight(values)
+                self._feed.load.came(len(values), size)
         if outcome.touched and not self._warned:
             self._warned = True
             warn_unseeded(self._functions, outcome.touched, users_line())
@@ -338,7 +354,7 @@ class Call:
         failure = Failure(
             error, index, packed.traceback, origin.host, origin.pid, self._settings.label
         )
-        if isinstance(error, KeyboardInterrupt):
+        if is_a(error, KeyboardInterrupt):
             # It may be the user's own, and always means the whole call.
             failure.reraise()
         failed = piece.attempts + 1
@@ -353,7 +369,7 @@ class Call:
         if self._settings.errors == "raise":
             self._end_at(index, failure)
         else:
-            self._shelf.put(range(index, index + 1), [failure])
+            self._shelf.fail(index, failure)
 
     def _end_at(self, index: int, why: Failure) -> None:
         """Note where the call fails, and stop all that comes after that place."""

@@ -17,7 +17,14 @@ from types import CodeType, TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 from parmap.errors import RemoteTraceback, SerializationError, add_note
-from parmap.worker.arrays import HANDLES, array_type, dispatch_of_results, reduced_text, refused
+from parmap.worker.arrays import (
+    HANDLES,
+    array_type,
+    dispatch_of_results,
+    large_apart,
+    reduced_text,
+    refused,
+)
 from parmap.worker.arrays import reduced as reduced_array
 from parmap.worker.arrays import result as reduced_result
 
@@ -86,10 +93,20 @@ class PackedError(NamedTuple):
     traceback: str
 
 
-def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
-    """Pickle what the caller sends; `what` begins the path in the error's message."""
+def dumps(
+    value: Any,
+    what: str,
+    buffers: list[pickle.PickleBuffer] | None = None,
+    *,
+    own: bool = False,
+) -> bytes:
+    """Pickle what the caller sends; `what` begins the path in the error's message.
+
+    Arrays that are the task's `own` may lie in the pickle if they are small; those that all tasks
+    share are read-only by their buffers, which stay out of it.
+    """
     try:
-        append = None if buffers is None else buffers.append
+        append = None if buffers is None else large_apart(buffers) if own else buffers.append
         return _by_value(value, append, result=what == "result")
     except Exception as error:
         from parmap.worker import culprit  # only to explain a failure
@@ -157,7 +174,7 @@ class _Table(dict[type, Any]):
 _FILENAME = 10  # its place among the arguments of CodeType
 
 
-def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
+def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Parcel:
     """Pack what the caller sends.
 
     Parameters
@@ -169,11 +186,13 @@ def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
     views : bool, default False
         Whether the parcel may refer to the arrays' own memory, since whoever moves it takes
         a copy at once; else it is a copy itself.
+    own : bool, default False
+        See `dumps`.
     """
     if not views:
         return Parcel(dumps(value, what))
     buffers: list[pickle.PickleBuffer] = []
-    return Parcel(dumps(value, what, buffers), *buffers)
+    return Parcel(dumps(value, what, buffers, own=own), *buffers)
 
 
 def is_plain(columns: Sequence[Any]) -> bool:
@@ -199,9 +218,9 @@ def pack_result(value: Any, *, views: bool) -> Parcel:
     """Pack what a worker sends back; `views` as in `pack`."""
     buffers: list[pickle.PickleBuffer] = []
     try:
-        return Parcel(plain_pickle(value, buffers.append if views else None), *buffers)
+        return Parcel(plain_pickle(value, large_apart(buffers) if views else None), *buffers)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
-        return pack(value, "result", views=views)
+        return pack(value, "result", views=views, own=True)
 
 
 def unpack(parcel: Parcel, *, readonly: bool = False) -> Any:

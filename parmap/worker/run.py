@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -209,7 +210,8 @@ def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
     limit = job.timeout
     if limit is not None and job.expendable:
-        watchdog.start(limit, context.worker.words)
+        # One that would ring in centuries is refused by the system, and not needed.
+        watchdog.start(min(limit, threading.TIMEOUT_MAX), context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
