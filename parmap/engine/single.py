@@ -5,8 +5,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
+from parmap.engine.callbacks import Answer
 from parmap.engine.jobs import job_for, users_line, warn_unseeded
 from parmap.engine.naming import ByName
 from parmap.engine.site import Site
@@ -40,8 +42,8 @@ def single(
         star=True,
         root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
-    placed, where = site.place(job, 1), users_line()
-    outer: Future[Any] = Future()
+    placed, where = site.place(job, 1, waits=False), users_line()
+    outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:
         inner = site.send(placed, chunk)
@@ -49,7 +51,7 @@ def single(
         site.drop(placed)
         raise
 
-    def pass_on(inner: Future[Outcome]) -> None:
+    def settle(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
         # is an error: this, the end of the inner future, is the one path to it.
         site.drop(placed)
@@ -73,8 +75,8 @@ def single(
         if inner is not None and outer.cancelled() and not inner.cancel():
             site.abandon(inner, chunk)  # it runs: stop it, where that can be done
 
-    outer.add_done_callback(pass_back)
-    inner.add_done_callback(pass_on)
+    outer.notify(pass_back)
+    inner.add_done_callback(lambda inner: site.callbacks.collect(partial(settle, inner)))
     return outer
 
 
