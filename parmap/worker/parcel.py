@@ -129,13 +129,16 @@ def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> by
 def _by_value(
     value: Any, buffer_callback: Callable[[Any], Any] | None = None, *, result: bool = False
 ) -> bytes:
+    from parmap.worker.generators import generator_types  # most results need none of it
+
     with io.BytesIO() as file:
-        _pickler(array_type(), result)(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        kind = _pickler(array_type(), generator_types(), result)
+        kind(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 
 @functools.cache
-def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
+def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) -> Any:  # noqa: FBT001
     """Make cloudpickle's pickler, of functions that know which file they come from.
 
     From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
@@ -154,7 +157,7 @@ def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
         ours[arrays] = reduced_result if result else reduced_array
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours})
+        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours}, generators)
 
     return Pickler
 
@@ -163,9 +166,24 @@ class _Table(dict[type, Any]):
     """Reducers; those that libraries register for all picklers may come at any time.
 
     A ChainMap would do, and is asked for each object: six calls in Python for one.
+
+    Parameters
+    ----------
+    table : dict
+        The reducers that are known.
+    generators : tuple of type
+        The classes of random generators; those that derive from them count, too.
     """
 
+    def __init__(self, table: dict[type, Any], generators: tuple[type, ...]) -> None:
+        from parmap.worker.generators import reduced
+
+        super().__init__(table)
+        self._generators, self._reduced = generators, reduced
+
     def __missing__(self, kind: type) -> Any:
+        if issubclass(kind, self._generators):
+            return self._reduced
         if HANDLES.get(kind.__name__) == kind.__module__:
             return refused
         return copyreg.dispatch_table[kind]
