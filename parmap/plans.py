@@ -19,6 +19,7 @@ from parmap import registry
 from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
+from parmap.untouched import name_of
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
@@ -323,6 +324,7 @@ def _workers(workers: Any) -> Any:
 
 
 _WORKERS = "give a whole number; max_workers must be greater than 0"
+_MOST = 1_000_000  # more are a mistake, which would be noticed when this machine is full
 _THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
 
 
@@ -333,6 +335,8 @@ def _whole(value: Any, option: str = "workers", what: str = _WORKERS) -> int:
         number = 0
     if number < 1:
         raise PlanError(f"{option}={value!r}: {what}")
+    if number > _MOST:
+        raise PlanError(f"{option}={number:.3g}: give {_MOST:,} at most")
     return number
 
 
@@ -386,10 +390,8 @@ def _distinct(value: Any) -> object:
 
 
 def _written(value: Any) -> str:
+    if type(value) in (type, BuiltinFunctionType, FunctionType, MethodType):
+        return repr(f"{value.__module__}:{value.__qualname__}")
     if callable(value):
-        module, path = (
-            getattr(value, "__module__", "?"),
-            getattr(value, "__qualname__", repr(value)),
-        )
-        return repr(f"{module}:{path}")
+        return repr(f"{type(value).__module__}:{name_of(value)}")
     return repr(value)

@@ -25,17 +25,16 @@ FLOORS = [
     {
         f"parmap.{name}"
         for name in (
-            *(
-                "errors",
-                "cores",
-                "events",
-                "failures",
-                "html",
-                "identity",
-                "progress",
-                "sharing",
-                "sockets",
-            ),
+            "errors",
+            "cores",
+            "events",
+            "failures",
+            "html",
+            "identity",
+            "progress",
+            "sharing",
+            "sockets",
+            "untouched",
         )
     },
     {name for name in FILES if name.startswith("parmap.worker")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import re
 import shutil
@@ -412,3 +413,76 @@ def test_two_containers_with_one_name_and_number_share_a_cluster():
             process.wait(GUARD)
             process.stderr.close()
     assert outs == ["1 [10, 20, 30]\n[20, 30]\n", "1 [1000, 2000, 3000]\n[1010, 1020]\n"]
+
+
+# -- workers that do not come back ---------------------------------------------------------
+
+
+def _kill_the_worker(session):
+    pid = session.submit(os.getpid).result(GUARD)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_that_cannot_be_started_for_a_while_comes_back(monkeypatch):
+    tried = threading.Event()
+
+    def hear(record):
+        return tried.set() if "cannot be started" in record.msg else None
+
+    log = logging.getLogger("parmap.dask")
+    log.addFilter(hear)  # which lets no record pass: they are expected
+    with parmap.plan("dask", workers=1) as session:
+        with monkeypatch.context() as gone:
+            gone.setattr(sys, "executable", "/no/such/python")
+            _kill_the_worker(session)
+            assert tried.wait(GUARD)
+        log.removeFilter(hear)
+        assert session.submit(abs, -1).result(GUARD) == 1
+
+
+def test_workers_that_are_lost_for_good_break_the_call(monkeypatch):
+    from parmap.backends.dask import cluster
+
+    with parmap.plan("dask", workers=1) as session:
+        monkeypatch.setattr(cluster, "_PATIENCE", 3.0)
+        monkeypatch.setattr(sys, "executable", "/no/such/python")
+        _kill_the_worker(session)
+        calls = [session.submit(abs, -1) for _ in range(3)]
+        for call in calls:
+            assert isinstance(call.exception(GUARD), parmap.PoolBroken)
+        for later in (parmap.submit, lambda fn, x: parmap.pmap(fn, [x])):
+            with pytest.raises(parmap.PoolBroken, match="none has started within 3 s"):
+                later(abs, -1)
+
+
+# -- what Slurm says -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0:07", 7), ("12:03", 723), ("1:00:00", 3600), ("2-01:00:05", 176405), ("INVALID", 0)],
+)
+def test_the_queue_tells_how_long_a_job_has_run(text, seconds):
+    from parmap.backends.dask import board
+
+    line = f"12|FAILED|{text}|node3|Reason|odd"
+    assert board._read(line) == ("12", board.Seen("FAILED", "Reason|odd", seconds, "node3"))
+    assert board._read("13|PENDING")[1] == board.Seen("PENDING")
+
+
+@pytest.mark.parametrize(
+    ("header", "avoid", "option"),
+    [
+        ("#SBATCH -J x", [], []),
+        ("#SBATCH --exclude=a", [], []),
+        ("#SBATCH -J x", ["b", "c"], ["--exclude=b,c"]),
+        ("#SBATCH -J x\n#SBATCH --exclude=a[1-2]", ["b"], ["--exclude=a[1-2],b"]),
+        ("#SBATCH -x a\n#SBATCH -J x", ["b"], ["--exclude=a,b"]),
+        ("#SBATCH --exclude a", ["b"], ["--exclude=a,b"]),
+        ("#SBATCH --exclude=/file", ["b"], []),
+    ],
+)
+def test_nodes_that_the_user_excludes_stay_excluded(header, avoid, option):
+    from parmap.backends.dask import jobs
+
+    assert jobs._exclude(header, avoid) == option

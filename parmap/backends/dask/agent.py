@@ -188,6 +188,13 @@ class Agent:
             with contextlib.suppress(OSError), socket.create_connection(self._scheduler, _PAUSE):
                 heard = time.monotonic()
             time.sleep(_PAUSE)
+        host, port = self._scheduler
+        # The end of the job's log, which the caller shows if no job stays.
+        sys.stderr.write(
+            f"{socket.gethostname()}: the scheduler at {host}:{port} has not answered for "
+            f"{self._told['patience']:g} s\n"
+        )
+        sys.stderr.flush()
         self._end(1)
 
     def _end(self, code: int) -> None:

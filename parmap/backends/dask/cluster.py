@@ -24,7 +24,7 @@ from parmap.failures import PoolBroken
 from parmap.worker import blas
 from parmap.worker.values import Budget
 
-__all__ = ["Exits", "awaited", "cluster", "connected", "processes", "threads"]
+__all__ = ["Exits", "awaited", "cluster", "connected", "lost", "processes", "threads"]
 
 _HOST = "127.0.0.1"
 _ANY_PORT = f"{_HOST}:0"
@@ -68,6 +68,22 @@ def _local(specs: dict[int, dict[str, Any]], workers: int, *, dashboard: bool) -
     here = cluster(specs, {"host": _HOST}, dashboard=dashboard)
     why = "workers of Dask do not start on this machine: what they wrote stands above"
     return awaited(here, workers, lambda: why, hopeless=hopeless)
+
+
+def lost(seconds: int) -> str:
+    """Say that the workers on this machine are lost for good; nothing as long as one may come.
+
+    Parameters
+    ----------
+    seconds : int
+        For how long there has been none.
+    """
+    if seconds < _PATIENCE:
+        return ""
+    return (
+        f"all workers of Dask have ended, and none has started within {seconds} s: what they "
+        "wrote stands above"
+    )
 
 
 def cluster(

@@ -23,6 +23,7 @@ from parmap.backends.processes.records import Task, Worker
 from parmap.backends.processes.system import anonymous_file, unforked
 from parmap.backends.processes.wire import Buffer, Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
+from parmap.engine.callbacks import resolve
 from parmap.failures import PoolBroken
 from parmap.sockets import QUIET, above_standard, pair
 from parmap.worker.parcel import unpack_error
@@ -289,7 +290,7 @@ class Crew:
         death = worker.death(burial)
         os.close(worker.notes)
         if task is not None:
-            task.future.set_exception(death)
+            resolve(task.future, error=death)
 
     def _replace_zygote(self) -> None:
         """Begin again: the zygote is gone, and the kernel has killed its workers with it."""
@@ -330,9 +331,9 @@ def _resolve(future: Future[Any], kind: Kind, frames: list[Buffer]) -> None:
     except BaseException as error:  # noqa: BLE001 - a result's __setstate__ may raise anything
         from parmap.worker.culprit import unreadable  # only to explain a failure
 
-        future.set_exception(unreadable(error))
+        resolve(future, error=unreadable(error))
         return
     if kind is Kind.ERROR:
-        future.set_exception(value)
+        resolve(future, error=value)
     else:
-        future.set_result(value)
+        resolve(future, value)

@@ -121,6 +121,11 @@ class ProcessExecutor(Executor):
         self._desk.abandon(future)
 
     @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures; None before it starts."""
+        return self._crew.thread.ident if self._crew.begun else None
+
+    @property
     def pids(self) -> list[int]:
         """The process numbers of the workers that live now."""
         self._begin()

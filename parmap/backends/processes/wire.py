@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import errno
+import itertools
 import os
 import pickle
 import socket
@@ -18,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 from parmap.backends.processes.memory import Block, Slot, opened
@@ -131,7 +133,7 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     then does in 3 µs what takes cloudpickle 20, which looks at each class.
     """
     packed = not kwargs and _PACKED.issuperset(map(type, args))
-    if packed and getattr(fn, "__module__", "").startswith("parmap.worker."):
+    if packed and type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker."):
         return _plain((fn, args, kwargs))
     return encode((fn, args, kwargs), "call")
 
@@ -235,12 +237,14 @@ def _rights(*descriptors: int) -> list[tuple[int, int, Any]]:
 
 def _gather(channel: Socket, rest: list[memoryview]) -> None:
     """Write pieces of memory as they lie."""
-    while rest:
-        sent = channel.sendmsg(rest[:_GATHER], (), QUIET)
-        while rest and sent >= rest[0].nbytes:
-            sent -= rest.pop(0).nbytes
+    at = 0  # what lies before has been sent: to take it out of the list each time moves the rest
+    while at < len(rest):
+        sent = channel.sendmsg(rest[at : at + _GATHER], (), QUIET)
+        while at < len(rest) and sent >= rest[at].nbytes:
+            sent -= rest[at].nbytes
+            at += 1
         if sent:
-            rest[0] = rest[0][sent:]
+            rest[at] = rest[at][sent:]
 
 
 class Inbox:
@@ -260,7 +264,7 @@ class Inbox:
         self._scratch = bytearray(_SCRATCH)
         self._have = 0  # bytes of the scratch that are filled
         self._large: tuple[Kind, int, Sequence[int], list[Buffer]] | None = None
-        self._rest: list[memoryview] = []  # what of the large message is still to be filled
+        self._rest: deque[memoryview] = deque()  # what of the large message is still to be filled
         self._descriptors: deque[int] = deque()  # of blocks whose messages are not whole yet
 
     def read(self) -> tuple[Kind, int, list[Buffer]] | None:
@@ -286,7 +290,8 @@ class Inbox:
                 raise EOFError from None
 
     def _receive(self) -> None:
-        into = self._rest[:_GATHER] if self._large else [memoryview(self._scratch)[self._have :]]
+        large = itertools.islice(self._rest, _GATHER)
+        into = list(large) if self._large else [memoryview(self._scratch)[self._have :]]
         count, beside, _, _ = self._channel.recvmsg_into(into, _BESIDE, self._flags)
         for _, _, data in beside:
             self._descriptors.extend(array.array("i", data))
@@ -299,7 +304,7 @@ class Inbox:
 
     def _fill(self, count: int) -> None:
         while self._rest and count >= self._rest[0].nbytes:
-            count -= self._rest.pop(0).nbytes
+            count -= self._rest.popleft().nbytes
         if count:
             self._rest[0] = self._rest[0][count:]
 
@@ -342,7 +347,7 @@ class Inbox:
     ) -> None:
         """Have the rest of a message received straight into its frames."""
         self._large = message
-        self._rest = [memoryview(frame) for frame in message[3] if len(frame)]
+        self._rest = deque(memoryview(frame) for frame in message[3] if len(frame))
         came = memoryview(self._scratch)[start : self._have]
         self._have = 0
         while came.nbytes:
