@@ -69,7 +69,8 @@ def authkey() -> bytes | None:
     None where nothing needs one: `multiprocessing` draws it when it is loaded.
     """
     process: Any = sys.modules.get(_PROCESS)
-    return _key if process is None else bytes(process.current_process().authkey)
+    # Not by its functions: this is asked for each task.
+    return _key if process is None else bytes(process._current_process._config["authkey"])
 
 
 def entrust(key: bytes | None) -> None:

@@ -116,7 +116,8 @@ class Place(NamedTuple):
             directory = os.getcwd()
         except OSError:
             directory = None
-        return cls(tuple(sys.path), directory, family.authkey())
+        # As the class does it, which is one call more for each task.
+        return tuple.__new__(cls, (tuple(sys.path), directory, family.authkey()))
 
 
 def encode(value: Any, what: str) -> list[Buffer]:
