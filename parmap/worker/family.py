@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Parent", "authkey", "become", "entrust", "here", "leave"]
+__all__ = ["Parent", "authkey", "become", "entrust", "here", "leave", "renew"]
 
 _PROCESS = "multiprocessing.process"
 
@@ -69,7 +69,8 @@ def authkey() -> bytes | None:
     None where nothing needs one: `multiprocessing` draws it when it is loaded.
     """
     process: Any = sys.modules.get(_PROCESS)
-    return _key if process is None else bytes(process.current_process().authkey)
+    # Not by its functions: this is asked for each task.
+    return _key if process is None else bytes(process._current_process._config["authkey"])
 
 
 def entrust(key: bytes | None) -> None:
@@ -100,7 +101,6 @@ def become(parent: Parent, number: int, key: bytes | None = None) -> None:
     _key = key
     if (process := sys.modules.get(_PROCESS)) is not None:
         _tell(process)
-        _renew()
     else:
         sys.meta_path.insert(0, _Herald)
 
@@ -120,7 +120,7 @@ def _tell(process: Any) -> None:
     process._current_process = me
 
 
-def _renew() -> None:
+def renew() -> None:
     """Let connections that a fork has inherited be made anew, as in a child."""
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
-from parmap.worker import blas, context, forks, watchdog
+from parmap.worker import blas, context, forks
 from parmap.worker.globals import Watch, apart, load
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
 from parmap.worker.rng import streamed
@@ -216,14 +216,17 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
 def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
     limit = job.timeout
-    if limit is not None and job.expendable:
+    if watched := limit is not None and job.expendable:
+        assert limit is not None
+        from parmap.worker import watchdog  # no other call needs it
+
         # One that would ring in centuries is refused by the system, and not needed.
         watchdog.start(min(limit, threading.TIMEOUT_MAX), context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
     finally:
-        if limit is not None and job.expendable:
+        if watched:
             watchdog.stop()
     if value is _NOTHING:
         raise _stopped()

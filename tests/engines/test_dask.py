@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import multiprocessing
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -379,6 +381,41 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     assert out.endswith("interrupted\n[1, 2]\n")
 
 
+JOB = """
+import os, sys, parmap
+number = int(sys.argv[2])
+with parmap.plan("dask", address=sys.argv[1]):
+    print(os.getpid(), parmap.pmap(lambda x: x * number, [1, 2, 3], chunks=1))
+    handle = parmap.share([number])
+    print(parmap.pmap(lambda shared, x: shared[0] + x, [handle] * 2, [10, 20]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may open a namespace of process numbers")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
+def test_two_containers_with_one_name_and_number_share_a_cluster():
+    options = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    scheduler, address = command("dask_scheduler", *options, "--port", "0")
+    worker, _ = command("dask_worker", address, *options, "--nthreads", "1", "--no-nanny")
+    try:
+        outs = [
+            subprocess.run(
+                ["unshare", "--pid", "--fork", sys.executable, "-c", JOB, address, str(number)],
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+                capture_output=True,
+                text=True,
+                timeout=GUARD,
+            ).stdout
+            for number in (10, 1000)
+        ]
+    finally:
+        for process in (worker, scheduler):
+            process.send_signal(signal.SIGINT)
+            process.wait(GUARD)
+            process.stderr.close()
+    assert outs == ["1 [10, 20, 30]\n[20, 30]\n", "1 [1000, 2000, 3000]\n[1010, 1020]\n"]
+
+
 # -- workers that do not come back ---------------------------------------------------------
 
 
@@ -450,3 +487,55 @@ def test_nodes_that_the_user_excludes_stay_excluded(header, avoid, option):
     from parmap.backends.dask import jobs
 
     assert jobs._exclude(header, avoid) == option
+
+
+# -- what a worker is to multiprocessing ---------------------------------------------------
+
+
+def who(_):
+    me, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    return me.name, me._identity, me.pid == os.getpid(), parent.pid, parent.is_alive()
+
+
+def test_workers_are_named_and_numbered_also_those_that_are_replaced(two):
+    mine = (True, os.getpid(), True)
+    all_of_them = {("parmap-1", (1,), *mine), ("parmap-2", (2,), *mine)}
+
+    def everybody():
+        said = set()
+        while len(said) < 2:
+            said |= set(parmap.pmap(who, range(8), chunks=1))
+        return said
+
+    assert everybody() == all_of_them
+    os.kill(two.submit(os.getpid).result(GUARD), signal.SIGKILL)
+    assert everybody() == all_of_them
+
+
+def test_proxies_work_in_workers(two):
+    def fill(shared, lock, x):
+        with lock:
+            shared[x] = x * x
+            return shared[x]
+
+    with multiprocessing.Manager() as manager:
+        shared, lock = manager.dict(), manager.Lock()
+        squares = [x * x for x in range(10)]
+        assert parmap.pmap(lambda x: fill(shared, lock, x), range(10)) == squares
+        assert dict(shared) == dict(enumerate(squares))
+
+
+def test_the_key_goes_to_no_cluster_of_somebody_else():
+    """Who reads it may run code in the script's own processes."""
+    options = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    scheduler, address = command("dask_scheduler", *options, "--port", "0")
+    worker, _ = command("dask_worker", address, *options, "--nthreads", "1", "--no-nanny")
+    try:
+        with parmap.plan("dask", address=address):
+            theirs = parmap.submit(lambda: bytes(multiprocessing.current_process().authkey))
+            assert theirs.result(GUARD) != multiprocessing.current_process().authkey
+    finally:
+        for process in (worker, scheduler):
+            process.send_signal(signal.SIGINT)
+            process.wait(GUARD)
+            process.stderr.close()

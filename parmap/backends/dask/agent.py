@@ -144,13 +144,18 @@ class Agent:
         if budget.threads is not None:
             blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
         options = {"host": host, "memory_limit": _memory() // count, **told["options"]}
-        line = order(told["scheduler"], options, told["security"])
         if self._lined:
             output, self._output = os.pipe()
             self._handing_on = threading.Thread(target=self._hand_on, args=(output,), daemon=True)
             self._handing_on.start()
         self._keepers = [
-            Keeper(line, environ, self._started, output=self._output) for _ in range(count)
+            Keeper(
+                order(told["scheduler"], options, told["security"], number=number),
+                environ,
+                self._started,
+                output=self._output,
+            )
+            for number in range(1, count + 1)
         ]
         await asyncio.gather(*(keeper.start() for keeper in self._keepers))
         await asyncio.Event().wait()

@@ -21,7 +21,7 @@ from distributed.deploy.spec import ProcessInterface, SpecCluster
 from parmap.backends.dask.keeper import Keeper, environment
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
-from parmap.worker import blas
+from parmap.worker import blas, family
 from parmap.worker.values import Budget
 
 __all__ = ["Exits", "awaited", "cluster", "connected", "lost", "processes", "threads"]
@@ -208,7 +208,8 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         def started(number: int, ending: asyncio.Task[int]) -> None:
             exits[_HOST, number] = ending
 
-        told = order(scheduler, {**options, "dashboard_address": _ANY_PORT})
+        kin = {"number": name + 1, "key": family.authkey()}
+        told = order(scheduler, {**options, "dashboard_address": _ANY_PORT}, **kin)
         self.keeper = Keeper(told, environ, started)
 
     async def start(self) -> None:

@@ -156,6 +156,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
     path, argv, budget, (parent, key) = decode(frames[:1])
     sys.path[:], sys.argv = path, argv
     family.become(parent, slot, key)
+    family.renew()
     if budget is not None:
         cores.grant(budget.cores)
         if budget.threads is not None:

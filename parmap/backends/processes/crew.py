@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import itertools
 import operator
 import os
@@ -79,7 +80,7 @@ class Crew:
         with contextlib.ExitStack() as undo:
             try:
                 self._begin(undo)
-            except (OSError, RuntimeError) as error:
+            except OSError as error:
                 raise refused(error, self._width) from error
             undo.pop_all()
 
@@ -99,7 +100,10 @@ class Crew:
         self.thread = threading.Thread(target=self._run, name="parmap-processes", daemon=True)
         undo.callback(setattr, self, "begun", False)
         self.begun = True
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError as error:  # the system starts no more threads
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def _abort(self) -> None:
         """Let go of workers that were to be the first."""
@@ -199,6 +203,8 @@ class Crew:
         self._woken.recv(1 << 10)
 
     def _hear(self, worker: Worker) -> None:
+        if worker.channel.fileno() < 0:  # taken out in this very turn
+            return
         try:
             message = worker.inbox.read()
         except EOFError:
@@ -225,11 +231,13 @@ class Crew:
 
     def _lose(self, worker: Worker) -> None:
         """Take out a worker whose channel has closed, have it buried, and replace it."""
-        self._take_out(worker)
         self._unready += not worker.ready and not worker.leaving
-        if self._unready >= _STILLBORN and self.desk.broken is None:
+        hopeless = self._unready >= _STILLBORN and self.desk.broken is None
+        death = worker.death(None) if hopeless else None  # while its notes are open
+        self._take_out(worker)
+        if death is not None:
             why = f"{_STILLBORN} workers in a row ended before they were ready"
-            self._give_up(_broken(why, worker.death(None)))
+            self._give_up(_broken(why, death))
         else:
             self._fill()
 

@@ -13,17 +13,16 @@ _FILES = (errno.EMFILE, errno.ENFILE)
 _PER_WORKER = 2  # descriptors: its channel, and its notes
 
 
-def refused(error: OSError | RuntimeError, workers: int) -> PoolBroken:
+def refused(error: OSError, workers: int) -> PoolBroken:
     """Say why so many workers cannot be started, and what to do."""
-    code = error.errno if isinstance(error, OSError) else errno.EAGAIN
-    if code in _FILES:
+    if error.errno in _FILES:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         what = (
             f"they take {_PER_WORKER * workers} file descriptors, {_PER_WORKER} each, and this "
             f"process may have {limit} in all. Raise that limit (`ulimit -n`), close files, or "
             "give fewer workers="
         )
-    elif code in (errno.EAGAIN, errno.ENOMEM):
+    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
         what = (
             "the system starts no more processes or threads for this user. Raise the limit "
             "(`ulimit -u`, the memory or pids limit of a container or batch job), or give fewer "

@@ -8,10 +8,12 @@ import os
 import sys
 import threading
 
+import parmap
 from parmap.errors import BackendUnavailable
 from parmap.sockets import STANDARD, moved
 
 __all__ = [
+    "ROOT",
     "anonymous_file",
     "anonymous_memory",
     "die_with_parent",
@@ -32,6 +34,8 @@ if hasattr(os, "register_at_fork"):
     )
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(parmap.__file__)))  # parmap is here
 
 
 def anonymous_file() -> int:

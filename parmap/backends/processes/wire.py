@@ -116,7 +116,8 @@ class Place(NamedTuple):
             directory = os.getcwd()
         except OSError:
             directory = None
-        return cls(tuple(sys.path), directory, family.authkey())
+        # As the class does it, which is one call more for each task.
+        return tuple.__new__(cls, (tuple(sys.path), directory, family.authkey()))
 
 
 def encode(value: Any, what: str) -> list[Buffer]:
@@ -197,8 +198,8 @@ def _block(frames: Sequence[memoryview]) -> Block | None:
     try:
         return Block(frames)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return None  # this process has all the files that it may open: by the channel, then
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EFBIG):
+            return None  # it may open no more files, or none so large: by the channel, then
         raise
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap.backends.processes.system import (
+    ROOT,
     anonymous_file,
     die_with_parent,
     interpreter,
@@ -79,14 +80,16 @@ class Zygote:
             with unforked:
                 self.control, theirs = pair()
                 with theirs:
-                    self.pid, self._process = (
-                        _forked(self.control, theirs) if start == "fork" else _spawned(theirs)
-                    )
+                    self.pid, self._process = self._begun(theirs, start)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _begun(self, theirs: Socket, start: str) -> tuple[int, subprocess.Popen[bytes] | None]:
+        try:
+            return _forked(self.control, theirs) if start == "fork" else _spawned(theirs)
         except BaseException:
             self.control.close()
             raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def fork(self, worker: int, channel: Socket, notes: int) -> None:
         """Ask for a worker, which gets `channel` and the descriptor `notes`.
@@ -184,10 +187,12 @@ def _read(what: int, worker: int, first: int, second: int) -> Birth | Burial:
 # The path comes in a file: a long one does not fit on a command line. The collector would come
 # round several times, and find nothing: 4 ms. An end by _exit, or PYTHONINSPECT asks for commands.
 _CODE = """\
-import gc, marshal, os, sys
+import gc, marshal, os, sys, typing
 gc.disable()
 with open({path}, "rb") as file:
     sys.path[:] = marshal.load(file)
+import parmap
+del sys.path[0]
 from parmap.backends.processes.zygote import main
 main({control}, collect=True)
 os._exit(0)
@@ -210,14 +215,17 @@ def _spawned(theirs: Socket) -> tuple[int, subprocess.Popen[bytes]]:
 
 
 def _path() -> int:
-    """Write ``sys.path`` into a file; give its descriptor."""
+    """Write ``sys.path`` into a file, behind where parmap is; give its descriptor.
+
+    Of a path with relative entries parmap may have come when the directory was another.
+    """
     import marshal
 
     # Imports ignore what is no text.
     path = [str.__str__(entry) for entry in list[object](sys.path) if isinstance(entry, str)]
     file = anonymous_file()
     try:
-        data = memoryview(marshal.dumps(path))
+        data = memoryview(marshal.dumps([ROOT, *path]))
         while data:
             data = data[os.write(file, data) :]
         os.lseek(file, 0, os.SEEK_SET)
