@@ -29,7 +29,8 @@ from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
-from parmap.worker.parcel import PackedError, pack_error, unpack_error
+from parmap.worker.parcel import PackedError
+from parmap.worker.raised import pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 

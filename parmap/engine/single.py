@@ -12,7 +12,7 @@ from parmap.engine.naming import ByName
 from parmap.engine.site import Site
 from parmap.engine.streams import root_of
 from parmap.failures import Failure
-from parmap.worker.parcel import unpack_error
+from parmap.worker.raised import unpack_error
 from parmap.worker.values import Chunk, Outcome
 
 __all__ = ["single"]

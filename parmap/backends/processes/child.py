@@ -26,7 +26,6 @@ from parmap.backends.processes.wire import (
 )
 from parmap.errors import SerializationError
 from parmap.worker import blas, context
-from parmap.worker.parcel import pack_error
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
 
@@ -162,7 +161,7 @@ def _setup(frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
-        return Kind.BROKEN, 0, encode_result(pack_error(error, crosses=True))
+        return Kind.BROKEN, 0, _failed(error)[1]
     return Kind.READY, 0, ()
 
 
@@ -175,6 +174,8 @@ def _settle(place: Place) -> None:
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:
+    from parmap.worker.raised import pack_error  # which most workers never need
+
     return Kind.ERROR, encode_result(pack_error(error, crosses=True))
 
 

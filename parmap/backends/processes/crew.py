@@ -18,8 +18,9 @@ from parmap.backends.processes.records import Task, Worker
 from parmap.backends.processes.system import anonymous_file, unforked
 from parmap.backends.processes.wire import Buffer, Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
+from parmap.errors import said
 from parmap.failures import PoolBroken
-from parmap.worker.parcel import unpack_error
+from parmap.worker.raised import unpack_error
 
 __all__ = ["Crew"]
 
@@ -214,7 +215,7 @@ class Crew:
 
     def _give_up(self, why: str, cause: BaseException) -> None:
         """Break the pool: no worker can be made that works."""
-        error = PoolBroken(f"{why}: {type(cause).__name__}: {cause}")
+        error = PoolBroken(f"{why}: {type(cause).__name__}: {said(cause)}")
         error.__cause__ = cause
         self.desk.give_up(error)
         for worker in self.desk.living():
