@@ -19,6 +19,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
+from tests.mapping import ChunksContract
 
 distributed = pytest.importorskip("distributed")
 
@@ -376,3 +377,7 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     os.killpg(script.process.pid, signal.SIGINT)
     out, _ = script.end()
     assert out.endswith("interrupted\n[1, 2]\n")
+
+
+class TestMap(ChunksContract):
+    plan = parmap.plan("dask", workers=2)
