@@ -108,7 +108,8 @@ def pmap(
     Exception
         What ``fn`` raised for the first element, in input order, that failed: the original
         exception, with a note that names the element, the host and the process; if it comes
-        from another process, its ``__cause__`` shows the traceback there. See ``errors=``.
+        from another process, its ``__cause__``, or that of its innermost cause, shows the
+        traceback there. See ``errors=``.
     WorkerDied
         If an element ended its worker process.
     TaskTimeout

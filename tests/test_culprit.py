@@ -43,7 +43,7 @@ import parmap
 from parmap.session import Session
 from parmap.worker import culprit
 from parmap.worker.culprit import accuse, unreadable
-from parmap.worker.parcel import _by_value as pack_by_value
+from parmap.worker.parcel import by_value
 from parmap.worker.weights import Weight, _weighed, heavy, kind_of, weights, written
 
 MIB = 1 << 20
@@ -63,7 +63,7 @@ UNPRINTABLE = f"args[<{__name__}.Unprintable>]"
 def refusal(value):
     """What pickling raises."""
     with pytest.raises(Exception) as caught:
-        pack_by_value(value)
+        by_value(value)
     return caught.value
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from parmap.backends.mapping import mapped
 from parmap.engine.traits import Traits
 from parmap.failures import PoolBroken
 from parmap.plans import Plan
@@ -71,6 +72,19 @@ class ThreadExecutor(ThreadPoolExecutor):
         if self._why is not None:
             why = f"setup= failed in a worker: {type(self._why).__name__}: {self._why}"
             raise PoolBroken(why) from self._why
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Map as `concurrent.futures.Executor.map` of Python 3.14; threads need no chunks."""
+        size = min(chunksize, 1)  # less is refused
+        return mapped(self, fn, iterables, timeout=timeout, chunksize=size, buffersize=buffersize)
 
     @property
     def workers(self) -> int:

@@ -36,7 +36,8 @@ from parmap.errors import SerializationError, SessionClosed, TaskTimeout, Worker
 from parmap.failures import Failure
 from parmap.untouched import is_a
 from parmap.worker.generators import Noticing
-from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack_error
+from parmap.worker.parcel import PackedError, Parcel
+from parmap.worker.raised import pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 

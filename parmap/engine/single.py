@@ -16,7 +16,7 @@ from parmap.engine.streams import root_of
 from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
 from parmap.worker.generators import Noticing
-from parmap.worker.parcel import unpack_error
+from parmap.worker.raised import unpack_error
 from parmap.worker.values import Chunk, Outcome
 
 __all__ = ["single"]

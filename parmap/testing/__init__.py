@@ -12,6 +12,7 @@ and hypothesis, which no other part of parmap imports.
 
 from parmap.testing.arrays import ArraysContract
 from parmap.testing.budget import BudgetContract
+from parmap.testing.causes import CausesContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
@@ -31,6 +32,7 @@ class PlanContract(
     ResultsContract,
     FailuresContract,
     ErrorsContract,
+    CausesContract,
     LazinessContract,
     FuturesContract,
     TravelContract,

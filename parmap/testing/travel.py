@@ -193,11 +193,16 @@ class TravelContract(Contract):
         assert [results[0], results[2]] == [1, 3]
         assert isinstance(results[1].error, parmap.SerializationError)
         assert "sprung" in str(results[1].error)
+        assert repr(results[1].error.__cause__) == "ValueError('sprung')"
         results = parmap.pmap(
             lambda x: _Trap() if x == 2 else x, [1, 2, 3], errors="return", chunks=3
         )
         assert [results[0], results[2]] == [1, 3]
         assert isinstance(results[1].error, parmap.SerializationError)
+        assert repr(results[1].error.__cause__) == "ValueError('sprung')"
+        with pytest.raises(parmap.SerializationError) as caught:
+            parmap.submit(_Trap).result(LONG)
+        assert repr(caught.value.__cause__) == "ValueError('sprung')"
 
     def test_tasks_run_the_rest_of_the_plan(self) -> None:
         """Inside a task the nested plans are in force; without any, "sequential"."""

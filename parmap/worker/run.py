@@ -15,7 +15,7 @@ from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.worker import blas, context, forks
 from parmap.worker.globals import Watch, apart, load
-from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
+from parmap.worker.parcel import PackedError, Parcel, pack_result, unpack
 from parmap.worker.rng import streamed
 from parmap.worker.values import (
     Budget,
@@ -78,7 +78,7 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
             with sharing.arrived(shared) if shared else _UNCHANGED:
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
-            return Outcome([], (), 0.0, Origin.here(), pack_error(error, crosses=True))
+            return Outcome([], (), 0.0, Origin.here(), _failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
     if job.root is not None and "torch" in job.hints:
         load(("torch",))
@@ -166,7 +166,7 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
         except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
             if forks.generation != born:
                 _end_fork(job, error)
-            misfires.append(Misfire(len(values), pack_error(error, crosses=job.crosses)))
+            misfires.append(Misfire(len(values), _failed(error, crosses=job.crosses)))
             if job.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
@@ -205,7 +205,7 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
         except BaseException as error:  # noqa: BLE001 - as above
             if forks.generation != born:
                 _end_fork(job, error)
-            misfires.append(Misfire(offset, pack_error(error, crosses=job.crosses)))
+            misfires.append(Misfire(offset, _failed(error, crosses=job.crosses)))
             if job.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
@@ -251,6 +251,12 @@ def _stopped() -> RuntimeError:
     )
 
 
+def _failed(error: BaseException, *, crosses: bool) -> PackedError:
+    from parmap.worker.raised import pack_error  # which most workers never need
+
+    return pack_error(error, crosses=crosses)
+
+
 def _packed(job: Job, values: list[Any], misfires: list[Misfire]) -> Parcel:
     """Pack the results; what cannot travel joins those that failed."""
     try:
@@ -261,7 +267,7 @@ def _packed(job: Job, values: list[Any], misfires: list[Misfire]) -> Parcel:
             try:
                 pack_result(value, views=True)
             except SerializationError as error:
-                misfires.append(Misfire(offset, pack_error(error, crosses=True)))
+                misfires.append(Misfire(offset, _failed(error, crosses=True)))
                 values[offset] = None
         misfires.sort(key=lambda misfire: misfire.offset)
         if job.stop:

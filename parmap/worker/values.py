@@ -16,7 +16,7 @@ from parmap import sharing
 from parmap.cores import available_cores
 from parmap.identity import Key, fresh_key
 from parmap.worker.globals import Move
-from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
+from parmap.worker.parcel import PackedError, Parcel, pack, unpack
 from parmap.worker.rng import Root
 
 __all__ = [
@@ -219,6 +219,8 @@ class Outcome(NamedTuple):
             If the chunk could not be unpickled there, or its results here.
         """
         if self.unreadable is not None:
+            from parmap.worker.raised import unpack_error  # which most workers never need
+
             raise unpack_error(self.unreadable)
         return unpack(self.values) if isinstance(self.values, Parcel) else self.values
 

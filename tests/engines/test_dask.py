@@ -22,6 +22,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
+from tests.mapping import ChunksContract
 
 distributed = pytest.importorskip("distributed")
 
@@ -539,3 +540,7 @@ def test_the_key_goes_to_no_cluster_of_somebody_else():
             process.send_signal(signal.SIGINT)
             process.wait(GUARD)
             process.stderr.close()
+
+
+class TestMap(ChunksContract):
+    plan = parmap.plan("dask", workers=2)

@@ -13,6 +13,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
+from tests.mapping import ChunksContract, MapContract
 
 joblib = pytest.importorskip("joblib")
 
@@ -328,3 +329,11 @@ def test_a_script_without_a_guard(run, backend):
     )
     died = [] if backend == "threading" else ["WorkerDied"]
     assert out.splitlines() == ["2000000.0", *died, "[0, -1, -2]"]
+
+
+class TestMapOfLoky(ChunksContract):
+    plan = parmap.plan("joblib", workers=2)
+
+
+class TestMapOfThreading(MapContract):
+    plan = parmap.plan("joblib", backend="threading", workers=2)

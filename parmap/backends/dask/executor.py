@@ -11,7 +11,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
 import distributed
@@ -22,6 +22,7 @@ from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
@@ -36,7 +37,7 @@ __all__ = ["DaskExecutor", "serving"]
 _ROUND_TRIP = 0.01
 
 
-class DaskExecutor(Executor):
+class DaskExecutor(MappingExecutor):
     """A PEP 3148 executor on a client of Dask.
 
     Parameters

@@ -27,7 +27,6 @@ from parmap.errors import SerializationError
 from parmap.sockets import Socket
 from parmap.worker import blas, context, family
 from parmap.worker.globals import torch_of
-from parmap.worker.parcel import pack_error
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
 
@@ -167,7 +166,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
-        return Kind.BROKEN, 0, encode_result(pack_error(error, crosses=True))
+        return Kind.BROKEN, 0, _failed(error)[1]
     return Kind.READY, 0, ()
 
 
@@ -181,6 +180,8 @@ def _settle(place: Place) -> None:
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:
+    from parmap.worker.raised import pack_error  # which most workers never need
+
     return Kind.ERROR, encode_result(pack_error(error, crosses=True))
 
 

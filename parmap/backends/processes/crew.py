@@ -24,9 +24,10 @@ from parmap.backends.processes.system import anonymous_file, unforked
 from parmap.backends.processes.wire import Buffer, Frame, Kind, decode
 from parmap.backends.processes.zygote import Birth, Burial, Zygote
 from parmap.engine.callbacks import resolve
+from parmap.errors import said
 from parmap.failures import PoolBroken
 from parmap.sockets import QUIET, above_standard, pair
-from parmap.worker.parcel import unpack_error
+from parmap.worker.raised import unpack_error
 
 __all__ = ["Crew"]
 
@@ -318,7 +319,7 @@ class Crew:
 
 
 def _broken(why: str, cause: BaseException) -> PoolBroken:
-    error = PoolBroken(f"{why}: {type(cause).__name__}: {cause}")
+    error = PoolBroken(f"{why}: {type(cause).__name__}: {said(cause)}")
     error.__cause__ = cause
     return error
 

@@ -8,9 +8,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.processes.crew import Crew
 from parmap.backends.processes.records import Task
 from parmap.backends.processes.system import unforked
@@ -23,7 +24,7 @@ from parmap.worker.values import Budget
 __all__ = ["ProcessExecutor"]
 
 
-class ProcessExecutor(Executor):
+class ProcessExecutor(MappingExecutor):
     """A PEP 3148 executor on worker processes, which outlives the death of any of them.
 
     Parameters

@@ -11,11 +11,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
 from parmap.engine.callbacks import resolve
@@ -55,7 +56,7 @@ class Errand:
     killed: bool = False
 
 
-class RayExecutor(Executor):
+class RayExecutor(MappingExecutor):
     """A PEP 3148 executor on Ray's tasks.
 
     Ray calls back, in a thread of its own, when a task has ended. From there a queue leads to
