@@ -173,6 +173,9 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: a cau
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note once, also to an error that refuses new attributes (a frozen dataclass)."""
-    notes = getattr(error, "__notes__", [])
+    from parmap.untouched import own
+
+    # Not getattr: an error's class may answer for any name, or raise.
+    notes = own(error).get("__notes__", ())
     if note not in notes:
         BaseException.__setattr__(error, "__notes__", [*notes, note])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from parmap.errors import ParmapError, TaskExited, add_note
+from parmap.untouched import is_a
 
 __all__ = ["Failure", "FailureGroup", "PoolBroken"]
 
@@ -116,7 +117,7 @@ class FailureGroup(ExceptionGroup[Exception]):
 
 def _as_exception(failure: Failure) -> Exception:
     error = failure.error
-    if not isinstance(error, Exception):
+    if not is_a(error, Exception):
         # An ExceptionGroup, which `except Exception` must catch, cannot hold SystemExit.
         exited = TaskExited(
             f"element {failure.index} called sys.exit({error.args[0] if error.args else ''})"

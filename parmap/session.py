@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from parmap.engine.callbacks import Callbacks
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
 from parmap.engine.single import single
 from parmap.engine.traits import Traits
-from parmap.errors import SerializationError, SessionClosed
+from parmap.errors import ParmapError, SerializationError, SessionClosed
+from parmap.identity import Key
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
 from parmap.worker.parcel import PROTOCOL, Parcel, is_plain, pack
@@ -99,10 +101,11 @@ class Session:
         self._budgets: dict[int, Budget | None] = {}
         self._closed = False
         self._pid = os.getpid()
+        self.callbacks = Callbacks()
         # References to the values of handles, by their keys. Under `_placing` each is placed
         # once; a handle's end takes its own out without it, for that may come at any time.
         self._placing = threading.Lock()
-        self._values: dict[tuple[int, int], Any] = {}
+        self._values: dict[Key, Any] = {}
 
     @property
     def workers(self) -> int:
@@ -137,7 +140,9 @@ class Session:
     def map(self, fn: Callable[..., R], /, *iterables: Iterable[Any]) -> list[R]:
         """Map like the built-in; for every library that takes ``pool.map`` or ``workers=``."""
         self.check()
-        call = Call(self, fn, Source(iterables), Settings())
+        if not iterables:
+            raise TypeError("map() needs data to map over: session.map(fn, data)")
+        call = Call(self, fn, Source(iterables, settled=True), Settings())
         return list(itertools.chain.from_iterable(call.results()))
 
     def share(self, value: T, /) -> Shared[T]:
@@ -148,12 +153,18 @@ class Session:
             self._place_value(handle)
         return handle
 
-    def place(self, job: Job, chunks: int | None = None) -> Placed:
+    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Placed:
         """Put a job where every worker reaches it.
 
         One for no more chunks than there are workers, if it is small, travels with each.
         """
         self.check()
+        if waits and getattr(self.executor, "resolver", None) == threading.get_ident():
+            raise ParmapError(
+                f"this call on {self.plan} would wait forever: it is made in a callback of one of "
+                "the executor's own futures, in the thread that resolves all of them. Use a future "
+                "of parmap.submit or session.submit: its callbacks may wait for other calls"
+            )
         if self.traits.shares_memory:
             return Placed(job, hold=_hold(job.budget))
         if not handles_exist():
@@ -208,7 +219,7 @@ class Session:
         if is_plain(chunk.columns):
             return Parcel(pickle.dumps(chunk, PROTOCOL))
         try:
-            return pack(chunk, "chunk", views=self.traits.copies)
+            return pack(chunk, "chunk", views=self.traits.copies, own=True)
         except SerializationError:
             if chunk.size == 1:  # then name the argument rather than its place in the chunk
                 row = tuple(column[0] for column in chunk.columns)
@@ -282,6 +293,7 @@ class Session:
         self._values.clear()
         if self._pid == os.getpid():
             self.executor.shutdown(wait=True, cancel_futures=cancel)
+            self.callbacks.join()
 
     def __repr__(self) -> str:
         """Show the plan and whether the session is open."""
@@ -318,7 +330,7 @@ def _hold(budget: Budget | None) -> blas.Hold | None:
     return blas.hold(budget.threads, exact=budget.exact)
 
 
-def _forget(session: weakref.ref[Session], key: tuple[int, int]) -> None:
+def _forget(session: weakref.ref[Session], key: Key) -> None:
     """Forget the value of a handle that is gone."""
     here = session()
     reference = None if here is None else here._values.pop(key, None)  # noqa: SLF001

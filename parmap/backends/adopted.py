@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.rollcall import RollCall
-from parmap.backends.ticket import Ticket
+from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans import Plan
@@ -47,6 +47,11 @@ class Guest(Executor):
             host, "concurrent.futures.interpreter", "InterpreterPoolExecutor"
         )
         self.traits = Traits(shares_memory=threads)
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where there is one."""
+        return resolver_of(self._host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's executor."""
@@ -86,6 +91,13 @@ class PoolGuest(Executor):
         self._tasks = Outstanding(self._leave)
         threads = _is(host, "multiprocessing.pool", "ThreadPool")
         self.traits = Traits(shares_memory=threads, replaces_workers=forgets)
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where there is one."""
+        if self.traits.shares_memory:  # a task resolves its own future, in its thread
+            return None
+        return resolver_of(self._host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""

@@ -14,7 +14,7 @@ from multiprocessing import connection
 from typing import Any
 
 from parmap.backends.joblib_loky import owning
-from parmap.backends.ticket import Ticket
+from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
 from parmap.failures import PoolBroken
@@ -93,6 +93,12 @@ class Life:
             self._let_go(number)
             raise
         ticket.future.add_done_callback(lambda _: self._let_go(number))
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where it is known."""
+        pool = getattr(self._backend, "_pool", None)
+        return resolver_of(getattr(self._backend, "_workers", None)) or resolver_of(pool)
 
     def end(self) -> None:
         """Give the backend back to joblib."""

@@ -22,6 +22,7 @@ from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
 from parmap.testing.travel import TravelContract
+from parmap.testing.waiting import WaitingContract
 
 __all__ = ["PlanContract"]
 
@@ -39,6 +40,7 @@ class PlanContract(
     SharingContract,
     ArraysContract,
     DeathsContract,
+    WaitingContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

@@ -7,7 +7,6 @@ fast; and a zygote waits 0.1 ms for each to be defined, for a dataclass 0.7.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 
 from parmap import sharing
 from parmap.cores import available_cores
+from parmap.identity import Key, fresh_key
+from parmap.worker.globals import Move
 from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
 from parmap.worker.rng import Root
 
@@ -198,8 +199,8 @@ class Outcome(NamedTuple):
         Where it ran.
     unreadable : PackedError or None, default None
         Why the chunk could not be unpickled, so that nothing ran.
-    touched : tuple of str, default ()
-        The global generators that were drawn from, without a seed.
+    moves : tuple of Move, default ()
+        The global generators that were drawn from, without a seed of the element's.
     """
 
     values: list[Any] | Parcel
@@ -207,7 +208,7 @@ class Outcome(NamedTuple):
     seconds: float
     origin: Origin
     unreadable: PackedError | None = None
-    touched: tuple[str, ...] = ()
+    moves: tuple[Move, ...] = ()
 
     def unpacked(self) -> list[Any]:
         """Give the results.
@@ -236,7 +237,7 @@ class Embedded:
 
     __slots__ = ("_value", "key", "parcel")
 
-    def __init__(self, key: tuple[str, int, int] | None, parcel: Parcel) -> None:
+    def __init__(self, key: Key | None, parcel: Parcel) -> None:
         self.key, self.parcel = key, parcel
         self._value: Any = None
 
@@ -270,9 +271,8 @@ class Embedded:
 
 # Each job comes in many chunks; unpickling the function for each would cost more than most. What
 # was used last stands last.
-_recent: dict[tuple[str, int, int] | None, Any] = {}
+_recent: dict[Key | None, Any] = {}
 _MOST = 4
-_numbers = itertools.count()
 
 
 def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedded:
@@ -292,8 +292,7 @@ def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedde
     ready = value if isinstance(value, Embedded) else Embedded(None, pack(value, what, views=True))
     if ready.key or (small is not None and ready.parcel.size >= small):
         return ready
-    origin = Origin.here()
-    return Embedded((origin.host, origin.pid, next(_numbers)), ready.parcel.copy())
+    return Embedded(fresh_key(), ready.parcel.copy())
 
 
 class Staying(NamedTuple):

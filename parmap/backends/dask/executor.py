@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
@@ -22,9 +23,11 @@ from tornado.ioloop import PeriodicCallback
 from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.backends.outstanding import Outstanding
+from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, WorkerDied
 from parmap.failures import PoolBroken
+from parmap.identity import fresh_key
 from parmap.worker.values import embedded
 
 __all__ = ["DaskExecutor", "serving"]
@@ -165,10 +168,7 @@ class DaskExecutor(Executor):
         self._ending.serving.remove(errand)
         if not errand.future.set_running_or_notify_cancel():
             return
-        if error is None:
-            errand.future.set_result(value)
-        else:
-            errand.future.set_exception(error)
+        resolve(errand.future, value, error)
 
     async def _translated(self, error: BaseException) -> BaseException:
         if not isinstance(error, KilledWorker):
@@ -181,6 +181,7 @@ class DaskExecutor(Executor):
 
     async def _look(self) -> bool:
         """Look at the workers, and go on doing so; tell whether all would be replaced."""
+        self.resolver = threading.get_ident()  # callbacks run in this loop's thread
         await self._refresh()
         self._watch = PeriodicCallback(self._refresh, 1000)
         self._watch.start()
@@ -302,7 +303,9 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
     """
 
     def __init__(self, setup: Callable[[], object]) -> None:
-        self.name = f"parmap-setup-{id(self)}"
+        # Dask knows plugins by their names: one of another script must not take this one's place.
+        token, number = fresh_key()
+        self.name = f"parmap-setup-{token.hex()}-{number}"
         self._setup = setup
 
     async def setup(self, worker: Any) -> None:  # noqa: ARG002

@@ -18,6 +18,7 @@ from typing import Any
 
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
+from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError, WorkerDied
 from parmap.failures import PoolBroken
@@ -135,6 +136,11 @@ class RayExecutor(Executor):
         return max(1, room if self._limit is None else min(room, self._limit))
 
     @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures."""
+        return self._thread.ident
+
+    @property
     def per_node(self) -> int:
         """How many tasks run at once on the node where most do."""
         return max(1, min(self.workers, max(self._nodes.room(), default=1)))
@@ -246,7 +252,7 @@ class RayExecutor(Executor):
             self._stopped.clear()
         for errand in rest:
             if errand.future.set_running_or_notify_cancel():
-                errand.future.set_exception(error)
+                resolve(errand.future, error=error)
 
     def _settle(self, errand: Errand, value: Any) -> None:
         theirs, future, error = self._ray.exceptions, errand.future, None
@@ -259,10 +265,7 @@ class RayExecutor(Executor):
         self._go_on(errand)
         if not future.set_running_or_notify_cancel():
             return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        resolve(future, value, error)
 
     def _go_on(self, ended: Errand) -> None:
         """Send what need wait no more."""
