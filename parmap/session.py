@@ -167,9 +167,9 @@ class Session:
             )
         if self.traits.shares_memory:
             return Placed(job, hold=_hold(job.budget))
-        if not self.traits.places:
-            return Placed(embedded(job), star=job.star)
         if not handles_exist():
+            if not self.traits.places:
+                return Placed(embedded(job), star=job.star)
             if self.traits.copies and chunks is not None and chunks <= self.workers:
                 carried = _carried(job)
                 if carried is not None:
@@ -178,7 +178,7 @@ class Session:
         trip = Trip(self._place_value)
         with travelling(trip):
             parcel = pack(job, "", views=True)
-        reference = self.executor.put(Embedded(None, parcel))
+        reference = self._put(Embedded(None, parcel))
         handles = tuple(trip.handles)
         return Placed(reference, tuple(trip.references), handles, star=job.star)
 
@@ -205,7 +205,7 @@ class Session:
     def _sent(
         self, submit: Callable[..., Future[Outcome]], placed: Placed, chunk: Chunk
     ) -> Future[Outcome]:
-        if not (self.traits.places and handles_exist()):
+        if not handles_exist():
             return submit(placed.job, self._packed(chunk, star=placed.star))
         trip = Trip(self._place_value, placed.references)
         with travelling(trip):
@@ -231,11 +231,18 @@ class Session:
         with self._placing:
             if handle.key not in self._values:
                 with travelling(None):  # a handle inside of the value goes along with it
-                    reference = self.executor.put(handle.value, "share(...)")
+                    reference = self._put(handle.value, "share(...)")
                 self._values[handle.key] = reference
                 forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key)
                 forget.atexit = False
             return self._values[handle.key]
+
+    def _put(self, value: Any, what: str = "") -> Any:
+        """Place a value; where no backend does, it travels with each chunk that needs it.
+
+        Then, too, each worker unpickles it once.
+        """
+        return self.executor.put(value, what) if self.traits.places else embedded(value, what)
 
     def drop(self, placed: Placed) -> None:
         """Forget a placed job."""
@@ -327,5 +334,7 @@ def _forget(session: weakref.ref[Session], key: Key) -> None:
     """Forget the value of a handle that is gone."""
     here = session()
     reference = None if here is None else here._values.pop(key, None)  # noqa: SLF001
-    if here is not None and reference is not None and not here._closed:  # noqa: SLF001
+    if reference is None or here is None or here._closed:  # noqa: SLF001
+        return
+    if here.traits.places:
         here.executor.drop(reference)

@@ -53,7 +53,7 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
         If the job cannot be unpickled here, so that no chunk of the call can run.
     """
     if shared:
-        shared = tuple(map(opened, shared))
+        shared = tuple([opened(one, beside=len(shared)) for one in shared])
     return _run(ready(job, shared), chunk, shared)
 
 

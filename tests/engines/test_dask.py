@@ -44,7 +44,12 @@ def command(*words):
     """Start a command of Dask; give it, and the first address that it says."""
     process = subprocess.Popen(
         [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]],
-        env={**os.environ, "PYTHONPATH": os.fspath(os.getcwd())},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.fspath(os.getcwd()),
+            # Every two seconds it drops copies of data, which are then sent and unpickled again.
+            "DASK_DISTRIBUTED__SCHEDULER__ACTIVE_MEMORY_MANAGER__START": "False",
+        },
         stderr=subprocess.PIPE,
         text=True,
     )
