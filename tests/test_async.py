@@ -351,14 +351,12 @@ def test_futures_are_of_the_standard_library():
 
 def test_a_callers_context_variables_are_its_own():
     """Two contexts in one thread: a plan entered in one is not in force in the other."""
-    plans, here = [], contextvars.copy_context()
+    plans, here, there = [], contextvars.copy_context(), contextvars.copy_context()
 
     def enter():
         with parmap.plan("threads", workers=1):
             plans.append(str(parmap.current_plan()))
-            other = threading.Thread(target=lambda: plans.append(str(parmap.current_plan())))
-            other.start()
-            other.join()
+            there.run(lambda: plans.append(str(parmap.current_plan())))
 
     here.run(enter)
     assert plans == ["threads(workers=1)", "sequential"]
