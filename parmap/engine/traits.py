@@ -38,6 +38,8 @@ class Traits(NamedTuple):
     copies : bool, default False
         ``submit`` copies the arguments before it returns, and a worker sends a result before
         it runs anything else: so both may refer to arrays in place.
+    inside : bool, default False
+        Tasks run in threads of this process, although what they get is packed.
     """
 
     shares_memory: bool = False
@@ -51,3 +53,4 @@ class Traits(NamedTuple):
     keeps: bool = False
     abandons: bool = False
     copies: bool = False
+    inside: bool = False
