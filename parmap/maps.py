@@ -49,8 +49,7 @@ class Results(Iterator[R]):
         """Cancel the elements that have not begun, and stop those that run.
 
         Any thread may call it. A thread that waits for a result then finds the end of the
-        results. On a plan that runs elements in the calling thread, the element that runs
-        there ends first.
+        results; a thread that runs elements itself ends its element first.
         """
         self._drive.close()
 
@@ -187,8 +186,7 @@ def imap(
         An iterator, for ``for`` and ``async for``. Nothing runs before the first result is
         asked for; closing it early cancels the rest. In an event loop, no thread waits for
         results. An ``anext`` that is cancelled loses nothing. If the task that runs ``async
-        for`` is cancelled, the map is closed. Elements that would run in the calling thread,
-        and input from an iterator, get a thread of their own while the event loop runs on.
+        for`` is cancelled, the map is closed. The input is read in the event loop's thread.
 
     Raises
     ------
@@ -219,9 +217,7 @@ def imap(
             "these chunks must know how many elements there are, and the input has no length: "
             "use chunks='auto', 'dynamic' or a number, or pmap"
         )
-    session = current_session()
-    aside = session.traits.same_thread or not source.at_hand
-    return Results(Drive(Call(session, fn, source, chosen), aside=aside))
+    return Results(Drive(Call(current_session(), fn, source, chosen)))
 
 
 def _window(window: object) -> int:

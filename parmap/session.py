@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 import os
@@ -19,8 +20,9 @@ from parmap.engine.single import single
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, SerializationError, SessionClosed
 from parmap.identity import Key
+from parmap.loans import Loans
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
-from parmap.worker import blas
+from parmap.worker import blas, context
 from parmap.worker.parcel import PROTOCOL, Parcel, is_plain, pack
 from parmap.worker.run import keep_chunk, run_chunk
 from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome, embedded
@@ -47,6 +49,10 @@ class Startable(Protocol):
 
     def budget(self, workers: int) -> Budget | None:
         """Share the cores of a machine out among so many workers on it."""
+
+    @property
+    def initializer(self) -> Callable[[], object] | None:
+        """What each worker runs first."""
 
 
 class Placed(NamedTuple):
@@ -102,10 +108,25 @@ class Session:
         self._closed = False
         self._pid = os.getpid()
         self.callbacks = Callbacks()
+        self.loans = Loans()
+        # How its block ends in the context that it was entered in; and whether it was left in
+        # another: then the plan around it is in force again wherever this one still is.
+        self.token: contextvars.Token[Any] | None = None
+        self.strayed = False
         # References to the values of handles, by their keys. Under `_placing` each is placed
         # once; a handle's end takes its own out without it, for that may come at any time.
         self._placing = threading.Lock()
         self._values: dict[Key, Any] = {}
+
+    @property
+    def lender(self) -> Session:
+        """The session itself; of a loan, the session that is on loan."""
+        return self
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this process is a fork of the one that has opened the session."""
+        return self._pid != os.getpid()
 
     @property
     def workers(self) -> int:
@@ -199,7 +220,7 @@ class Session:
         kept = Kept()
         with self._placing:
             self._values[kept.key] = reference
-        weakref.finalize(kept, _forget, weakref.ref(self), kept.key).atexit = False
+        weakref.finalize(kept, _forget, weakref.ref(self.lender), kept.key).atexit = False
         return Outcome([kept], (), 0.0, Origin("", 0))
 
     def _sent(
@@ -233,7 +254,7 @@ class Session:
                 with travelling(None):  # a handle inside of the value goes along with it
                     reference = self._put(handle.value, "share(...)")
                 self._values[handle.key] = reference
-                forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key)
+                forget = weakref.finalize(handle, _forget, weakref.ref(self.lender), handle.key)
                 forget.atexit = False
             return self._values[handle.key]
 
@@ -260,24 +281,54 @@ class Session:
         elif self.traits.abandons:
             self.executor.abandon(future)
 
-    def check(self) -> None:
+    def check(self, *, begins: bool = False) -> None:
         """Refuse work after the end.
+
+        Parameters
+        ----------
+        begins : bool, default False
+            Whether it is for a new call. After the end of the block, only calls that have the
+            session on loan go on.
 
         Raises
         ------
         SessionClosed
             If the session is over, or belongs to the process that this one was forked from.
         """
-        if self._closed:
+        if self._closed or (begins and self.loans.over):
             raise SessionClosed(
                 f"the session of {self.plan} is over: its `with` block has ended. "
                 "Enter the plan again"
             )
-        if self._pid != os.getpid():
+        if self.foreign:
             raise SessionClosed(
                 f"the session of {self.plan} belongs to process {self._pid}, of which this one "
                 f"({os.getpid()}) is a fork: enter a plan of its own here"
             )
+
+    def reset(self) -> bool:
+        """Make the plan around the block current, if this is the context that it began in."""
+        token, self.token = self.token, None  # it holds the context, and that this session
+        assert token is not None
+        try:
+            context.frame.reset(token)
+        except ValueError:
+            self.strayed = True
+        return not self.strayed
+
+    def leave(self, *, cancel: bool = False) -> None:
+        """End the session's block: close it, unless calls of other threads have it on loan.
+
+        Parameters
+        ----------
+        cancel : bool, default False
+            Whether to close it at once, and cancel what has not begun.
+        """
+        if cancel or not self.loans:
+            self.loans.over = True
+            self.close(cancel=cancel)
+        else:
+            self.loans.end(self.close)
 
     def close(self, *, cancel: bool = False) -> None:
         """End the session; wait for what was submitted. An adopted executor stays open.
@@ -291,7 +342,9 @@ class Session:
             return
         self._closed = True
         self._values.clear()
-        if self._pid == os.getpid():
+        for spares in self.loans.spares:
+            spares.end()
+        if not self.foreign:
             self.executor.shutdown(wait=True, cancel_futures=cancel)
             self.callbacks.join()
 

@@ -101,11 +101,6 @@ class Source:
         return range(count)
 
     @property
-    def at_hand(self) -> bool:
-        """Whether to read the input runs no code of the user's."""
-        return self._columns is not None
-
-    @property
     def light(self) -> bool:
         """Whether more elements than may run can be sent: they are at hand, and small."""
         return self._columns is not None and all(map(is_light, self._columns))

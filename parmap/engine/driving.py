@@ -6,10 +6,9 @@ any thread can close it then, and why a cancelled ``anext`` loses nothing.
 
 from __future__ import annotations
 
-import contextvars
+import contextlib
 import functools
 import operator
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -64,13 +63,15 @@ class Drive:
     somebody else there, or nothing to do, waits for a bell. A bell rings when a future lands,
     and at the end of each step.
 
+    A step runs in the consumer's thread, in an event loop, too. There it reads input, and on plans
+    that have no other thread it runs elements: as a plain ``for`` loop in a coroutine would. In
+    a thread beside the loop, the user's iterators would meet the wrong thread, and the global
+    random generators two threads at once.
+
     Parameters
     ----------
     call : Call
         The call. It has not begun.
-    aside : bool
-        Whether a step may take long: it runs elements, or reads input from an iterator. For a
-        consumer in an event loop, such a step runs in a thread of its own.
 
     Attributes
     ----------
@@ -78,12 +79,11 @@ class Drive:
         The results that are there. Only whoever steps the call replaces it, when it is empty.
     """
 
-    def __init__(self, call: Call, *, aside: bool) -> None:
+    def __init__(self, call: Call) -> None:
         self.values: Iterator[Any] = iter(())
         self._call: Call | None = call
         self._landed = Landed()
         self._steps = call.steps(self._landed)
-        self._aside = aside
         self._turns: list[object] = []
         self._still = False  # the last step had nothing to do
         self._due: float | None = None
@@ -118,7 +118,7 @@ class Drive:
         bell = functools.partial(_call_soon, loop, event.set)
         self._landed.bells.add(bell)
         try:
-            self._go()
+            self._advance()
             while not self._ready():
                 left = self._left()
                 alarm = None if left is None else loop.call_later(left, event.set)
@@ -128,7 +128,7 @@ class Drive:
                     if alarm is not None:
                         alarm.cancel()
                 event.clear()  # a bell that rings from here on is heard
-                self._go()
+                self._advance()
         finally:
             self._landed.bells.discard(bell)
         self._end(StopAsyncIteration)
@@ -199,8 +199,8 @@ class Drive:
                 self._steps.close()
             else:
                 values = next(self._steps)
-                self._still, self._due = not values, self._call and self._call.due
-                self.values = iter(values)
+                self._still, self.values = not values, iter(values)
+                self._due = None if self._call is None else self._call.due
         except StopIteration:
             self._over = True
         except BaseException as error:  # noqa: BLE001 - a consumer raises it, in its own thread
@@ -208,14 +208,6 @@ class Drive:
             self._error = error
         if self._over:
             self._call = None
-
-    def _go(self) -> None:
-        """Step the call for a consumer in an event loop."""
-        if not self._aside:
-            self._advance()
-        elif self._moves() and not self._turns:
-            run = functools.partial(contextvars.copy_context().run, self._advance)
-            threading.Thread(target=run, name="parmap-step").start()
 
     # -- consumers -------------------------------------------------------------------------
 
@@ -233,10 +225,8 @@ class Drive:
         try:
             self._advance()
             while not self._ready():
-                try:
+                with contextlib.suppress(Empty):  # then a retry is due
                     box.get(timeout=self._left())
-                except Empty:
-                    pass  # a retry is due
                 self._advance()
         finally:
             self._landed.bells.discard(bell)

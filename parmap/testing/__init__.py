@@ -12,6 +12,7 @@ and hypothesis, which no other part of parmap imports.
 
 from parmap.testing.arrays import ArraysContract
 from parmap.testing.budget import BudgetContract
+from parmap.testing.callers import CallersContract
 from parmap.testing.causes import CausesContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
@@ -43,6 +44,7 @@ class PlanContract(
     ArraysContract,
     DeathsContract,
     WaitingContract,
+    CallersContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

@@ -219,6 +219,7 @@ class DaskExecutor(MappingExecutor):
             places=True,
             keeps=True,
             round_trip=_ROUND_TRIP,
+            inside=not self._slots.keys().isdisjoint(_here()),
         )
 
     def _set_up(self, setup: Callable[[], object]) -> None:
@@ -231,6 +232,12 @@ class DaskExecutor(MappingExecutor):
             ) from error
         unregister = functools.partial(self._client.unregister_worker_plugin, plugin.name)
         self._closing.insert(0, unregister)
+
+
+def _here() -> set[str]:
+    """Give the addresses of the workers that are in this process."""
+    workers = list(distributed.Worker._instances)  # noqa: SLF001 - Dask's only list of them
+    return {one.address for one in workers if one.status is distributed.core.Status.running}
 
 
 def serving(
