@@ -48,6 +48,8 @@ class DaskExecutor(Executor):
         Whether Dask's page is served, as far as the plan knows.
     restarts : bool, default False
         Whether workers that end are replaced, though nobody tells how they ended.
+    own : bool, default False
+        Whether parmap started the workers.
     exits : dict, optional
         How the worker processes end that are this one's own; then they are replaced.
     """
@@ -61,6 +63,7 @@ class DaskExecutor(Executor):
         dashboard: bool = True,
         exits: Exits | None = None,
         restarts: bool = False,
+        own: bool = False,
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._shows, self._exits = dashboard, exits or {}
@@ -75,7 +78,7 @@ class DaskExecutor(Executor):
         except BaseException:
             self._close()
             raise
-        self.traits = self._facts(nannies=nannies)
+        self.traits = self._facts(nannies=nannies, own=own)
 
     # -- the executor --------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class DaskExecutor(Executor):
 
     # -- the workers ---------------------------------------------------------------------
 
-    def _facts(self, *, nannies: bool) -> Traits:
+    def _facts(self, *, nannies: bool, own: bool) -> Traits:
         hosts = {get_address_host(address) for address in self._slots}
         return Traits(
             same_host=hosts <= {"127.0.0.1", get_ip()},
@@ -191,6 +194,7 @@ class DaskExecutor(Executor):
             replaces_workers=nannies,
             places=True,
             keeps=True,
+            noisy=not own,  # Dask's own threads draw there
             round_trip=_ROUND_TRIP,
         )
 
@@ -225,7 +229,9 @@ def serving(
     """
     client, close = connected(own, own=True)
     closing = (*close, own.close)
-    return DaskExecutor(client, closing, setup, dashboard=dashboard, exits=exits, restarts=restarts)
+    return DaskExecutor(
+        client, closing, setup, dashboard=dashboard, exits=exits, restarts=restarts, own=True
+    )
 
 
 class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
