@@ -181,8 +181,7 @@ class Call:
             placed = site.place(self._job, self._feed.total)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
-            if found:
-                self._unseeded.placed(found)
+            self._unseeded.placed(found)
             moved = True
             while self._flying or self._later or moved:
                 self._fill(cutter, placed)
@@ -317,7 +316,7 @@ class Call:
                 size = packed.size if type(packed) is Parcel else weight(values)
                 self._feed.load.came(len(values), size)
         if outcome.moves:
-            self._unseeded.hear(outcome.moves)
+            self._unseeded.hear(outcome.moves, cutter.taken)
         done = self._sort_out(piece, outcome, values, cutter)
         facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
         self._tell(events.ChunkFinished, piece.indices[0], done, *facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -52,8 +53,7 @@ def single(
     outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:
-        if found:
-            unseeded.placed(found)
+        unseeded.placed(found)
         with Noticing() as found:
             inner = site.send(placed, chunk)
     except BaseException:
@@ -86,7 +86,31 @@ def single(
 
     outer.notify(pass_back)
     inner.add_done_callback(lambda inner: site.callbacks.collect(partial(settle, inner)))
+    if found:
+        _note(site, found, unseeded)
     return outer
+
+
+# Generators that the last calls brought as arguments, with the places that they were sent to.
+_given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
+
+
+def _note(site: Site, found: list[Any], unseeded: Unseeded) -> None:
+    """Warn of a generator that another call has brought before: both draw the same numbers."""
+    before = [one() for where, one in list(_given) if where() is site]
+    for generator in found:
+        if any(one is generator for one in before):
+            unseeded.placed([generator])
+        else:
+            _given.append((weakref.ref(site), _held(generator)))
+
+
+def _held(thing: Any) -> Callable[[], Any]:
+    """Hold an object weakly; NumPy's generators, which are small, cannot be held so."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
 
 
 def _value(outcome: Outcome) -> Any:

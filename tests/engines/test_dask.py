@@ -7,6 +7,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
@@ -14,7 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+import warnings
 from concurrent.futures import wait
 
 import numpy as np
@@ -83,11 +86,54 @@ class TestByAddress(PlanContract):
         for process in cls.processes:
             process.wait(GUARD)
 
+    def test_what_dasks_threads_draw_is_laid_to_nobody(self):
+        """They do draw there: so nothing is seeded, and of tasks only their own code counts."""
+        with pytest.raises(TypeError, match="others draw from Python's"):
+            parmap.pmap(slowly, range(4), rng=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", parmap.UnseededRandomWarning)
+            parmap.pmap(lambda i: (random.__name__, time.sleep(0.1)), range(20), chunks=1)
+        with pytest.warns(parmap.UnseededRandomWarning, match="slowly draws"):
+            parmap.pmap(slowly, range(20))
+
 
 @pytest.fixture(scope="module")
 def two():
     with parmap.plan("dask", workers=2) as session:
         yield session
+
+
+def slowly(i):
+    time.sleep(0.02)  # Dask's timers go off meanwhile
+    return random.random()
+
+
+def test_dasks_own_threads_leave_the_global_generators_alone(two):
+    """Not a number differs from the loop's, nothing is said of draws that no task made."""
+    with parmap.plan("sequential"):
+        want = parmap.pmap(slowly, range(24), rng=1)
+    random.seed(7)
+    state = random.getstate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", parmap.UnseededRandomWarning)
+        for _ in range(3):
+            assert parmap.pmap(slowly, range(24), rng=1) == want
+            parmap.pmap(lambda i: (time.sleep(0.1), random.Random(i).random()), range(8))
+    assert random.getstate() == state  # the script's own, beside which the scheduler runs
+
+
+def test_dasks_modules_have_a_generator_of_their_own(two):
+    def look(_):
+        import distributed.protocol.compression
+        import distributed.worker
+        import tornado.ioloop
+
+        modules = (distributed.worker, tornado.ioloop)
+        drawn = distributed.protocol.compression.randint(1, 6)  # imported by name
+        return [one.random is random for one in modules], drawn in range(1, 7), random.__name__
+
+    for there in (look(0), two.submit(look, 0).result(GUARD)):
+        assert there == ([False, False], True, "random")
 
 
 def test_a_killed_worker_costs_no_result(two):

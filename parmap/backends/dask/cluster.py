@@ -18,6 +18,7 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
+from parmap.backends.dask.dice import keep_apart
 from parmap.backends.dask.keeper import Keeper, environment
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
@@ -106,6 +107,7 @@ def cluster(
     security : distributed.Security, optional
         Who may connect. Default: everybody who can reach it.
     """
+    keep_apart()  # the scheduler, and the client, are in this process
     # At the end it tells, with a traceback, that a worker has hung up first.
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     options = {"port": 0, "dashboard": dashboard, "dashboard_address": _ANY_PORT, **options}

@@ -52,6 +52,8 @@ class DaskExecutor(MappingExecutor):
         Whether Dask's page is served, as far as the plan knows.
     restarts : bool, default False
         Whether workers that end are replaced, though nobody tells how they ended.
+    own : bool, default False
+        Whether parmap started the workers.
     exits : dict, optional
         How the worker processes end that are this one's own; then they are replaced.
     lost : callable, optional
@@ -69,6 +71,7 @@ class DaskExecutor(MappingExecutor):
         exits: Exits | None = None,
         restarts: bool = False,
         lost: Callable[[int], str] = lambda _: "",
+        own: bool = False,
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._shows, self._exits = dashboard, exits or {}
@@ -84,7 +87,7 @@ class DaskExecutor(MappingExecutor):
         except BaseException:
             self._close()
             raise
-        self.traits = self._facts(nannies=nannies)
+        self.traits = self._facts(nannies=nannies, own=own)
 
     # -- the executor --------------------------------------------------------------------
 
@@ -210,7 +213,7 @@ class DaskExecutor(MappingExecutor):
 
     # -- the workers ---------------------------------------------------------------------
 
-    def _facts(self, *, nannies: bool) -> Traits:
+    def _facts(self, *, nannies: bool, own: bool) -> Traits:
         hosts = {get_address_host(address) for address in self._slots}
         return Traits(
             same_host=hosts <= {"127.0.0.1", get_ip()},
@@ -218,6 +221,7 @@ class DaskExecutor(MappingExecutor):
             replaces_workers=nannies,
             places=True,
             keeps=True,
+            noisy=not own,  # Dask's own threads draw there
             round_trip=_ROUND_TRIP,
             inside=not self._slots.keys().isdisjoint(_here()),
         )
@@ -261,7 +265,12 @@ def serving(
     client, close = connected(own, own=True)
     closing = (*close, own.close)
     return DaskExecutor(
-        *(client, closing, setup), dashboard=dashboard, exits=exits, restarts=restarts, lost=lost
+        *(client, closing, setup),
+        dashboard=dashboard,
+        exits=exits,
+        restarts=restarts,
+        lost=lost,
+        own=True,
     )
 
 

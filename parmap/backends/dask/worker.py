@@ -19,6 +19,7 @@ from typing import Any
 import distributed
 
 import parmap.worker.run  # noqa: F401 - before the first task, not in it
+from parmap.backends.dask.dice import keep_apart
 from parmap.worker import family
 
 __all__ = ["PROMPT", "order"]
@@ -59,6 +60,7 @@ def order(
 async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None) -> None:
     if security is not None:
         options = {**options, "security": distributed.Security(**security)}
+    keep_apart()
     worker = distributed.Worker(scheduler, **options)
     worker.batched_stream.interval = PROMPT
     await worker
