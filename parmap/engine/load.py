@@ -20,7 +20,7 @@ from parmap.untouched import bytes_of
 
 __all__ = ["Load", "weight"]
 
-_LIMIT = 64 << 20  # bytes
+_LIMIT = 64_000_000  # bytes
 # Elements that are pulled before they are weighed. Each step costs a few Python calls; a source
 # whose elements suddenly become large is noticed after one step.
 _STEP = 64
@@ -42,7 +42,7 @@ class Load:
 
     Parameters
     ----------
-    limit : int, default 64 MiB
+    limit : int, default 64 MB
         The most bytes of elements that are pulled and not consumed, and of their results.
     """
 
@@ -82,15 +82,9 @@ class Load:
 
     def step(self, left: int) -> int:
         """Say how many of `left` elements to pull before they are weighed; 0 ends the cut."""
-        if not self._taken:
-            fitting = self._free
-        elif self._taken >= self._free:
-            return 0
-        else:
-            fitting = self._free - self._taken
-        # One at first: nothing is known of them.
-        most = int(fitting / self._each) if self._each else 1
-        return min(left, _STEP, max(1, most))
+        # One at first: nothing is known of them. And one in each cut, however large.
+        most = int((self._free - self._taken) / self._each) if self._each else 1
+        return min(left, _STEP, max(most, int(not self._taken)))
 
     def add(self, elements: Sequence[Any], count: int | None = None) -> None:
         """Weigh the elements of a step; `count` of them, where each has several parts here."""

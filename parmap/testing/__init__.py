@@ -17,6 +17,7 @@ from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
 from parmap.testing.futures import FuturesContract
 from parmap.testing.graphs import GraphsContract
+from parmap.testing.hostile import HostileContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
@@ -39,6 +40,7 @@ class PlanContract(
     SharingContract,
     ArraysContract,
     DeathsContract,
+    HostileContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 
