@@ -23,15 +23,17 @@ from typing import Any, Literal, NamedTuple
 from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Auto, Policy
-from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.jobs import job_for
 from parmap.engine.load import weight
 from parmap.engine.pieces import Cutting, Feed, Piece
 from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
+from parmap.engine.unseeded import Unseeded
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
 from parmap.untouched import is_a
+from parmap.worker.generators import Noticing
 from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
@@ -126,14 +128,18 @@ class Call:
             functions=functions,
             constants=feed.constants,
         )
-        self._functions = functions or (fn,)
+        self._unseeded = Unseeded(
+            functions or (fn,),
+            site.traits,
+            streams=settings.root is not None,
+            alone=settings.window is None and feed.total is not None,
+        )
         self._again: deque[Piece] = deque()
         self._later: list[tuple[float, int, Piece]] = []  # a heap: when, index, what
         self._flying: dict[Future[Outcome], Piece] = {}
         self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
         self._shelf = shelf or shelf_for(ordered=settings.ordered)
-        self._warned = False
         self._blind = not site.traits.sees_deaths
         self.failures: list[Failure] = []
 
@@ -148,9 +154,12 @@ class Call:
         site, workers = self._site, self._site.workers
         policy = self._settings.policy.paced(site.traits.round_trip)
         cutter = self._feed.cutter(policy, workers, lists=site.traits.shares_memory)
-        placed = site.place(self._job, self._feed.total)
+        with Noticing() as found:
+            placed = site.place(self._job, self._feed.total)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
+            if found:
+                self._unseeded.placed(found)
             moved = True
             while self._flying or self._later or moved:
                 self._fill(cutter, placed)
@@ -228,13 +237,16 @@ class Call:
             chunk = chunk._replace(indices=piece.indices)
         try:
             send = self._site.keep if piece.keep else self._site.send
-            future = send(placed, chunk)
+            with Noticing() as found:
+                future = send(placed, chunk)
         except SerializationError as error:
             self._unsendable(piece, error)
             return
         self._flying[future] = piece
         future.add_done_callback(self._landed.put)
         self._tell(events.ChunkSent, piece.indices[0], piece.size)
+        if found:
+            self._unseeded.sent(found, piece.indices)
 
     def _unsendable(self, piece: Piece, error: SerializationError) -> None:
         """Find out which element of a piece cannot travel: send them one by one."""
@@ -274,9 +286,8 @@ class Call:
                 packed = outcome.values
                 size = packed.size if type(packed) is Parcel else weight(values)
                 self._feed.load.came(len(values), size)
-        if outcome.touched and not self._warned:
-            self._warned = True
-            warn_unseeded(self._functions, outcome.touched, users_line())
+        if outcome.moves:
+            self._unseeded.hear(outcome.moves)
         done = self._sort_out(piece, outcome, values, cutter)
         facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
         self._tell(events.ChunkFinished, piece.indices[0], done, *facts)

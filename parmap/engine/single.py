@@ -7,11 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.jobs import job_for
 from parmap.engine.naming import ByName
 from parmap.engine.site import Site
 from parmap.engine.streams import root_of
+from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
+from parmap.worker.generators import Noticing
 from parmap.worker.parcel import unpack_error
 from parmap.worker.values import Chunk, Outcome
 
@@ -40,11 +42,18 @@ def single(
         star=True,
         root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
-    placed, where = site.place(job, 1), users_line()
+    unseeded = Unseeded(
+        [fn], site.traits, streams=job.root is not None, alone=False, where=users_line()
+    )
+    with Noticing() as found:
+        placed = site.place(job, 1)
     outer: Future[Any] = Future()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:
-        inner = site.send(placed, chunk)
+        if found:
+            unseeded.placed(found)
+        with Noticing() as found:
+            inner = site.send(placed, chunk)
     except BaseException:
         site.drop(placed)
         raise
@@ -58,8 +67,8 @@ def single(
         if outer.set_running_or_notify_cancel():
             try:
                 outcome = inner.result()
-                if outcome.touched:
-                    warn_unseeded([fn], outcome.touched, where)
+                if outcome.moves:
+                    unseeded.hear(outcome.moves)
                 outer.set_result(_value(outcome))
             except BaseException as error:  # noqa: BLE001 - what the task raised is the future's
                 outer.set_exception(error)

@@ -18,6 +18,7 @@ from parmap.testing.failures import FailuresContract
 from parmap.testing.futures import FuturesContract
 from parmap.testing.graphs import GraphsContract
 from parmap.testing.hostile import HostileContract
+from parmap.testing.iterables import IterablesContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
@@ -41,6 +42,7 @@ class PlanContract(
     ArraysContract,
     DeathsContract,
     HostileContract,
+    IterablesContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

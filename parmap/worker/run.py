@@ -15,7 +15,7 @@ from typing import Any, cast
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.worker import blas, context
-from parmap.worker.globals import Watch, apart
+from parmap.worker.globals import Watch, apart, load
 from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
 from parmap.worker.rng import streamed
 from parmap.worker.values import (
@@ -67,7 +67,7 @@ def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Stay
         The result; or the outcome, if there is more to tell than that the result is there.
     """
     outcome = run_chunk(job, chunk, *shared)
-    if outcome.unreadable or outcome.misfires or outcome.touched:
+    if outcome.unreadable or outcome.misfires or outcome.moves:
         return outcome
     assert isinstance(outcome.values, Parcel)
     return Staying(outcome.values)
@@ -81,6 +81,8 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Origin.here(), pack_error(error, crosses=True))
     assert isinstance(chunk, Chunk)
+    if job.root is not None and "torch" in job.hints:
+        load(("torch",))
     own = apart(load=job.root is not None) if job.apart else _UNCHANGED
     budget = None if job.budget is None else job.budget.here()
     cores = None if budget is None else budget.cores
@@ -115,13 +117,18 @@ def _outcome(job: Job, chunk: Chunk) -> Outcome:
     """Run the elements, and watch what the function does to the generators of the process."""
     swift = _swift if chunk.seconds is None else _brief
     work = _watched if chunk.careful or job.timeout is not None else swift
-    watch = Watch(job.hints) if job.root is None else None
+    # What is seeded for each element needs no watch; what takes a stream of its own does.
+    seeded = job.root is not None and not job.takes_rng
+    watch = None if seeded else Watch(job.hints if job.root is None else _ALL)
     began = time.perf_counter()
     values, misfires = work(job, chunk)
     seconds = time.perf_counter() - began
-    touched = watch.touched() if watch else ()
+    moves = watch.moves(max(1, len(values))) if watch else ()
     packed = _packed(job, values, misfires) if job.crosses else values
-    return Outcome(packed, tuple(misfires), seconds, Origin.here(), touched=touched)
+    return Outcome(packed, tuple(misfires), seconds, Origin.here(), moves=moves)
+
+
+_ALL = ("random",)  # and NumPy's and torch's, which are always watched
 
 
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from parmap import sharing
 from parmap.cores import available_cores
+from parmap.worker.globals import Move
 from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
 from parmap.worker.rng import Root
 
@@ -198,8 +199,8 @@ class Outcome(NamedTuple):
         Where it ran.
     unreadable : PackedError or None, default None
         Why the chunk could not be unpickled, so that nothing ran.
-    touched : tuple of str, default ()
-        The global generators that were drawn from, without a seed.
+    moves : tuple of Move, default ()
+        The global generators that were drawn from, without a seed of the element's.
     """
 
     values: list[Any] | Parcel
@@ -207,7 +208,7 @@ class Outcome(NamedTuple):
     seconds: float
     origin: Origin
     unreadable: PackedError | None = None
-    touched: tuple[str, ...] = ()
+    moves: tuple[Move, ...] = ()
 
     def unpacked(self) -> list[Any]:
         """Give the results.

@@ -26,6 +26,7 @@ from parmap.backends.processes.wire import (
 )
 from parmap.errors import SerializationError
 from parmap.worker import blas, context
+from parmap.worker.globals import torch_of
 from parmap.worker.parcel import pack_error
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
@@ -195,6 +196,9 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # Python's own reseeds itself at a fork
+    torch = torch_of()
+    if torch is not None:
+        torch.seed(None)
 
 
 def flush() -> None:
