@@ -25,6 +25,9 @@ _LIMIT = 64_000_000  # bytes
 # whose elements suddenly become large is noticed after one step.
 _STEP = 64
 
+# Elements that are on their way before the first result has told what results weigh.
+_FIRST = 32
+
 _NUMBERS = frozenset({int, float, complex, bool, type(None)})
 _TEXTS = frozenset({str, bytes, bytearray})
 _ROWS = frozenset({tuple, list})
@@ -74,11 +77,9 @@ class Load:
         spare = self._limit - self._held - ahead * self._result
         # A share of what is there, and not of what is left: else each would be smaller.
         self._free = int(min(spare, self._limit / pieces))
-        if self._result < 1:
-            room = sys.maxsize if self._free > 0 else 0
-        else:
-            room = int(self._free / self._result)
-        return room or int(ahead < least)
+        first = min(self._free, max(1, _FIRST // pieces))
+        room = int(self._free / self._result) if self._result else first
+        return max(room, int(ahead < least))
 
     def step(self, left: int) -> int:
         """Say how many of `left` elements to pull before they are weighed; 0 ends the cut."""
@@ -102,7 +103,8 @@ class Load:
     def came(self, count: int, heavy: int) -> None:
         """Hear that so many results weigh so much."""
         # Half of the way down only: one small result among large ones says little.
-        self._result = max(heavy / count, (self._result + heavy / count) / 2)
+        each = max(1.0, heavy / count)
+        self._result = max(each, (self._result + each) / 2)
 
 
 def weight(elements: Sequence[Any]) -> int:
