@@ -57,7 +57,7 @@ class Load:
         self._result = 0.0  # bytes of a result, of late
         self._free = limit  # what the next cut may take
         self._each = 0.0  # bytes of an element, of late
-        self._taken = 0  # what this cut has taken
+        self._taken = self._count = 0  # what this cut has taken: bytes, elements
 
     def room(self, taken: int, released: int, *, pieces: int, least: int) -> int:
         """Say how many elements may be cut now, by the weight of results.
@@ -84,21 +84,23 @@ class Load:
     def step(self, left: int) -> int:
         """Say how many of `left` elements to pull before they are weighed; 0 ends the cut."""
         # One at first: nothing is known of them. And one in each cut, however large.
-        most = int((self._free - self._taken) / self._each) if self._each else 1
-        return min(left, _STEP, max(most, int(not self._taken)))
+        spare = self._free - self._taken - self._count * self._result
+        most = int(spare / (self._each + self._result)) if self._each else 1
+        return min(left, _STEP, max(most, int(not self._count)))
 
     def add(self, elements: Sequence[Any], count: int | None = None) -> None:
         """Weigh the elements of a step; `count` of them, where each has several parts here."""
         if elements:
-            heavy = weight(elements)
+            heavy, count = weight(elements), count or len(elements)
             self._taken += heavy
-            self._each = heavy / (count or len(elements))
+            self._count += count
+            self._each = heavy / count
 
     def close(self, pulled: int) -> None:
         """Note the end of a cut: so many elements have been pulled in all."""
         self._cuts.append((pulled, self._taken))
         self._held += self._taken
-        self._taken = 0
+        self._taken = self._count = 0
 
     def came(self, count: int, heavy: int) -> None:
         """Hear that so many results weigh so much."""
