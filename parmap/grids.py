@@ -15,7 +15,7 @@ from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
 from parmap.maps import collected
 from parmap.options import MapOptions
-from parmap.untouched import bytes_of, is_a, shown
+from parmap.untouched import bytes_of, has, is_a, shown
 
 __all__ = ["Grid", "pgrid"]
 
@@ -231,12 +231,10 @@ def pgrid(
             raise TypeError(
                 f"the axis {name!r} is a keyword of the function: give it a text as name"
             )
-        try:
-            iterator = iter(values)
-        except TypeError:
-            raise TypeError(f"the axis {name!r} cannot be iterated over: {shown(values)}") from None
-        # Not tuple(iterator), which asks how many there are: that may raise, and loops do not.
-        lists[name] = tuple([value for value in iterator])  # noqa: C416
+        if not (has(values, "__iter__") or has(values, "__getitem__")):
+            raise TypeError(f"the axis {name!r} cannot be iterated over: {shown(values)}")
+        # Not tuple(values), which asks how many there are: that may raise, and loops do not.
+        lists[name] = tuple([value for value in values])  # noqa: C416
     points = list(itertools.product(*lists.values()))
     by_name = ByName(fn, tuple(lists))
     return Grid(lists, tuple(collected("pgrid", by_name, (points,), options, star=True)))

@@ -176,7 +176,7 @@ def imap(
     window : int, optional
         The most elements that may be pulled but not yet consumed: those waiting, running,
         and done before their turn. Default: 131,072, or fewer if they and their results would
-        take more than 64 MiB together. A number that you give is kept, however large they are.
+        take more than 64 MB together. A number that you give is kept, however large they are.
     **options
         See `MapOptions`; ``errors="group"`` is for calls that end.
 

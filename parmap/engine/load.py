@@ -20,10 +20,13 @@ from parmap.untouched import bytes_of
 
 __all__ = ["Load", "weight"]
 
-_LIMIT = 64 << 20  # bytes
+_LIMIT = 64_000_000  # bytes
 # Elements that are pulled before they are weighed. Each step costs a few Python calls; a source
 # whose elements suddenly become large is noticed after one step.
 _STEP = 64
+
+# Elements that are on their way before the first result has told what results weigh.
+_FIRST = 32
 
 _NUMBERS = frozenset({int, float, complex, bool, type(None)})
 _TEXTS = frozenset({str, bytes, bytearray})
@@ -42,7 +45,7 @@ class Load:
 
     Parameters
     ----------
-    limit : int, default 64 MiB
+    limit : int, default 64 MB
         The most bytes of elements that are pulled and not consumed, and of their results.
     """
 
@@ -54,7 +57,7 @@ class Load:
         self._result = 0.0  # bytes of a result, of late
         self._free = limit  # what the next cut may take
         self._each = 0.0  # bytes of an element, of late
-        self._taken = 0  # what this cut has taken
+        self._taken = self._count = 0  # what this cut has taken: bytes, elements
 
     def room(self, taken: int, released: int, *, pieces: int, least: int) -> int:
         """Say how many elements may be cut now, by the weight of results.
@@ -74,41 +77,36 @@ class Load:
         spare = self._limit - self._held - ahead * self._result
         # A share of what is there, and not of what is left: else each would be smaller.
         self._free = int(min(spare, self._limit / pieces))
-        if self._result < 1:
-            room = sys.maxsize if self._free > 0 else 0
-        else:
-            room = int(self._free / self._result)
-        return room or int(ahead < least)
+        first = min(self._free, max(1, _FIRST // pieces))
+        room = int(self._free / self._result) if self._result else first
+        return max(room, int(ahead < least))
 
     def step(self, left: int) -> int:
         """Say how many of `left` elements to pull before they are weighed; 0 ends the cut."""
-        if not self._taken:
-            fitting = self._free
-        elif self._taken >= self._free:
-            return 0
-        else:
-            fitting = self._free - self._taken
-        # One at first: nothing is known of them.
-        most = int(fitting / self._each) if self._each else 1
-        return min(left, _STEP, max(1, most))
+        # One at first: nothing is known of them. And one in each cut, however large.
+        spare = self._free - self._taken - self._count * self._result
+        most = int(spare / (self._each + self._result)) if self._each else 1
+        return min(left, _STEP, max(most, int(not self._count)))
 
     def add(self, elements: Sequence[Any], count: int | None = None) -> None:
         """Weigh the elements of a step; `count` of them, where each has several parts here."""
         if elements:
-            heavy = weight(elements)
+            heavy, count = weight(elements), count or len(elements)
             self._taken += heavy
-            self._each = heavy / (count or len(elements))
+            self._count += count
+            self._each = heavy / count
 
     def close(self, pulled: int) -> None:
         """Note the end of a cut: so many elements have been pulled in all."""
         self._cuts.append((pulled, self._taken))
         self._held += self._taken
-        self._taken = 0
+        self._taken = self._count = 0
 
     def came(self, count: int, heavy: int) -> None:
         """Hear that so many results weigh so much."""
         # Half of the way down only: one small result among large ones says little.
-        self._result = max(heavy / count, (self._result + heavy / count) / 2)
+        each = max(1.0, heavy / count)
+        self._result = max(each, (self._result + each) / 2)
 
 
 def weight(elements: Sequence[Any]) -> int:

@@ -19,6 +19,8 @@ from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
 from parmap.testing.futures import FuturesContract
 from parmap.testing.graphs import GraphsContract
+from parmap.testing.hostile import HostileContract
+from parmap.testing.iterables import IterablesContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
@@ -45,6 +47,8 @@ class PlanContract(
     DeathsContract,
     WaitingContract,
     CallersContract,
+    HostileContract,
+    IterablesContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

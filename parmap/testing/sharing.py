@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import itertools
@@ -328,6 +329,21 @@ class SharingContract(Contract):
         expected = list(zip(*columns(), strict=False))
         assert parmap.pmap(lambda *row: row, *columns()) == expected
         assert list(parmap.imap(lambda *row: row, *columns())) == expected
+
+    def test_a_copy_of_a_handle_is_the_handle(self) -> None:
+        """Neither a copy nor a pickle of it changes what the caller may do with the value."""
+        value = np.zeros(3)
+        handle = parmap.share(value)
+        held = {"data": handle}
+        assert copy.copy(handle) is handle
+        assert copy.deepcopy(held)["data"] is handle
+        buffers: list[pickle.PickleBuffer] = []
+        text = pickle.dumps(handle, 5, buffer_callback=buffers.append)
+        other = pickle.loads(text, buffers=buffers)
+        assert not other.value.flags.writeable
+        value[0] = 1
+        assert parmap.pmap(_pick, [copy.copy(handle)], [0]) == [("ndarray", 1.0)]
+        value[0] = 2
 
     def test_something_that_cannot_say_how_large_it_is(self) -> None:
         """To look for large values asks nobody for more than they can give."""
