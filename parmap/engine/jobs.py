@@ -14,7 +14,7 @@ from parmap.worker import context
 from parmap.worker.rng import Root
 from parmap.worker.values import Job
 
-__all__ = ["job_for", "name_of", "refuse_shared_globals"]
+__all__ = ["class_name", "job_for", "name_of", "refuse_shared_globals"]
 
 
 def job_for(
@@ -100,10 +100,14 @@ def name_of(fn: Callable[..., Any]) -> str:
     while inner := behind(fn):
         fn = inner[0]
     kind = type(fn)
-    if kind in _NAMED or kind.__name__ == "cython_function_or_method":
+    if kind in _NAMED or class_name(kind) == "cython_function_or_method":
         return str(fn.__name__)
-    of = fn if issubclass(kind, type) else kind
-    return str(type.__dict__["__name__"].__get__(of))
+    return class_name(fn if issubclass(kind, type) else kind)
+
+
+def class_name(kind: Any) -> str:
+    """Give the name of a class, past what its metaclass makes of it."""
+    return str(type.__dict__["__name__"].__get__(kind))
 
 
 # An object of another class may run its own code when it is asked for its name.
