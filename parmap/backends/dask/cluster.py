@@ -212,7 +212,7 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
             scheduler,
             {**options, "dashboard_address": _ANY_PORT},
             number=name + 1,
-            key=family.authkey(),
+            key=family.trust()[0],
             path=[entry for entry in list[object](sys.path) if entry and isinstance(entry, str)],
         )
         self.keeper = Keeper(told, environ, started)

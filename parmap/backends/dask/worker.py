@@ -90,7 +90,7 @@ def _main() -> None:
     (number, key), path, *told = json.loads(line)
     sys.path[:] = dict.fromkeys([*path, *sys.path])
     parent = family.Parent("MainProcess", os.getppid())
-    family.become(parent, number, None if key is None else bytes.fromhex(key))
+    family.become(parent, number, (None if key is None else bytes.fromhex(key), None))
     asyncio.run(_serve(*told))
 
 
