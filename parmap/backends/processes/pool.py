@@ -59,7 +59,7 @@ class ProcessExecutor(MappingExecutor):
         self.workers = max_workers
         try:
             argv = getattr(sys, "argv", [])  # none where Python is part of another program
-            kin = (family.here(), family.authkey())
+            kin = (family.here(), family.trust())
             setup = [
                 *encode((sys.path, argv, budget, kin), "sys.argv"),
                 *encode((initializer, initargs), "setup"),

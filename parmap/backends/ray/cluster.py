@@ -122,7 +122,9 @@ def _environment(budget: Budget | None) -> dict[str, str]:
     # Tasks that claim no GPU see what they see on other plans.
     environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What is beside the script, or was added to the path, is found there, too.
-    environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    environ["PYTHONPATH"] = os.pathsep.join(
+        entry for entry in list[object](sys.path) if entry and isinstance(entry, str)
+    )
     if budget is not None and budget.threads is not None:
         # Else Ray sets one thread for each CPU that a task claims.
         blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
