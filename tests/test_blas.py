@@ -525,7 +525,7 @@ class TestLater:
             raise ValueError(os.environ["OMP_NUM_THREADS"])
 
         with parmap.plan("threads", workers=2, threads_per_worker=3):
-            with pytest.raises(ValueError, match="^3"):
+            with pytest.raises(ValueError, match=r"^3"):
                 parmap.pmap(fails, range(4))
             assert os.environ["OMP_NUM_THREADS"] == "64"
             results = parmap.imap(os.getenv, ["OMP_NUM_THREADS"] * 100)
