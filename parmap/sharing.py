@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, Self, TypeVar
 from weakref import WeakSet
+
+from parmap.identity import fresh_key
 
 __all__ = [
     "Kept",
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_keys = itertools.count(1)
 
 
 class Shared(Generic[T]):
@@ -49,8 +48,7 @@ class Shared(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self._value = value
-        # With the process: a fork goes on counting where its parent did.
-        self.key = (os.getpid(), next(_keys))
+        self.key = fresh_key()
         _living.add(self)
 
     @property

@@ -14,7 +14,7 @@ from parmap.worker import context
 from parmap.worker.rng import Root
 from parmap.worker.values import Job
 
-__all__ = ["job_for", "name_of", "refuse_shared_globals"]
+__all__ = ["job_for", "refuse_shared_globals"]
 
 
 def job_for(

@@ -1,7 +1,9 @@
 """The one loop: pull, cut, submit, order, retry, cancel.
 
-One thread, the caller's, runs it; futures land in a queue from whatever thread resolves
-them. So the loop needs no lock: all of its state is touched by that one thread alone.
+One thread at a time runs it; futures land in a queue from whatever thread resolves them. So
+the loop needs no lock: all of its state is touched by that one thread alone. `Call.results`
+waits in the caller's thread. `Call.steps` never waits: `parmap.engine.driving` waits for it,
+in a thread or in an event loop.
 
 Which error does a call raise when several elements fail? The one that the built-in ``map``
 would meet first: the lowest index. A failure at index *i* therefore stops all that comes
@@ -34,7 +36,8 @@ from parmap.errors import SerializationError, SessionClosed, TaskTimeout, Worker
 from parmap.failures import Failure
 from parmap.untouched import is_a
 from parmap.worker.generators import Noticing
-from parmap.worker.parcel import PackedError, Parcel, pack_error, unpack_error
+from parmap.worker.parcel import PackedError, Parcel
+from parmap.worker.raised import pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 
@@ -151,6 +154,26 @@ class Call:
         Exception
             What an element raised (``errors="raise"``), or the input's own error.
         """
+        return self._run(waits=True)
+
+    def steps(self, landed: SimpleQueue[Future[Outcome]]) -> Generator[list[Any], None, None]:
+        """Run the call as `results` does, but yield an empty list instead of waiting.
+
+        Parameters
+        ----------
+        landed : queue.SimpleQueue
+            Receives each future once it is resolved. After an empty list, the next step has
+            something to do when this queue is not empty, or when the time is `due`.
+        """
+        self._landed = landed
+        return self._run(waits=False)
+
+    @property
+    def due(self) -> float | None:
+        """The time (`time.monotonic`) of the next retry; None if none is planned."""
+        return self._later[0][0] if self._later else None
+
+    def _run(self, *, waits: bool) -> Generator[list[Any], None, None]:
         site, workers = self._site, self._site.workers
         policy = self._settings.policy.paced(site.traits.round_trip)
         cutter = self._feed.cutter(policy, workers, lists=site.traits.shares_memory)
@@ -158,8 +181,7 @@ class Call:
             placed = site.place(self._job, self._feed.total)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
-            if found:
-                self._unseeded.placed(found)
+            self._unseeded.placed(found)
             moved = True
             while self._flying or self._later or moved:
                 self._fill(cutter, placed)
@@ -168,6 +190,8 @@ class Call:
                     moved = True  # the window has room again
                     yield values
                 if self._flying or self._later:
+                    while not waits and self._still():
+                        yield []
                     moved = self._wait(cutter) or moved
             self._conclude()
         finally:
@@ -190,6 +214,11 @@ class Call:
         """Whether one that may kill its worker is out, or next: it runs alone where nobody sees."""
         first = self._again[0].chunk.careful if self._again else False
         return first or any(piece.chunk.careful for piece in self._flying.values())
+
+    def _still(self) -> bool:
+        """Whether nothing has landed, and no retry is due."""
+        due = self.due
+        return self._landed.empty() and (due is None or due > time.monotonic())
 
     def _wait(self, cutter: Cutting) -> bool:
         """Wait until a piece lands, and take it in, or until one may be retried."""
@@ -287,7 +316,7 @@ class Call:
                 size = packed.size if type(packed) is Parcel else weight(values)
                 self._feed.load.came(len(values), size)
         if outcome.moves:
-            self._unseeded.hear(outcome.moves)
+            self._unseeded.hear(outcome.moves, cutter.taken)
         done = self._sort_out(piece, outcome, values, cutter)
         facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
         self._tell(events.ChunkFinished, piece.indices[0], done, *facts)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
+from parmap.engine.callbacks import Answer
 from parmap.engine.jobs import job_for
 from parmap.engine.naming import ByName
 from parmap.engine.site import Site
@@ -14,7 +17,7 @@ from parmap.engine.streams import root_of
 from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
 from parmap.worker.generators import Noticing
-from parmap.worker.parcel import unpack_error
+from parmap.worker.raised import unpack_error
 from parmap.worker.values import Chunk, Outcome
 
 __all__ = ["single"]
@@ -46,19 +49,18 @@ def single(
         [fn], site.traits, streams=job.root is not None, alone=False, where=users_line()
     )
     with Noticing() as found:
-        placed = site.place(job, 1)
-    outer: Future[Any] = Future()
+        placed = site.place(job, 1, waits=False)
+    outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:
-        if found:
-            unseeded.placed(found)
+        unseeded.placed(found)
         with Noticing() as found:
             inner = site.send(placed, chunk)
     except BaseException:
         site.drop(placed)
         raise
 
-    def pass_on(inner: Future[Outcome]) -> None:
+    def settle(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
         # is an error: this, the end of the inner future, is the one path to it.
         site.drop(placed)
@@ -82,9 +84,33 @@ def single(
         if inner is not None and outer.cancelled() and not inner.cancel():
             site.abandon(inner, chunk)  # it runs: stop it, where that can be done
 
-    outer.add_done_callback(pass_back)
-    inner.add_done_callback(pass_on)
+    outer.notify(pass_back)
+    inner.add_done_callback(lambda inner: site.callbacks.collect(partial(settle, inner)))
+    if found:
+        _note(site, found, unseeded)
     return outer
+
+
+# Generators that the last calls brought as arguments, with the places that they were sent to.
+_given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
+
+
+def _note(site: Site, found: list[Any], unseeded: Unseeded) -> None:
+    """Warn of a generator that another call has brought before: both draw the same numbers."""
+    before = [one() for where, one in list(_given) if where() is site]
+    for generator in found:
+        if any(one is generator for one in before):
+            unseeded.placed([generator])
+        else:
+            _given.append((weakref.ref(site), _held(generator)))
+
+
+def _held(thing: Any) -> Callable[[], Any]:
+    """Hold an object weakly; NumPy's generators, which are small, cannot be held so."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
 
 
 def _value(outcome: Outcome) -> Any:

@@ -41,6 +41,8 @@ class Traits(NamedTuple):
     copies : bool, default False
         ``submit`` copies the arguments before it returns, and a worker sends a result before
         it runs anything else: so both may refer to arrays in place.
+    inside : bool, default False
+        Tasks run in threads of this process, although what they get is packed.
     """
 
     shares_memory: bool = False
@@ -55,3 +57,4 @@ class Traits(NamedTuple):
     abandons: bool = False
     noisy: bool = False
     copies: bool = False
+    inside: bool = False

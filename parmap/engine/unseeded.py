@@ -11,10 +11,10 @@ from typing import Any
 
 import parmap
 from parmap.engine.hints import hints_of
-from parmap.engine.jobs import name_of
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
-from parmap.worker.globals import Move
+from parmap.untouched import name_of
+from parmap.worker.globals import Move, is_few, numpy_state
 
 __all__ = ["Unseeded", "users_line"]
 
@@ -51,6 +51,9 @@ class Unseeded:
         self._functions, self._traits, self._where = functions, traits, where
         self._streams, self._alone = streams, alone
         self._draws: Any = None
+        # Whether somebody else may draw while a task runs.
+        self._beside = (traits.shares_memory or traits.threaded) and not traits.same_thread
+        self._before = numpy_state() if self._beside and alone else None
         self._said: set[str] = set()
         # Generators that elements brought, and which those were.
         self._sent: list[tuple[Any, Sequence[int]]] = []
@@ -59,7 +62,8 @@ class Unseeded:
 
     def placed(self, found: Sequence[Any]) -> None:
         """Warn of generators that were packed with the job, of which each worker gets a copy."""
-        self._say_copied(found[0])
+        if found:
+            self._say_copied(found[0])
 
     def sent(self, found: Sequence[Any], indices: Sequence[int]) -> None:
         """Warn of generators that were packed with elements, and before were with others."""
@@ -87,8 +91,16 @@ class Unseeded:
 
     # -- draws -----------------------------------------------------------------------------
 
-    def hear(self, moves: Sequence[Move]) -> None:
-        """Warn of global generators that moved, where results depend on that."""
+    def hear(self, moves: Sequence[Move], taken: int = 1) -> None:
+        """Warn of global generators that moved, where results depend on that.
+
+        Parameters
+        ----------
+        moves : sequence of Move
+            What moved during a chunk.
+        taken : int, default 1
+            How many elements have been handed out.
+        """
         if "drawn" in self._said:
             return
         from parmap.engine.draws import draws_of  # to read code takes modules that calls do not
@@ -96,24 +108,27 @@ class Unseeded:
         if self._draws is None:
             self._draws = draws_of(self._functions)
         own = [move.generator for move in moves if move.generator in self._draws.drawn]
-        names = own or [move.generator for move in moves if self._is_told(move)]
+        names = own or [move.generator for move in moves if self._is_told(move, taken)]
         names = [name for name in names if name not in self._draws.seeded]  # by the function itself
         if names:
             ours = [fn for fn in self._functions if not draws_of([fn]).drawn.isdisjoint(names)]
             self._say_drawn(names, ours)
 
-    def _is_told(self, move: Move) -> bool:
+    def _is_told(self, move: Move, taken: int) -> bool:
         """Whether a move tells something, of a generator that the function's code does not name.
 
         Then it was a library; a module, as it was loaded; or somebody else's thread.
         """
-        traits = self._traits
-        beside = (traits.shares_memory or traits.threaded) and not traits.same_thread
-        if (beside and not self._alone) or move.loading:
+        noise = self._traits.noisy and move.generator == "random"
+        if noise or move.loading or (self._beside and not self._alone):
             return False
-        if traits.noisy and move.generator == "random":
-            return False
-        return self._streams or not move.few
+        if self._streams:
+            return True
+        now = numpy_state() if move.generator == "numpy.random" else None
+        if self._before is None or now is None:
+            return not move.few
+        # What moved while one task ran, others may have moved; so all of the call's count.
+        return not is_few(self._before, now, taken)
 
     def _say_drawn(self, names: Sequence[str], ours: Sequence[Callable[..., Any]]) -> None:
         hinted = [fn for fn in self._functions if hints_of([fn])]

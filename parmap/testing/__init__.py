@@ -12,6 +12,8 @@ and hypothesis, which no other part of parmap imports.
 
 from parmap.testing.arrays import ArraysContract
 from parmap.testing.budget import BudgetContract
+from parmap.testing.callers import CallersContract
+from parmap.testing.causes import CausesContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
@@ -24,6 +26,7 @@ from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
 from parmap.testing.travel import TravelContract
+from parmap.testing.waiting import WaitingContract
 
 __all__ = ["PlanContract"]
 
@@ -32,6 +35,7 @@ class PlanContract(
     ResultsContract,
     FailuresContract,
     ErrorsContract,
+    CausesContract,
     LazinessContract,
     FuturesContract,
     TravelContract,
@@ -43,6 +47,8 @@ class PlanContract(
     DeathsContract,
     HostileContract,
     IterablesContract,
+    WaitingContract,
+    CallersContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

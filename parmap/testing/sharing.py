@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import itertools
+import os
 import pickle
 import threading
 import weakref
@@ -105,6 +106,30 @@ class _Odd:
         raise RuntimeError("not now")
 
 
+class _Noted:
+    """Something that writes down where it is unpickled.
+
+    Parameters
+    ----------
+    file : path
+        Where to.
+    size : int
+        How many bytes it is to have.
+    """
+
+    def __init__(self, file: Any, size: int) -> None:
+        self.file, self.rest = file, bytes(size)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        with open(self.file, "a", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def _sizes(*args: Any) -> list[int]:
+    return [len(arg.rest) for arg in args if isinstance(arg, _Noted)]
+
+
 class SharingContract(Contract):
     """Handles and constants are to a function the arguments that they stand for."""
 
@@ -116,6 +141,24 @@ class SharingContract(Contract):
         assert list(_WAYS[way](self.session, data)) == expected
         assert list(_WAYS[way](self.session, parmap.share(data))) == expected
         assert list(_WAYS[way](self.session, self.session.share(data))) == expected
+
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    @pytest.mark.parametrize("count", [1, 6])
+    def test_a_shared_value_is_unpickled_once_per_worker(
+        self, tmp_path: Any, count: int, size: int
+    ) -> None:
+        """Not once per chunk, and not anew for another call; however many values there are."""
+        self.need_same_host()
+        files = [tmp_path / str(number) for number in range(count)]
+        handles = [parmap.share(_Noted(file, size)) for file in files]
+        expected = [[size] * count] * 8
+        assert parmap.pmap(_sizes, *map(repeat, handles), range(8), chunks=1) == expected
+        assert parmap.starmap(_sizes, [(*handles, i) for i in range(8)], chunks=1) == expected
+        futures = [parmap.submit(_sizes, *handles, i) for i in range(8)]
+        assert [future.result(LONG) for future in futures] == expected
+        for file in files:
+            times = len(file.read_text().split()) if file.exists() else 0
+            assert times <= (0 if self.shares_memory() else self.session.workers)
 
     def test_a_cost_function_gets_the_value(self) -> None:
         """What sets the order is a function of the arguments, too."""

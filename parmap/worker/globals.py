@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Move", "Watch", "apart", "load", "seed_globals", "torch_of"]
+__all__ = ["Move", "Watch", "apart", "is_few", "load", "numpy_state", "seed_globals", "torch_of"]
 
 
 def seed_globals(stream: np.random.Generator) -> None:
@@ -210,7 +210,7 @@ class Watch:
         load(tuple(hint for hint in hints if hint != "torch"))
         self._random = sys.modules.get("random") if "random" in hints else None
         self._python = self._random.getstate() if self._random else None
-        self._numpy = _numpy_state()
+        self._numpy = numpy_state()
         torch = torch_of()
         self._torch = torch.mark() if torch else None
         self._loaded = len(sys.modules)
@@ -219,15 +219,14 @@ class Watch:
         """Name the generators that have been drawn from since, by so many elements."""
         # One that was loaded meanwhile has not been looked at before: the next chunk will be.
         found: list[tuple[str, bool]] = []
-        most = _FEW * elements
-        state = _numpy_state()
+        state = numpy_state()
         if self._numpy is not None and state is not None and state != self._numpy:
-            found.append(("numpy.random", _is_within(self._numpy, state, most)))
+            found.append(("numpy.random", is_few(self._numpy, state, elements)))
         if self._random is not None and self._random.getstate() != self._python:
             found.append(("random", False))
         torch = torch_of() if self._torch else None
         if torch and torch.mark() != self._torch:
-            found.append(("torch", torch.is_within(self._torch, most)))
+            found.append(("torch", torch.is_within(self._torch, _FEW * elements)))
         loading = len(sys.modules) != self._loaded
         return tuple(Move(name, few, loading) for name, few in found)
 
@@ -235,7 +234,7 @@ class Watch:
 _WORDS = 624  # of a Mersenne twister's state; its position in them follows
 
 
-def _numpy_state() -> bytes | None:
+def numpy_state() -> bytes | None:
     """Copy the state of NumPy's global generator from where it lies.
 
     Its address is public (``BitGenerator.ctypes``); to ask for the state takes 40 µs. For MT19937
@@ -252,8 +251,8 @@ def _numpy_state() -> bytes | None:
     return ctypes.string_at(bits.ctypes.state_address, 4 * (_WORDS + 1))
 
 
-def _is_within(before: bytes, after: bytes, most: int) -> bool:
-    """Tell whether a state is no more than so many draws after another."""
+def is_few(before: bytes, after: bytes, elements: int) -> bool:
+    """Tell whether NumPy's generator moved by no more than so many elements draw for seeds."""
     import numpy as np
 
     key, start = np.frombuffer(before, np.uint32)[:_WORDS], _position(before)
@@ -261,7 +260,7 @@ def _is_within(before: bytes, after: bytes, most: int) -> bool:
     bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": start}}
     step = (_position(after) - start) % _WORDS or _WORDS
     total = step
-    while total <= most:
+    while total <= _FEW * elements:
         bits.random_raw(step, output=False)
         state = bits.state["state"]
         if state["key"].tobytes() == after[: 4 * _WORDS]:

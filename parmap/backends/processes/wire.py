@@ -24,6 +24,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from parmap.backends.processes.memory import Block, Slot, opened
 from parmap.backends.processes.system import fresh_memory
+from parmap.sockets import QUIET, Socket
+from parmap.worker import family
 from parmap.worker.parcel import PROTOCOL, Parcel, dumps, plain_pickle
 from parmap.worker.values import Embedded, Job, Outcome
 
@@ -66,7 +68,7 @@ _GATHER = 512
 class Kind(IntEnum):
     """What a message is."""
 
-    SETUP = 1  # parent: sys.path, sys.argv, initializer; answered by READY or BROKEN
+    SETUP = 1  # parent: sys.path, sys.argv, budget, family, initializer; READY or BROKEN
     PLACE = 2  # parent: a value under a key
     DROP = 3  # parent: forget the key
     TASK = 4  # parent: (fn, args, kwargs); answered by RESULT or ERROR
@@ -74,7 +76,7 @@ class Kind(IntEnum):
     BROKEN = 6
     RESULT = 7
     ERROR = 8
-    SETTLE = 9  # parent: sys.path and the directory, for the tasks that follow
+    SETTLE = 9  # parent: its Place, for the tasks that follow
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # a third of what it takes to call the enumeration
@@ -91,7 +93,7 @@ _PACKED = frozenset({Reference, Parcel, Embedded, Job})
 
 
 class Place(NamedTuple):
-    """Where a script imports from, and its directory: both may change while workers live.
+    """What of a script may change while workers live: where it imports from, its directory.
 
     Parameters
     ----------
@@ -99,18 +101,23 @@ class Place(NamedTuple):
         ``sys.path``.
     directory : str or None
         None if it has been removed.
+    key : bytes or None, default None
+        Of its processes; see `parmap.worker.family`.
     """
 
     path: tuple[str, ...]
     directory: str | None
+    key: bytes | None = None
 
     @classmethod
     def here(cls) -> Place:
         """Give that of now."""
         try:
-            return cls(tuple(sys.path), os.getcwd())
-        except FileNotFoundError:
-            return cls(tuple(sys.path), None)
+            directory = os.getcwd()
+        except OSError:
+            directory = None
+        # As the class does it, which is one call more for each task.
+        return tuple.__new__(cls, (tuple(sys.path), directory, family.authkey()))
 
 
 def encode(value: Any, what: str) -> list[Buffer]:
@@ -191,15 +198,15 @@ def _block(frames: Sequence[memoryview]) -> Block | None:
     try:
         return Block(frames)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return None  # this process has all the files that it may open: by the channel, then
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EFBIG):
+            return None  # it may open no more files, or none so large: by the channel, then
         raise
 
 
 Message: TypeAlias = "tuple[Kind, int, Sequence[Frame]]"  # with the key, and the frames
 
 
-def send(channel: socket.socket, *messages: Message) -> None:
+def send(channel: Socket, *messages: Message) -> None:
     """Write messages; blocks while the other end reads them."""
     small: list[Buffer] = []  # several small ones are one write, and one waking of the reader
     for kind, key, frames in messages:
@@ -216,20 +223,24 @@ def send(channel: socket.socket, *messages: Message) -> None:
             small += [head, *views]
             continue
         if small:
-            channel.sendall(b"".join(small))
+            channel.sendall(b"".join(small), QUIET)
             small.clear()
         if block is not None:  # its descriptor goes with the first bytes
-            head = head[socket.send_fds(channel, [head], [block.descriptor]) :]
+            head = head[channel.sendmsg([head], _rights(block.descriptor), QUIET) :]
         _gather(channel, [memoryview(head), *(view.cast("B") for view in views if view.nbytes)])
     if small:
-        channel.sendall(b"".join(small))
+        channel.sendall(b"".join(small), QUIET)
 
 
-def _gather(channel: socket.socket, rest: list[memoryview]) -> None:
+def _rights(*descriptors: int) -> list[tuple[int, int, Any]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+
+
+def _gather(channel: Socket, rest: list[memoryview]) -> None:
     """Write pieces of memory as they lie."""
     at = 0  # what lies before has been sent: to take it out of the list each time moves the rest
     while at < len(rest):
-        sent = channel.sendmsg(rest[at : at + _GATHER])
+        sent = channel.sendmsg(rest[at : at + _GATHER], (), QUIET)
         while at < len(rest) and sent >= rest[at].nbytes:
             sent -= rest[at].nbytes
             at += 1
@@ -242,13 +253,13 @@ class Inbox:
 
     Parameters
     ----------
-    channel : socket.socket
+    channel : Socket
         What to read.
     blocking : bool
         Whether `read` waits for a whole message.
     """
 
-    def __init__(self, channel: socket.socket, *, blocking: bool) -> None:
+    def __init__(self, channel: Socket, *, blocking: bool) -> None:
         self._channel = channel
         self._flags = _CLOEXEC | (0 if blocking else socket.MSG_DONTWAIT)
         self._scratch = bytearray(_SCRATCH)
