@@ -9,7 +9,7 @@ import os
 import pickle
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from parmap.identity import Key
 from parmap.loans import Loans
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas, context
-from parmap.worker.parcel import PROTOCOL, Parcel, is_plain, pack
+from parmap.worker.parcel import ATOMS, PROTOCOL, Parcel, pack
 from parmap.worker.run import keep_chunk, run_chunk
 from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome, embedded
 
@@ -237,7 +237,7 @@ class Session:
         return future
 
     def _packed(self, chunk: Chunk, *, star: bool) -> Parcel:
-        if is_plain(chunk.columns):
+        if _plain(chunk.columns):
             return Parcel(pickle.dumps(chunk, PROTOCOL))
         try:
             return pack(chunk, "chunk", views=self.traits.copies, own=True)
@@ -365,6 +365,25 @@ class Session:
         return table("Session", rows)
 
 
+def _plain(columns: Sequence[Any]) -> bool:
+    """Whether these are a few arguments of which C pickle makes just what cloudpickle does.
+
+    It does so in 2 µs instead of 9. To look at many would cost more than it saves.
+    """
+    return all(type(column) is range or _is_plain_column(column) for column in columns)
+
+
+def _is_plain_column(column: Any) -> bool:
+    if type(column) is not list or len(column) > _FEW:
+        return False
+    if len(column) == 1 and type(column[0]) is tuple and len(column[0]) <= _FEW:
+        column = column[0]  # a row of arguments
+    return ATOMS.issuperset(map(type, column))
+
+
+_FEW = 16
+
+
 def _carried(job: Job) -> Job | None:
     """Pack the function of a job; None where that is large, or not all that is the user's."""
     if job.nested or job.constants:
@@ -380,7 +399,7 @@ def _carried(job: Job) -> Job | None:
 def _hold(budget: Budget | None) -> blas.Hold | None:
     if budget is None or budget.threads is None:
         return None
-    return blas.hold(budget.threads, exact=budget.exact)
+    return blas.hold(budget.threads, exact=budget.exact, later=True)
 
 
 def _forget(session: weakref.ref[Session], key: Key) -> None:

@@ -45,10 +45,10 @@ class PlanContract(
     SharingContract,
     ArraysContract,
     DeathsContract,
-    HostileContract,
-    IterablesContract,
     WaitingContract,
     CallersContract,
+    HostileContract,
+    IterablesContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 
