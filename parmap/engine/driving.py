@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -215,7 +216,10 @@ class Drive:
         return self._over or self._closing or operator.length_hint(self.values) > 0
 
     def _left(self) -> float | None:
-        return None if self._due is None else max(_PAUSE, self._due - time.monotonic())
+        if self._due is None:
+            return None
+        # The system refuses a wait of centuries; after it, one looks again.
+        return min(max(_PAUSE, self._due - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _block(self) -> None:
         """Wait in this thread, until the call is ready."""
