@@ -240,11 +240,15 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
 
     def __init__(self, setup: Callable[[], object]) -> None:
         self.name = f"parmap-setup-{id(self)}"
-        self._setup = setup
+        # Packed here: Dask would send a copy of an open file, for one.
+        self._setup = embedded(setup, "setup")
 
     async def setup(self, worker: Any) -> None:  # noqa: ARG002
         """Run it, while the worker goes on answering its scheduler."""
-        await asyncio.to_thread(self._setup)
+        await asyncio.to_thread(self._run)
+
+    def _run(self) -> None:
+        self._setup.open()()
 
 
 def _translated(error: BaseException, client: Any) -> BaseException:
