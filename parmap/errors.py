@@ -174,9 +174,11 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: a cau
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note once, also to an error that refuses new attributes (a frozen dataclass)."""
-    # Past the class's own __getattr__, which may raise anything.
-    notes = object.__getattribute__(error, "__dict__").get("__notes__", [])
-    if isinstance(notes, list | tuple) and not any(type(n) is str and n == note for n in notes):
+    from parmap.untouched import own
+
+    # Not getattr: an error's class may answer for any name, or raise.
+    notes = own(error).get("__notes__", [])
+    if type(notes) in (list, tuple) and not any(type(n) is str and n == note for n in notes):
         BaseException.__setattr__(error, "__notes__", [*notes, note])
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from parmap.errors import ParmapError, TaskExited, add_note, said
+from parmap.untouched import is_a
 
 __all__ = ["Failure", "FailureGroup", "PoolBroken"]
 
@@ -122,7 +123,7 @@ class FailureGroup(ExceptionGroup[Exception]):
 
 def _as_exception(failure: Failure) -> Exception:
     error = failure.error
-    if not isinstance(error, Exception):
+    if not is_a(error, Exception):
         # An ExceptionGroup, which `except Exception` must catch, cannot hold SystemExit.
         exited = TaskExited(f"element {failure.index} called sys.exit({said(error)})")
         exited.__cause__ = error

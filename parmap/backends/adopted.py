@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.rollcall import RollCall
-from parmap.backends.ticket import Ticket
+from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans import Plan
@@ -48,6 +48,11 @@ class Guest(MappingExecutor):
             host, "concurrent.futures.interpreter", "InterpreterPoolExecutor"
         )
         self.traits, self.chunks = Traits(shares_memory=threads), not threads
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where there is one."""
+        return resolver_of(self._host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's executor."""
@@ -88,6 +93,13 @@ class PoolGuest(MappingExecutor):
         threads = _is(host, "multiprocessing.pool", "ThreadPool")
         self.traits = Traits(shares_memory=threads, replaces_workers=forgets)
         self.chunks = not threads
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where there is one."""
+        if self.traits.shares_memory:  # a task resolves its own future, in its thread
+            return None
+        return resolver_of(self._host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""

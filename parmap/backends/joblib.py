@@ -126,6 +126,11 @@ class JoblibExecutor(MappingExecutor):
             raise
         return ticket.future
 
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where it is known."""
+        return self._life.resolver
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; give the workers back to joblib when all are done."""
         self._tasks.close(wait=wait, cancel=cancel_futures)

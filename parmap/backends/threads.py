@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,23 @@ class ThreadExecutor(ThreadPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         self._check()
         return super().submit(self._run, fn, args, kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take no more tasks; end the threads when all that were taken are done.
+
+        The standard library's cancels what waits, and tells nobody: whoever waits for such a future
+        waits for ever.
+        """
+        super().shutdown(wait=False)
+        while cancel_futures:
+            try:
+                item = self._work_queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is not None:  # a thread is to end; it is told again below
+                item.future.cancel()
+                item.future.set_running_or_notify_cancel()
+        super().shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def _set_up(self) -> None:
         try:

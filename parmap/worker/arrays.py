@@ -16,6 +16,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "HANDLES",
     "array_type",
     "dispatch_of_results",
+    "large_apart",
     "reduced",
     "reduced_text",
     "reducer_of",
@@ -33,6 +35,22 @@ __all__ = [
 ]
 
 _PROTOCOL = 5
+
+# Below this many bytes a buffer is copied into the pickle: a frame of its own costs more. So a
+# message of 300,000 small arrays is one frame, and not as many.
+_SMALL = 1 << 16
+
+
+def large_apart(buffers: list[PickleBuffer]) -> Callable[[PickleBuffer], bool]:
+    """Make a callback for pickle that keeps large buffers out of band, in a list."""
+
+    def stays(buffer: PickleBuffer) -> bool:
+        if len(buffer.raw()) < _SMALL:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return stays
 
 
 def array_type() -> Any:

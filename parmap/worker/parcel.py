@@ -12,21 +12,28 @@ import copyreg
 import functools
 import io
 import pickle
-from collections.abc import Callable, Sequence
-from types import CodeType
+from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any, ClassVar, NamedTuple
 
-from parmap.worker.arrays import HANDLES, array_type, dispatch_of_results, reduced_text, refused
+from parmap.worker.arrays import (
+    HANDLES,
+    array_type,
+    dispatch_of_results,
+    large_apart,
+    reduced_text,
+    refused,
+)
 from parmap.worker.arrays import reduced as reduced_array
 from parmap.worker.arrays import result as reduced_result
 
 __all__ = [
+    "ATOMS",
     "PROTOCOL",
     "PackedError",
     "Parcel",
     "by_value",
     "dumps",
-    "is_plain",
     "pack",
     "pack_result",
     "plain_pickle",
@@ -35,7 +42,7 @@ __all__ = [
 
 PROTOCOL = 5
 # Of these types alone is it certain that C pickle and cloudpickle do the same.
-_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
 class Parcel:
@@ -93,10 +100,20 @@ class PackedError(NamedTuple):
     traceback: str
 
 
-def dumps(value: Any, what: str, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
-    """Pickle what the caller sends; `what` begins the path in the error's message."""
+def dumps(
+    value: Any,
+    what: str,
+    buffers: list[pickle.PickleBuffer] | None = None,
+    *,
+    own: bool = False,
+) -> bytes:
+    """Pickle what the caller sends; `what` begins the path in the error's message.
+
+    Arrays that are the task's `own` may lie in the pickle if they are small; those that all tasks
+    share are read-only by their buffers, which stay out of it.
+    """
     try:
-        append = None if buffers is None else buffers.append
+        append = None if buffers is None else large_apart(buffers) if own else buffers.append
         return by_value(value, append, result=what == "result")
     except Exception as error:
         from parmap.worker import culprit  # only to explain a failure
@@ -120,13 +137,16 @@ def by_value(
     value: Any, buffer_callback: Callable[[Any], Any] | None = None, *, result: bool = False
 ) -> bytes:
     """Pickle by cloudpickle, and raise as that does."""
+    from parmap.worker.generators import generator_types  # most results need none of it
+
     with io.BytesIO() as file:
-        _pickler(array_type(), result)(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        kind = _pickler(array_type(), generator_types(), result)
+        kind(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 
 @functools.cache
-def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
+def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) -> Any:  # noqa: FBT001
     """Make cloudpickle's pickler, of functions that know which file they come from.
 
     From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
@@ -145,7 +165,13 @@ def _pickler(arrays: type | None, result: bool) -> Any:  # noqa: FBT001
         ours[arrays] = reduced_result if result else reduced_array
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours})
+        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours}, generators)
+
+        def reducer_override(self, obj: Any) -> Any:
+            # cloudpickle's own asks isinstance(), and so each object for its __class__.
+            if issubclass(type(obj), (type, FunctionType)):
+                return super().reducer_override(obj)
+            return NotImplemented
 
     return Pickler
 
@@ -154,9 +180,24 @@ class _Table(dict[type, Any]):
     """Reducers; those that libraries register for all picklers may come at any time.
 
     A ChainMap would do, and is asked for each object: six calls in Python for one.
+
+    Parameters
+    ----------
+    table : dict
+        The reducers that are known.
+    generators : tuple of type
+        The classes of random generators; those that derive from them count, too.
     """
 
+    def __init__(self, table: dict[type, Any], generators: tuple[type, ...]) -> None:
+        from parmap.worker.generators import reduced
+
+        super().__init__(table)
+        self._generators, self._reduced = generators, reduced
+
     def __missing__(self, kind: type) -> Any:
+        if issubclass(kind, self._generators):
+            return self._reduced
         if HANDLES.get(kind.__name__) == kind.__module__:
             return refused
         return copyreg.dispatch_table[kind]
@@ -165,7 +206,7 @@ class _Table(dict[type, Any]):
 _FILENAME = 10  # its place among the arguments of CodeType
 
 
-def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
+def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Parcel:
     """Pack what the caller sends.
 
     Parameters
@@ -177,39 +218,22 @@ def pack(value: Any, what: str, *, views: bool = False) -> Parcel:
     views : bool, default False
         Whether the parcel may refer to the arrays' own memory, since whoever moves it takes
         a copy at once; else it is a copy itself.
+    own : bool, default False
+        See `dumps`.
     """
     if not views:
         return Parcel(dumps(value, what))
     buffers: list[pickle.PickleBuffer] = []
-    return Parcel(dumps(value, what, buffers), *buffers)
-
-
-def is_plain(columns: Sequence[Any]) -> bool:
-    """Whether these are a few arguments of which C pickle makes just what cloudpickle does.
-
-    It does so in 2 µs instead of 9. To look at many would cost more than it saves.
-    """
-    return all(type(column) is range or _is_plain(column) for column in columns)
-
-
-def _is_plain(column: Any) -> bool:
-    if type(column) is not list or len(column) > _FEW:
-        return False
-    if len(column) == 1 and type(column[0]) is tuple and len(column[0]) <= _FEW:
-        column = column[0]  # a row of arguments
-    return _ATOMS.issuperset(map(type, column))
-
-
-_FEW = 16
+    return Parcel(dumps(value, what, buffers, own=own), *buffers)
 
 
 def pack_result(value: Any, *, views: bool) -> Parcel:
     """Pack what a worker sends back; `views` as in `pack`."""
     buffers: list[pickle.PickleBuffer] = []
     try:
-        return Parcel(plain_pickle(value, buffers.append if views else None), *buffers)
+        return Parcel(plain_pickle(value, large_apart(buffers) if views else None), *buffers)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
-        return pack(value, "result", views=views)
+        return pack(value, "result", views=views, own=True)
 
 
 def unpack(parcel: Parcel, *, readonly: bool = False) -> Any:

@@ -18,7 +18,7 @@ from parmap.backends.processes.system import unforked
 from parmap.backends.processes.wire import Place, Reference, encode, encode_call
 from parmap.backends.processes.zygote import Zygote
 from parmap.errors import SerializationError
-from parmap.worker import blas
+from parmap.worker import blas, family
 from parmap.worker.values import Budget
 
 __all__ = ["ProcessExecutor"]
@@ -58,8 +58,10 @@ class ProcessExecutor(MappingExecutor):
             raise ValueError("max_workers must be greater than 0")
         self.workers = max_workers
         try:
+            argv = getattr(sys, "argv", [])  # none where Python is part of another program
+            kin = (family.here(), family.authkey())
             setup = [
-                *encode((sys.path, sys.argv, budget), "sys.argv"),
+                *encode((sys.path, argv, budget, kin), "sys.argv"),
                 *encode((initializer, initargs), "setup"),
             ]
         except BaseException:
@@ -118,6 +120,11 @@ class ProcessExecutor(MappingExecutor):
     def abandon(self, future: Future[Any]) -> None:
         """Stop a task that runs: interrupt it, and kill its worker if that does not help."""
         self._desk.abandon(future)
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures; None before it starts."""
+        return self._crew.thread.ident if self._crew.begun else None
 
     @property
     def pids(self) -> list[int]:

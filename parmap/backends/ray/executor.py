@@ -19,6 +19,7 @@ from typing import Any
 from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
+from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError, WorkerDied
 from parmap.failures import PoolBroken
@@ -136,6 +137,11 @@ class RayExecutor(MappingExecutor):
         return max(1, room if self._limit is None else min(room, self._limit))
 
     @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures."""
+        return self._thread.ident
+
+    @property
     def per_node(self) -> int:
         """How many tasks run at once on the node where most do."""
         return max(1, min(self.workers, max(self._nodes.room(), default=1)))
@@ -247,7 +253,7 @@ class RayExecutor(MappingExecutor):
             self._stopped.clear()
         for errand in rest:
             if errand.future.set_running_or_notify_cancel():
-                errand.future.set_exception(error)
+                resolve(errand.future, error=error)
 
     def _settle(self, errand: Errand, value: Any) -> None:
         theirs, future, error = self._ray.exceptions, errand.future, None
@@ -260,10 +266,7 @@ class RayExecutor(MappingExecutor):
         self._go_on(errand)
         if not future.set_running_or_notify_cancel():
             return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        resolve(future, value, error)
 
     def _go_on(self, ended: Errand) -> None:
         """Send what need wait no more."""
