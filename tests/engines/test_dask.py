@@ -433,6 +433,11 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     assert out.endswith("interrupted\n[1, 2]\n")
 
 
+def test_a_setup_that_holds_an_open_file_is_refused():
+    with open(__file__) as file, pytest.raises(parmap.SerializationError, match=r"setup.*'file'"):
+        parmap.plan("dask", workers=1, setup=lambda: file.read()).start()
+
+
 JOB = """
 import os, sys, parmap
 number = int(sys.argv[2])
