@@ -121,7 +121,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_plan(spec: object, /, **options: Any) -> Plan:
-    """Set the process-wide plan, for scripts and notebooks.
+    """Set the process-wide plan, for scripts and notebooks, and for all threads.
+
+    The workers of the plan before are closed, once no call uses them.
 
     Parameters
     ----------
