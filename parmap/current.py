@@ -236,7 +236,7 @@ _warned: set[str] = set()
 
 def _warn(message: str) -> None:
     """Warn once in a process, at the user's line."""
-    from parmap.engine.jobs import users_line
+    from parmap.engine.unseeded import users_line
 
     if not _warned:
         warnings.warn_explicit(message, UserWarning, *users_line())

@@ -29,6 +29,9 @@ def submit(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
     concurrent.futures.Future
         Its result to come; ``as_completed``, ``wait`` and ``asyncio.wrap_future`` of the
         standard library work on it. On the plan ``sequential`` it is there at once.
+        Its callbacks may make other calls and wait for them: they run in a thread that the
+        pool does not need, under the plan that is current where you add them. The end of the
+        session waits for them.
 
     Raises
     ------

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap.current import current_session
+from parmap.untouched import has, shown
 
 if TYPE_CHECKING:
     from parmap.engine.driving import Drive
@@ -106,7 +107,8 @@ def pmap(
     Exception
         What ``fn`` raised for the first element, in input order, that failed: the original
         exception, with a note that names the element, the host and the process; if it comes
-        from another process, its ``__cause__`` shows the traceback there. See ``errors=``.
+        from another process, its ``__cause__``, or that of its innermost cause, shows the
+        traceback there. See ``errors=``.
     WorkerDied
         If an element ended its worker process.
     TaskTimeout
@@ -173,8 +175,8 @@ def imap(
         Give results in the input's order; False gives each as soon as it is there.
     window : int, optional
         The most elements that may be pulled but not yet consumed: those waiting, running,
-        and done before their turn. Default: 131,072. Give a small one where elements or
-        results are large.
+        and done before their turn. Default: 131,072, or fewer if they and their results would
+        take more than 64 MB together. A number that you give is kept, however large they are.
     **options
         See `MapOptions`; ``errors="group"`` is for calls that end.
 
@@ -202,13 +204,14 @@ def imap(
     _check("imap", fn, iterables)
     from parmap.engine.cutting import Source
     from parmap.engine.driving import Drive
+    from parmap.engine.load import Load
     from parmap.engine.loop import Call
     from parmap.options import settings
 
     chosen = settings("imap", options, ordered=ordered, window=_window(window))
     if chosen.errors == "group":
         raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
-    source = Source(iterables)
+    source = Source(iterables, load=Load() if window is None else None)
     if chosen.policy.counts and source.total is None:
         raise ValueError(
             "these chunks must know how many elements there are, and the input has no length: "
@@ -260,13 +263,11 @@ def _check(name: str, fn: object, iterables: Sequence[object]) -> None:
     if not iterables:
         raise TypeError(f"{name}() needs data to map over: {name}(fn, data)")
     for place, iterable in enumerate(iterables, 1):
-        try:
-            iter(iterable)  # type: ignore[call-overload]
-        except TypeError:
+        # By the type: to ask for an iterator may run a query, and is done once, by the source.
+        if not (has(iterable, "__iter__") or has(iterable, "__getitem__")):
             what = f"argument {place} after the function: {_shown(iterable)}"
-            raise TypeError(f"{name}() cannot iterate over {what}") from None
+            raise TypeError(f"{name}() cannot iterate over {what}")
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"  # noqa: PLR2004
+    return f"{type(value).__name__} {shown(value)}"

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+from parmap.engine.callbacks import Callbacks
 from parmap.engine.chunking import policy_named
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
@@ -62,12 +63,13 @@ class HandSite:
     traits: Traits = field(default_factory=lambda: Traits(shares_memory=True))
     nested: tuple = ()
     budget: None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
     sent: list[Sent] = field(default_factory=list)
     dropped: list[Job] = field(default_factory=list)
     abandoned: list[Future] = field(default_factory=list)
     refuse: Callable[[Chunk], None] = lambda chunk: None
 
-    def place(self, job: Job, chunks: int | None = None) -> Job:
+    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Job:
         return job
 
     def send(self, placed: Job, chunk: Chunk) -> Future:

@@ -24,7 +24,18 @@ FILES = {
 FLOORS = [
     {
         f"parmap.{name}"
-        for name in ("errors", "cores", "events", "failures", "html", "progress", "sharing")
+        for name in (
+            "errors",
+            "cores",
+            "events",
+            "failures",
+            "html",
+            "identity",
+            "progress",
+            "sharing",
+            "sockets",
+            "untouched",
+        )
     },
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}

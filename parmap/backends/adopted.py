@@ -9,9 +9,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.rollcall import RollCall
-from parmap.backends.ticket import Ticket
+from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans import Plan
@@ -24,7 +25,7 @@ __all__ = ["Adopted"]
 _COUNTS = ("num_workers", "_max_workers", "max_workers", "_processes")
 
 
-class Guest(Executor):
+class Guest(MappingExecutor):
     """Passes tasks on to an executor of the user's.
 
     Parameters
@@ -46,7 +47,12 @@ class Guest(Executor):
         threads = isinstance(host, ThreadPoolExecutor) and not _is(
             host, "concurrent.futures.interpreter", "InterpreterPoolExecutor"
         )
-        self.traits = Traits(shares_memory=threads)
+        self.traits, self.chunks = Traits(shares_memory=threads), not threads
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where there is one."""
+        return resolver_of(self._host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's executor."""
@@ -59,7 +65,7 @@ class Guest(Executor):
         """Do nothing: the executor belongs to the user."""
 
 
-class PoolGuest(Executor):
+class PoolGuest(MappingExecutor):
     """Passes tasks on to a pool of the user's, by its ``apply_async``.
 
     Parameters
@@ -86,6 +92,14 @@ class PoolGuest(Executor):
         self._tasks = Outstanding(self._leave)
         threads = _is(host, "multiprocessing.pool", "ThreadPool")
         self.traits = Traits(shares_memory=threads, replaces_workers=forgets)
+        self.chunks = not threads
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where there is one."""
+        if self.traits.shares_memory:  # a task resolves its own future, in its thread
+            return None
+        return resolver_of(self._host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""

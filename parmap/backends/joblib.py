@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from parmap import registry
 from parmap.backends.inline import SequentialExecutor
 from parmap.backends.joblib_life import Life
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ticket import Ticket
 from parmap.engine.traits import Traits
@@ -86,7 +87,7 @@ class _Alone(SequentialExecutor):
     traits = Traits(shares_memory=True, same_thread=True)
 
 
-class JoblibExecutor(Executor):
+class JoblibExecutor(MappingExecutor):
     """A PEP 3148 executor on a backend, which is started anew when one of its processes dies.
 
     Parameters
@@ -109,6 +110,7 @@ class JoblibExecutor(Executor):
         self._tasks = Outstanding(self._end)
         self._setup = _setup(setup, threads=life.traits.shares_memory)
         self.workers, self.traits = life.workers, life.traits
+        self.chunks = not life.traits.shares_memory
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``."""
@@ -123,6 +125,11 @@ class JoblibExecutor(Executor):
             ticket.future.cancel()
             raise
         return ticket.future
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where it is known."""
+        return self._life.resolver
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; give the workers back to joblib when all are done."""

@@ -13,7 +13,8 @@ from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from multiprocessing import connection
 from typing import Any
 
-from parmap.backends.ticket import Ticket
+from parmap.backends.joblib_loky import owning
+from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
 from parmap.failures import PoolBroken
@@ -92,6 +93,12 @@ class Life:
             self._let_go(number)
             raise
         ticket.future.add_done_callback(lambda _: self._let_go(number))
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures, where it is known."""
+        pool = getattr(self._backend, "_pool", None)
+        return resolver_of(getattr(self._backend, "_workers", None)) or resolver_of(pool)
 
     def end(self) -> None:
         """Give the backend back to joblib."""
@@ -206,7 +213,7 @@ def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:
     """Start a backend; give the `Parallel` that has it."""
     try:
         # What is sent is packed; of what users submit themselves, nothing shall be memory-mapped.
-        with joblib.parallel_config(backend=name):
+        with joblib.parallel_config(backend=owning(joblib, name)):
             parallel = joblib.Parallel(n_jobs=workers, max_nbytes=None)
         backend = parallel._backend  # noqa: SLF001 - it has no public name
         # In its own threads joblib starts no processes, lest calls nest that nobody thought of.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from threading import Thread
 from typing import Any
 
-__all__ = ["Ticket"]
+from parmap.engine.callbacks import resolve
+
+__all__ = ["Ticket", "resolver_of"]
 
 
 class Ticket:
@@ -31,10 +34,7 @@ class Ticket:
         """Resolve the future, unless somebody else has, or it was cancelled."""
         if not self._claim.take(self.future):
             return
-        if error is None:
-            self.future.set_result(value)
-        else:
-            self.future.set_exception(error)
+        resolve(self.future, value, error)
 
     def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Resolve it by a call in this thread: from now on it cannot be cancelled."""
@@ -43,9 +43,20 @@ class Ticket:
         try:
             value = fn(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - it is the future's
-            self.future.set_exception(error)
+            resolve(self.future, error=error)
         else:
-            self.future.set_result(value)
+            resolve(self.future, value)
+
+
+def resolver_of(pool: object) -> int | None:
+    """Give the identifier of the thread in which a pool of processes resolves futures.
+
+    That of `concurrent.futures` and of loky has one, and that of multiprocessing another; of
+    other pools nothing is known.
+    """
+    names = ("_executor_manager_thread", "_result_handler")
+    threads = [getattr(pool, name, None) for name in names]
+    return next((thread.ident for thread in threads if isinstance(thread, Thread)), None)
 
 
 class _Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from parmap.engine.callbacks import Callbacks
 from parmap.engine.traits import Traits
 from parmap.worker.values import Budget, Chunk, Job, Outcome
 
@@ -30,10 +31,15 @@ class Site(Protocol):
     def nested(self) -> tuple[Any, ...]:
         """The plans for calls inside the tasks."""
 
-    def place(self, job: Job, chunks: int | None = None) -> Any:
+    @property
+    def callbacks(self) -> Callbacks:
+        """What runs the callbacks of single calls."""
+
+    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Any:
         """Put a job where every worker reaches it; the handle is for `send` and `drop`.
 
-        It is for at most so many chunks, if that is known.
+        It is for at most so many chunks, if that is known. A caller that `waits` for them must
+        not be the thread that hears of their ends.
         """
 
     def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import operator
 import sys
 import threading
 import traceback
 from concurrent.futures import CancelledError, as_completed, wait
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -79,3 +81,62 @@ class FuturesContract(Contract):
         parmap.submit(abs, -3).add_done_callback(follow)
         assert called.wait(LONG)
         assert later[0].result(LONG) == -3
+
+    def test_callbacks_may_make_calls_and_wait(self) -> None:
+        """A callback may map, submit and wait: it never runs in a thread that must resolve that."""
+        count = 2 * self.session.workers + 1
+        came: SimpleQueue[Any] = SimpleQueue()
+
+        def follow(future: Any) -> None:
+            more = [self.session.submit(operator.neg, x) for x in range(3)]
+            wait(more, LONG)
+            values = [one.result() for one in as_completed(more[:1], LONG)]
+            came.put((future.result(), self.session.map(operator.neg, [1, 2]), values))
+
+        for x in range(count):
+            self.session.submit(operator.neg, x).add_done_callback(follow)
+        seen = sorted(came.get(timeout=LONG) for _ in range(count))
+        assert seen == [(-x, [-1, -2], [0]) for x in reversed(range(count))]
+
+    def test_callbacks_find_the_plan_where_they_were_added(self) -> None:
+        """A call in a callback runs where one beside it would have run, whoever resolves it."""
+        came: SimpleQueue[Any] = SimpleQueue()
+
+        def follow(_: object) -> None:
+            came.put((parmap.current_plan(), parmap.pmap(operator.neg, range(3))))
+
+        parmap.submit(abs, -3).add_done_callback(follow)
+        assert came.get(timeout=LONG) == (self.plan, [0, -1, -2])
+
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+    def test_callbacks_that_raise_harm_nobody(
+        self, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The next callback runs, the session goes on, and the error is logged, not lost."""
+        came: SimpleQueue[Any] = SimpleQueue()
+        started = threading.Event()
+
+        def fail(_: object) -> None:
+            started.set()
+            raise kind("in a callback")
+
+        future = self.session.submit(abs, -3)
+        # If it is done, the callback is called here, and an exit leaves as from any function.
+        with contextlib.suppress(kind):
+            future.add_done_callback(fail)
+            future.add_done_callback(came.put)
+            assert came.get(timeout=LONG) is future
+            assert "in a callback" in caplog.text
+        assert started.is_set()
+        assert self.session.map(operator.neg, [1, 2]) == [-1, -2]
+
+    def test_each_callback_runs_once(self) -> None:
+        """However many are added, before the future is done and after."""
+        came: SimpleQueue[Any] = SimpleQueue()
+        future = self.session.submit(abs, -3)
+        for x in range(20):
+            future.add_done_callback(lambda _, x=x: came.put(x))  # type: ignore[misc]
+        assert sorted(came.get(timeout=LONG) for _ in range(20)) == list(range(20))
+        future.add_done_callback(came.put)
+        assert came.get(timeout=LONG) is future
+        assert came.empty()

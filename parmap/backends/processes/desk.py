@@ -16,6 +16,7 @@ from typing import Any
 from parmap.backends.processes.child import heirlooms
 from parmap.backends.processes.records import Task, Worker
 from parmap.backends.processes.wire import Buffer, Frame, Reference, kept, size
+from parmap.engine.callbacks import resolve
 from parmap.errors import ParmapError, SessionClosed
 
 __all__ = ["Desk"]
@@ -294,4 +295,4 @@ class Desk:
                 worker.task = None
         for task in tasks:
             if task.begin():
-                task.future.set_exception(error)
+                resolve(task.future, error=error)

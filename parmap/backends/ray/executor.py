@@ -11,13 +11,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
+from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError, WorkerDied
 from parmap.failures import PoolBroken
@@ -54,7 +56,7 @@ class Errand:
     killed: bool = False
 
 
-class RayExecutor(Executor):
+class RayExecutor(MappingExecutor):
     """A PEP 3148 executor on Ray's tasks.
 
     Ray calls back, in a thread of its own, when a task has ended. From there a queue leads to
@@ -133,6 +135,11 @@ class RayExecutor(Executor):
         """How many tasks run at once."""
         room = sum(self._nodes.room())
         return max(1, room if self._limit is None else min(room, self._limit))
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures."""
+        return self._thread.ident
 
     @property
     def per_node(self) -> int:
@@ -246,7 +253,7 @@ class RayExecutor(Executor):
             self._stopped.clear()
         for errand in rest:
             if errand.future.set_running_or_notify_cancel():
-                errand.future.set_exception(error)
+                resolve(errand.future, error=error)
 
     def _settle(self, errand: Errand, value: Any) -> None:
         theirs, future, error = self._ray.exceptions, errand.future, None
@@ -259,10 +266,7 @@ class RayExecutor(Executor):
         self._go_on(errand)
         if not future.set_running_or_notify_cancel():
             return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        resolve(future, value, error)
 
     def _go_on(self, ended: Errand) -> None:
         """Send what need wait no more."""
