@@ -385,7 +385,7 @@ def _carried(job: Job) -> Job | None:
 def _hold(budget: Budget | None) -> blas.Hold | None:
     if budget is None or budget.threads is None:
         return None
-    return blas.hold(budget.threads, exact=budget.exact)
+    return blas.hold(budget.threads, exact=budget.exact, later=True)
 
 
 def _forget(session: weakref.ref[Session], key: Key) -> None:

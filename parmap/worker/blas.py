@@ -20,22 +20,13 @@ from collections.abc import Callable, Container, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from parmap import cores
+from parmap.worker import variables
+from parmap.worker.variables import LOKY as _LOKY
+from parmap.worker.variables import NAMES as _VARIABLES
+from parmap.worker.variables import number as _number
+
 __all__ = ["Hold", "Library", "borrowed", "hold", "keep", "loaded", "release", "set_environment"]
-
-_LOKY = "LOKY_MAX_CPU_COUNT"  # what joblib, and so scikit-learn, takes n_jobs=-1 for
-
-# These take OMP_NUM_THREADS where their own is not set: a user who set that has set them all.
-_FOLLOW = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-_VARIABLES = (
-    *_FOLLOW,  # before the one that they follow
-    "OMP_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    _LOKY,
-)
 
 
 def set_environment(
@@ -52,28 +43,14 @@ def set_environment(
     environ : mapping, default `os.environ`
         Where to set it, such as the environment of a process to be started.
     """
+    users = cores.users_environ() if environ is os.environ else environ
     for name in _VARIABLES:
-        limit = threads
-        if not exact:
-            given = (name, "OMP_NUM_THREADS") if name in _FOLLOW else (name,)
-            users = next(filter(None, (_number(environ.get(one)) for one in given)), threads)
-            limit = min(threads, users)
-        if name == "NUMEXPR_NUM_THREADS":
-            # Asked for more than its maximum, it complains and takes one thread only.
-            limit = min(limit, _number(environ.get("NUMEXPR_MAX_THREADS")) or 64)
+        limit = variables.limited(name, threads, users, exact=exact)
         if limit != _number(environ.get(name)):
             environ[name] = str(limit)
     if environ is os.environ:
+        cores.aside = {}  # what is set now is the worker's own
         _limits.cover(Hold(threads, exact))
-
-
-def _number(text: str | None) -> int | None:
-    """Read a variable as the libraries do: of ``"4,2"``, OpenMP's levels, the first counts."""
-    try:
-        number = int((text or "").partition(",")[0])
-    except ValueError:
-        return None
-    return number if number > 0 else None
 
 
 def keep(threads: int, *, exact: bool = False) -> None:
@@ -109,13 +86,15 @@ def borrowed(threads: int, *, exact: bool = False) -> Iterator[None]:
         vars(_mine).update(outer)
 
 
-def hold(threads: int, *, exact: bool = False) -> Hold:
+def hold(threads: int, *, exact: bool = False, later: bool = False) -> Hold:
     """Limit what is the whole process's, until `release`; the smallest that is held counts.
 
     Parameters
     ----------
     threads, exact
         As for `keep`.
+    later : bool, default False
+        Whether to limit also what loads until then, by the environment.
 
     Returns
     -------
@@ -123,12 +102,17 @@ def hold(threads: int, *, exact: bool = False) -> Hold:
         What `release` takes, in any thread and any order.
     """
     token = Hold(threads, exact)
-    _limits.hold(token)
+    _limits.hold(token)  # which first looks at what is loaded already
+    if later:
+        variables.hold(token)
     return token
 
 
 def release(token: Hold) -> None:
     """End a hold: after the last one, all is as it was before the first."""
+    if variables.holds(token):
+        _mine.free(_limits.meet(token, worker=False))  # what has loaded meanwhile
+        variables.release(token)
     _limits.release(token)
 
 
@@ -178,6 +162,11 @@ class _Dial(NamedTuple):
     set: Callable[[Any], object]
     shared: bool  # the process's number, or each thread has its own
     mark: Callable[[], Any]
+    natural: int | None = None  # where it has loaded with our limit: what it would have had
+
+    def before(self) -> int | None:
+        """Give the number that it has to go back to."""
+        return self.get() if self.natural is None else self.natural
 
 
 class _Limits:
@@ -227,6 +216,10 @@ class _Limits:
                 for dial, before in self._held.values():
                     _turn(dial, before)
                 self._held.clear()
+                # From now on each shows what it is to go back to.
+                self._dials = [
+                    dial._replace(natural=None) if dial.shared else dial for dial in self._dials
+                ]
 
     def cover(self, limit: Hold) -> None:
         """Note that the environment limits all that will load, if nothing has loaded yet."""
@@ -275,15 +268,17 @@ class _Limits:
             new = modules.keys() - self._names
             self._names = set(modules)
             if any(_brings_libraries((name, modules[name])) for name in new):
+                known = {dial.name: dial for dial in self._dials}
                 self._libraries = _scan()
-                self._dials = [_loky(), *_numba(), *filter(None, map(_dial, self._libraries))]
+                found = [_loky(), *_numba(), *filter(None, map(_dial, self._libraries))]
+                self._dials = [known.get(dial.name, dial) for dial in found]
         return [dial for dial in self._dials if not dial.shared]
 
     def _settle(self, skip: Container[str] = ()) -> None:
         asked = [*self._holds, *filter(None, [self._worker])]
         for dial in self._dials if asked else ():
             if dial.shared and dial.name not in skip:
-                _, before = self._held.setdefault(dial.name, (dial, dial.get()))
+                _, before = self._held.setdefault(dial.name, (dial, dial.before()))
                 _turn(dial, min(one.of(before) for one in asked))
 
 
@@ -299,8 +294,16 @@ class _Mine(threading.local):
         changed = (limit.threads, limit.exact) != (self.threads, self.exact)
         for dial in _limits.meet(limit, worker=worker):
             if changed or dial.name not in self.before:
-                _turn(dial, limit.of(self.before.setdefault(dial.name, dial.get())))
+                _turn(dial, limit.of(self.before.setdefault(dial.name, dial.before())))
         self.threads, self.exact, self.modules = limit.threads, limit.exact, modules
+
+    def free(self, dials: list[_Dial]) -> None:
+        """Give this thread what a library that has loaded with our limit would have had."""
+        for dial in dials:
+            if dial.natural is not None and dial.name not in self.before:
+                self.before[dial.name] = dial.natural
+                _turn(dial, dial.natural)
+                self.threads = 0  # if it is a worker's thread, the next chunk limits it again
 
 
 def _turn(dial: _Dial, number: int | None) -> None:
@@ -343,7 +346,8 @@ def _dial(one: Any) -> _Dial | None:
             # OpenBLAS over OpenMP takes the number of that, at each call; FlexiBLAS has it
             # from the library behind it; and of one that others registered we know nothing.
             return None
-    return None if get() is None else _Dial(one.filepath, get, turn, shared, mark=get)
+    natural = variables.natural(one.internal_api)
+    return None if get() is None else _Dial(one.filepath, get, turn, shared, get, natural)
 
 
 def _openblas(one: Any) -> Callable[[int], None]:
@@ -368,7 +372,7 @@ def _mkl(one: Any) -> _Dial:
         turn(own)
         return own
 
-    return _Dial(one.filepath, one.get_num_threads, turn, shared=False, mark=mark)
+    return _Dial(one.filepath, one.get_num_threads, turn, False, mark, variables.natural("mkl"))
 
 
 def _numba() -> list[_Dial]:

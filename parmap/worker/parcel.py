@@ -140,8 +140,8 @@ def by_value(
     from parmap.worker.generators import generator_types  # most results need none of it
 
     with io.BytesIO() as file:
-        kind = _pickler(array_type(), generator_types(), result)
-        kind(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        pickler = _pickler(array_type(), generator_types(), result)
+        pickler(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 

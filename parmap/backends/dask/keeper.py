@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from parmap.cores import users_environ
+
 __all__ = ["Keeper", "environment"]
 
 # One that lives for less than so many seconds, so many times in a row, may not be able to start.
@@ -137,7 +139,7 @@ def environment(path: list[str], more: Mapping[str, str] | None = None) -> dict[
     """Give this process's environment, for a worker that finds modules on a path."""
     return {
         "DASK_LOGGING__DISTRIBUTED": "warning",  # a worker that spills says so
-        **os.environ,
+        **users_environ(),
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
         **(more or {}),
     }

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parmap import registry
+from parmap.cores import users_environ
 from parmap.errors import PlanError
 from parmap.failures import PoolBroken
 from parmap.plans import Plan
@@ -116,7 +117,7 @@ def _nothing() -> None:
 def _environment(budget: Budget | None) -> dict[str, str]:
     """Give what is to change in the environment of a Ray of our own, and so of its workers."""
     changes: dict[str, str] = {}
-    environ = ChainMap(changes, os.environ)
+    environ = ChainMap(changes, {**users_environ()})
     environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Tasks that claim no GPU see what they see on other plans.
     environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
