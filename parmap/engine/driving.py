@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Drive"]
 
-# The shortest wait for a retry that is due, in seconds, while another thread is inside a step.
-_PAUSE = 0.001
+# The shortest wait for a retry that is due, in seconds, while another thread is inside a step; and
+# the longest, for the system refuses to wait for centuries. After it, the waiter looks again.
+_PAUSE, _LONGEST = 0.001, 3600.0
 
 
 class Landed(SimpleQueue["Future[Outcome]"]):
@@ -218,8 +218,7 @@ class Drive:
     def _left(self) -> float | None:
         if self._due is None:
             return None
-        # The system refuses a wait of centuries; after it, one looks again.
-        return min(max(_PAUSE, self._due - time.monotonic()), threading.TIMEOUT_MAX)
+        return min(max(_PAUSE, self._due - time.monotonic()), _LONGEST)
 
     def _block(self) -> None:
         """Wait in this thread, until the call is ready."""
