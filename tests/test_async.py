@@ -346,7 +346,7 @@ def test_the_session_as_the_loops_default_executor(plan):
 def test_futures_are_of_the_standard_library():
     with parmap.plan("processes", workers=1):
         future = parmap.submit(abs, -1)
-        assert type(future) is concurrent.futures.Future
+        assert isinstance(future, concurrent.futures.Future)
         assert future.result(GUARD) == 1
 
 
