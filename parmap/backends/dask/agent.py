@@ -116,7 +116,7 @@ class Agent:
     def __init__(self, told: dict[str, Any], *, lined: bool = True) -> None:
         self._told, self._lined = told, lined
         self._keepers: list[Any] = []
-        self._places: dict[int, int] = {}  # of their keepers, by the processes' numbers
+        self._places: dict[int, int] = {}  # of their keepers, from 1 on, by the processes' numbers
         self._restarts: set[asyncio.Task[None]] = set()
         self._output: int | None = None
         self._scheduler = ("", 0)
@@ -204,7 +204,7 @@ class Agent:
         place = self._places.pop(number, None)
         if place is None:  # it has ended meanwhile
             return
-        task = asyncio.create_task(_restarted(self._keepers[place]))
+        task = asyncio.create_task(_restarted(self._keepers[place - 1]))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
 
