@@ -106,7 +106,9 @@ class JoblibExecutor(MappingExecutor):
         self._begin = begin
         # Reentrant: a backend may run a task, and so its callbacks, while it is submitted.
         self._lock = threading.RLock()
-        self._life = life  # under `_lock`
+        self._life = life  # under `_lock`, and those that run tasks in vain, or have been replaced
+        self._spent: list[Life] = []
+        life.again = self._again
         self._tasks = Outstanding(self._end)
         self._setup = _setup(setup, threads=life.traits.shares_memory)
         self.workers, self.traits = life.workers, life.traits
@@ -136,14 +138,29 @@ class JoblibExecutor(MappingExecutor):
         self._tasks.close(wait=wait, cancel=cancel_futures)
 
     def _end(self) -> None:
-        self._life.end()
+        for life in (*self._spent, self._life):
+            life.end()
+
+    def _again(self, ticket: Ticket, *task: Any) -> None:
+        """Have another worker run a task."""
+        if ticket.future.done():
+            return
+        try:
+            with self._lock:
+                self._take(ticket, task)
+        except BaseException as error:  # noqa: BLE001 - it is the future's
+            ticket.settle(None, error)
 
     def _take(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
         for start in range(_STARTS):
             try:
                 if start:
                     over, self._life = self._life, self._begin()
-                    over.end()
+                    self._life.again = self._again
+                    if over.spent:  # other tasks come to their end there
+                        self._spent = [one for one in self._spent if not one.ended] + [over]
+                    else:
+                        over.end()
                 self._life.take(ticket, *task)
                 return
             except (BrokenExecutor, RuntimeError):

@@ -7,13 +7,13 @@ import functools
 import itertools
 import os
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from multiprocessing import connection
 from typing import Any
 
 from parmap.backends.joblib_loky import owning
+from parmap.backends.joblib_strays import Strays
 from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
@@ -44,6 +44,8 @@ class Life:
         How many tasks run at once.
     traits : Traits
         Facts about the place.
+    again : callable
+        Is given each ticket, and what it calls, whose task must run elsewhere.
     """
 
     def __init__(self, joblib: Any, name: str, workers: int, threads: int | None) -> None:
@@ -61,15 +63,18 @@ class Life:
         pool = isinstance(self._backend, parallel.MultiprocessingBackend)
         self.traits = _traits(self._backend, replaces=self._loky or pool)
         self._lock = threading.Lock()
-        # Under `_lock`: what is out, by numbers; whether a process has died, and whether it ends.
-        self._out: dict[int, Ticket] = {}
-        self._broken = self._ended = False
+        # Under `_lock`: what is out, by numbers; whether a process has died, or tasks run in vain,
+        # so that no more tasks are taken; and whether it ends.
+        self._out: dict[int, tuple[Ticket, tuple[Any, ...]]] = {}
+        self._broken = self._spent = self._moved = self._ended = False
         self._numbers = itertools.count()
         # Its own processes, all of them: those that it puts in the place of dead ones do not count.
         self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
         # Some backends say when a task is done, but not what came of it.
         asks = not getattr(self._backend, "supports_retrieve_callback", False)
         self._waiters = ThreadPoolExecutor(2 * self.workers, "parmap-joblib") if asks else None
+        self._strays = Strays(self._late) if self._loky or pool else None
+        self.again: Callable[..., None] = _ignore
 
     def take(self, ticket: Ticket, fn: Callable[..., Any], /, *args: Any) -> None:
         """Have a worker call a function; one call at a time.
@@ -77,15 +82,15 @@ class Life:
         Raises
         ------
         concurrent.futures.BrokenExecutor
-            If a process has died.
+            If a process has died, or runs what nobody waits for.
         RuntimeError
             If somebody else has ended the backend.
         """
         number = next(self._numbers)
         with self._lock:
-            if self._broken:
+            if self._broken or self._spent:
                 raise BrokenExecutor
-            self._out[number] = ticket
+            self._out[number] = ticket, (fn, *args)
         task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
         try:
             self._give(ticket, task)
@@ -101,11 +106,26 @@ class Life:
         return resolver_of(getattr(self._backend, "_workers", None)) or resolver_of(pool)
 
     def end(self) -> None:
-        """Give the backend back to joblib."""
+        """Give the backend back to joblib, and end what nobody waits for."""
         with self._lock:
             first, self._ended = not self._ended, True
         if not first:
             return
+        if self._strays is not None:
+            self._strays.end()
+        self._leave()
+
+    @property
+    def spent(self) -> bool:
+        """Whether no more tasks are taken, while those that are out come to their end."""
+        return self._spent
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been given back."""
+        return self._ended
+
+    def _leave(self) -> None:
         if self._waiters is not None:
             self._waiters.shutdown(wait=False)
         self._backend.stop_call()
@@ -131,8 +151,8 @@ class Life:
         if isinstance(job, Future):
             # Dask's backend is silent about a task of which it has not even an error to send.
             job.add_done_callback(lambda job: self._look(ticket, job))
-        if self._loky:
-            ticket.future.add_done_callback(functools.partial(_revoke, weakref.ref(job)))
+        if self._strays is not None:
+            ticket.future.add_done_callback(self._strays.hearing(job))
 
     def _look(self, ticket: Ticket, job: Future[Any]) -> None:
         if job.cancelled() or job.exception() is not None:
@@ -143,6 +163,8 @@ class Life:
         try:
             values = retrieve(out)
         except BaseException as error:  # noqa: BLE001 - it is the future's
+            if self._moved:
+                return  # it runs elsewhere
             if self._loky and _is_end(error):
                 self._break(_dead(self._backend), str(error))
             else:
@@ -154,7 +176,7 @@ class Life:
         """Fail all that is out: whose process died, the backend does not say."""
         with self._lock:
             first, self._broken = not self._broken, True
-            out = list(self._out.values())
+            out = [ticket for ticket, _ in self._out.values()]
         if not first:
             return
         death = functools.partial(WorkerDied, 0, last_words=words)
@@ -173,7 +195,29 @@ class Life:
 
     def _let_go(self, number: int) -> None:
         with self._lock:
-            del self._out[number]
+            self._out.pop(number, None)
+            last = self._spent and not self._out
+        if last and self._strays is not None:
+            self._strays.look()
+
+    def _late(self, strays: int) -> bool:
+        """Make an end, as cancelled tasks run on; tell whether it has come.
+
+        Whatever else runs here comes to its own end first, unless all workers are taken: then what
+        is out waits behind those tasks, and runs elsewhere instead.
+        """
+        with self._lock:
+            self._spent = self._spent or bool(strays)
+            others = list(self._out.values())
+            if self._ended or not self._spent:
+                return self._ended
+            if others and strays < self.workers:
+                return False
+            self._moved = self._ended = True
+        self._leave()
+        for ticket, call in others:
+            self.again(ticket, *call)
+        return True
 
 
 class _Watch:
@@ -232,7 +276,7 @@ def _traits(backend: Any, *, replaces: bool) -> Traits:
     if getattr(backend, "supports_sharedmem", False):
         return Traits(shares_memory=True)
     if replaces:
-        return Traits(replaces_workers=True)
+        return Traits(replaces_workers=True, frees=True)
     # Somebody else's: its workers may be anywhere, and threads.
     return Traits(same_host=False, threaded=True)
 
@@ -250,15 +294,8 @@ def _asking(backend: Any) -> Callable[[Any], Any]:
     return getattr(backend, "retrieve_result", lambda job: job.get())
 
 
-def _ignore(_: object) -> None:
+def _ignore(*_: object) -> None:
     """Hear that a task is done, from a backend that will be asked for its result."""
-
-
-def _revoke(job: weakref.ref[Future[Any]], future: Future[Any]) -> None:
-    """Cancel loky's future with ours; ours does not keep it, for it keeps ours."""
-    theirs = job()
-    if future.cancelled() and theirs is not None:
-        theirs.cancel()
 
 
 def _is_end(error: BaseException) -> bool:

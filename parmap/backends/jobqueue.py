@@ -76,7 +76,8 @@ class JobQueue(Plan):
         Whether who connects needs credentials. None: whoever reaches this machine can run code
         as you, here and in the jobs.
     dashboard : bool, default False
-        Whether to serve Dask's page, on this machine.
+        Whether to serve Dask's page, on this machine only. `Session.dashboard` has its address,
+        which holds a secret: without it no page answers.
     """
 
     jobs: int = 1
@@ -196,7 +197,7 @@ class JobQueue(Plan):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, dashboard=self.dashboard, restarts=True, lost=lost)
+        return serving(own, self.initializer, restarts=True, lost=lost)
 
 
 class PBS(JobQueue):

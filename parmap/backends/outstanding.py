@@ -67,9 +67,16 @@ class Outstanding:
     def _finish(self, futures: list[Future[Any]]) -> None:
         try:
             wait([future for future in futures if not future.cancelled()])
-            self._end()
+        except BaseException:
+            # Ctrl-C: then nobody wants the results, but the end must come all the same.
+            for future in futures:
+                future.cancel()
+            raise
         finally:
-            self._over.set()
+            try:
+                self._end()
+            finally:
+                self._over.set()
 
     def _discard(self, future: Future[Any]) -> None:
         with self._lock:

@@ -117,7 +117,7 @@ class Slurm(JobQueue):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits, lost=lost)
+        return serving(own, self.initializer, exits=exits, lost=lost)
 
 
 def _slurm(*command: str) -> str:

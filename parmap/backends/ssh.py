@@ -57,7 +57,8 @@ class SSH(Plan):
         Whether who connects needs credentials. None: whoever reaches this machine can run code
         as you, here and there.
     dashboard : bool, default False
-        Whether to serve Dask's page, on this machine.
+        Whether to serve Dask's page, on this machine only. `Session.dashboard` has its address,
+        which holds a secret: without it no page answers.
     """
 
     hosts: str | Sequence[str] = ()
@@ -134,7 +135,7 @@ class SSH(Plan):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits, lost=lost)
+        return serving(own, self.initializer, exits=exits, lost=lost)
 
     def _reach(self, host: str) -> Reach:
         from parmap.backends.dask.reach import Reach
@@ -150,7 +151,7 @@ def credentials(plan: str, *, wanted: bool, extra: str | None = None) -> Any:
     if not wanted:
         warnings.warn(
             f"{plan}: security=None lets whoever can connect to this machine run code as you, here "
-            "and on the others",
+            "and wherever its workers are",
             stacklevel=2,
         )
         return None

@@ -35,6 +35,9 @@ class Traits(NamedTuple):
         and gives a future of ``made(reference)``.
     abandons : bool, default False
         The executor has ``abandon(future)``, which stops a task that runs.
+    frees : bool, default False
+        A worker whose task runs, though nobody waits for it any more, is soon there for other
+        tasks: the task is interrupted, or the worker restarted. Elsewhere a task runs to its end.
     trusted : bool, default False
         Worker processes have the script's key, by which processes of `multiprocessing` know each
         other, so that a manager's proxies work in tasks. It comes by a channel of the script's own.
@@ -58,6 +61,7 @@ class Traits(NamedTuple):
     places: bool = False
     keeps: bool = False
     abandons: bool = False
+    frees: bool = False
     trusted: bool = False
     noisy: bool = False
     copies: bool = False

@@ -22,6 +22,7 @@ from parmap.testing.graphs import GraphsContract
 from parmap.testing.hostile import HostileContract
 from parmap.testing.iterables import IterablesContract
 from parmap.testing.laziness import LazinessContract
+from parmap.testing.neighbours import NeighboursContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
@@ -45,6 +46,7 @@ class PlanContract(
     SharingContract,
     ArraysContract,
     DeathsContract,
+    NeighboursContract,
     WaitingContract,
     CallersContract,
     HostileContract,

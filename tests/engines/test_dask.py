@@ -14,16 +14,21 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 import warnings
 from concurrent.futures import wait
 
 import numpy as np
+import psutil
 import pytest
 
 import parmap
+from parmap.plans import opened
 from parmap.testing import PlanContract
 from tests.mapping import ChunksContract
 
@@ -156,7 +161,7 @@ def test_nobody_waits_for_a_worker_that_is_gone(two):
     client, scheduler = two.executor._client, two.executor._client.cluster.scheduler
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))  # and does not listen
-    worker = f"tcp://127.0.0.1:{bound.getsockname()[1]}"
+    worker = f"tls://127.0.0.1:{bound.getsockname()[1]}"
 
     async def meet():
         asked = asyncio.create_task(client.rpc.connect(worker))
@@ -298,14 +303,154 @@ def test_a_client_is_adopted_and_left_open():
         assert client.submit(abs, -1).result() == 1
 
 
-def test_the_dashboard_is_served_if_asked_for(two):
+def test_the_dashboard_is_served_if_asked_for_and_answers_to_a_secret_only(two):
     assert two.dashboard is None
+    with parmap.plan("dask", workers=1, dashboard=True) as session:
+        root, secret, page = session.dashboard.rsplit("/", 2)
+        assert page == "status"
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", root)
+        with urllib.request.urlopen(session.dashboard) as answer:
+            assert answer.status == 200
+        wrong = ["", "status", "health", "sitemap.json", "info/main/workers.html", "x/status"]
+        for path in [*wrong, f"/{secret}x/status", f"{secret[:-1]}/status", f"x/../{secret}"]:
+            with pytest.raises(urllib.error.HTTPError, match="403") as caught:
+                urllib.request.urlopen(f"{root}/{path}")
+            caught.value.close()
+            assert secret not in str(caught.value.headers)
+
+
+def test_the_dashboard_works_under_its_secret():
     pytest.importorskip("bokeh")
-    with (
-        parmap.plan("dask", workers=1, dashboard=True) as session,
-        urllib.request.urlopen(session.dashboard) as page,
-    ):
-        assert page.status == 200
+    with parmap.plan("dask", workers=1, dashboard=True) as session:
+        root = session.dashboard.rsplit("/", 2)[0]
+        with urllib.request.urlopen(session.dashboard) as answer:
+            text = answer.read().decode()
+        scripts = [link for link in re.findall(r'(?:src|href)="([^"]+)"', text) if "stati" in link]
+        assert scripts
+        for link in scripts:
+            with urllib.request.urlopen(urllib.parse.urljoin(session.dashboard, link)) as answer:
+                assert answer.url.startswith(root)
+                assert answer.read()
+
+
+# -- who may connect -----------------------------------------------------------------------
+
+# Run in an interpreter of its own, with what it is given: ports, and numbers of processes.
+STRANGER = """
+    import distributed, os, socket, ssl, sys
+    from concurrent.futures import ThreadPoolExecutor
+    ports, pids = map(str.split, sys.argv[1:])
+    if os.getuid() == 0:  # become somebody whom this machine has never seen
+        os.setgroups([])
+        os.setgid(54321)
+        os.setuid(54321)
+        for pid in pids:
+            for name in ["environ", "mem", "fd"]:
+                assert not os.access(f"/proc/{pid}/{name}", os.R_OK), (pid, name)
+    own = distributed.Security.temporary()
+    open_to_all = ssl.create_default_context()
+    open_to_all.check_hostname, open_to_all.verify_mode = False, ssl.CERT_NONE
+
+    def page(port, wrap):
+        with socket.create_connection(("127.0.0.1", port), 20) as line, wrap(line) as line:
+            line.sendall(b"GET /status HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+            return line.recv(99).startswith(b"HTTP")
+
+    def client(port, protocol, security):
+        address = f"{protocol}://127.0.0.1:{port}"
+        with distributed.Client(address, security=security, timeout=3) as one:
+            return one.submit(os.getuid).result(20)
+
+    def worker(port, protocol, security):
+        async def ask():
+            arguments = security.get_connection_args("client")
+            async with distributed.rpc(f"{protocol}://127.0.0.1:{port}", timeout=3,
+                                       connection_args=arguments) as one:
+                return await one.identity()
+        import asyncio
+        return asyncio.run(ask())
+
+    def tries(port):
+        yield "page", lambda: page(port, lambda line: line)
+        yield "page by TLS", lambda: page(port, open_to_all.wrap_socket)
+        for ask in (client, worker):
+            yield ask.__name__, lambda: ask(port, "tcp", distributed.Security())
+            yield ask.__name__ + " by TLS", lambda: ask(port, "tls", own)
+
+    def scan(port):
+        for what, get in tries(port):
+            try:
+                got = get()
+            except (OSError, TypeError, ValueError, RuntimeError):
+                continue
+            if got is not False:
+                print("got", what)
+
+    with ThreadPoolExecutor(len(ports)) as threads:
+        list(threads.map(scan, map(int, ports)))
+"""
+
+
+def listening(process):
+    """Give the ports at which a process and its children listen."""
+    return {
+        (one.pid, line.laddr.port)
+        for one in [process, *process.children(recursive=True)]
+        for line in one.net_connections("inet")
+        if line.status == psutil.CONN_LISTEN
+    }
+
+
+def scanned(start, before):
+    """Say what a stranger gets of what listens now, and did not before."""
+    ports = listening(psutil.Process()) - before
+    assert ports
+    pids = {str(pid) for pid, _ in ports}
+    numbers = " ".join(str(port) for _, port in ports)
+    script = start(STRANGER, numbers, " ".join(pids), flags=(), PYTHONWARNINGS="ignore")
+    out, err = script.end()
+    assert script.process.returncode == 0, err
+    return set(out.splitlines())
+
+
+def test_a_stranger_on_this_machine_gets_nothing(start):
+    before = listening(psutil.Process())
+    with parmap.plan("dask", workers=2) as session:
+        assert parmap.pmap(abs, [-1, -2]) == [1, 2]
+        assert len(listening(psutil.Process()) - before) == 3  # a scheduler and two workers
+        assert scanned(start, before) == set()
+        key = session.executor._client.security.tls_client_key.splitlines()[1]
+        assert "BEGIN" not in key
+        for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            told = [*one.cmdline(), *one.environ().values()]
+            assert not [word for word in told if key in word]
+            assert not [file.path for file in one.open_files() if "pem" in file.path]
+
+
+def test_without_security_a_stranger_gets_all(start):
+    before = listening(psutil.Process())
+    with pytest.warns(UserWarning, match="security=None lets whoever can connect"):
+        session = opened(parmap.plan("dask", workers=1, security=None))
+    try:
+        assert session.map(abs, [-1, -2]) == [1, 2]
+        assert scanned(start, before) == {"got client", "got worker"}
+    finally:
+        session.close()
+
+
+def test_threads_of_this_process_listen_nowhere(recwarn):
+    before = listening(psutil.Process())
+    with parmap.plan("dask", workers=2, processes=False, security=None):
+        assert listening(psutil.Process()) == before
+    assert not recwarn.list
+
+
+def test_credentials_need_a_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(parmap.BackendUnavailable, match=r"pip install 'parmap-plans\[dask\]'"):
+        parmap.plan("dask").start()
+    with parmap.plan("dask", workers=2, processes=False):
+        assert parmap.pmap(abs, [-1]) == [1]
 
 
 def test_a_cancelled_call_never_runs(tmp_path):
@@ -358,6 +503,7 @@ def test_a_scheduler_that_does_not_answer_is_named():
     [
         ({"address": "tcp://a:1", "client": object()}, "both name a cluster"),
         ({"address": "tcp://a:1", "workers": 2}, "run already"),
+        ({"address": "tcp://a:1", "security": None}, "run already"),
         ({"address": 8786}, "give a text"),
         ({"adress": "tcp://a:1"}, "did you mean 'address'"),
     ],
@@ -431,6 +577,69 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     os.killpg(script.process.pid, signal.SIGINT)
     out, _ = script.end()
     assert out.endswith("interrupted\n[1, 2]\n")
+
+
+PRESSED = """
+    import os, parmap, psutil, time
+    def fn(x):
+        os.write(1, b"started\\n")
+        time.sleep(3600)
+    {before}
+    try:
+        with parmap.plan("dask", workers=2) as session:
+            futures = [session.submit(fn, x) for x in range({tasks})]
+    except KeyboardInterrupt:
+        me = psutil.Process()
+        listens = [one for one in me.net_connections("inet") if one.status == "LISTEN"]
+        print("left:", me.children(), listens)
+"""
+# Says when Dask's cluster begins to do something.
+TOLD = """
+    from distributed.deploy.spec import SpecCluster
+    whole = SpecCluster.{name}
+    async def told(self):
+        if os.write(1, b"started\\n"):
+            await whole(self)
+    SpecCluster.{name} = told
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "tasks"),
+    [("", 2), (TOLD.format(name="_correct_state_internal"), 0), (TOLD.format(name="_close"), 0)],
+    ids=["while it waits for tasks", "while it starts", "while it closes"],
+)
+def test_an_interrupt_leaves_no_worker_and_no_scheduler(start, before, tasks):
+    script = start(textwrap.dedent(PRESSED).format(before=textwrap.dedent(before), tasks=tasks))
+    assert [script.line() for _ in range(tasks or 1)] == ["started"] * (tasks or 1)
+    os.killpg(script.process.pid, signal.SIGINT)
+    out, _ = script.end()
+    assert out.splitlines()[-1] == "left: [] []"
+
+
+def test_a_fork_holds_no_worker_and_ends_at_once(start):
+    script = start(
+        """
+        import os, parmap, psutil, sys
+        with parmap.plan("dask", workers=2) as session:
+            parmap.pmap(abs, range(3))
+            workers = psutil.Process().children()
+            reading, writing = os.pipe()
+            if os.fork() == 0:
+                os.close(writing)
+                os.read(reading, 1)  # the end of its parent
+                print(len(psutil.wait_procs(workers)[1]), flush=True)
+                from distributed.deploy.spec import SpecCluster
+                print([cluster.status.name for cluster in SpecCluster._instances])
+                sys.exit()
+            print("forked", flush=True)
+            os.read(0, 1)
+            os.kill(os.getpid(), 9)
+        """,
+        flags=(),  # from Python 3.12 on, a fork of a process with threads warns
+    )
+    assert script.line() == "forked"
+    assert script.end()[0] == "0\n['closed']\n"
 
 
 def test_a_setup_that_holds_an_open_file_is_refused():

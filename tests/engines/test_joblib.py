@@ -388,6 +388,78 @@ def test_a_script_without_a_guard(run, backend):
     assert out.splitlines() == ["2000000.0", *died, "[0, -1, -2]"]
 
 
+@pytest.fixture
+def waiting(tmp_path):
+    """Give a task that says that it runs, and waits for what is written to a pipe of its name."""
+
+    def wait(name):
+        with open(tmp_path / "runs", "a") as runs:
+            runs.write(name)
+        (tmp_path / f"{name} runs").write_text("")
+        return (tmp_path / name).read_text()
+
+    def submit(session, name):
+        for path in (tmp_path / name, tmp_path / f"{name} runs"):
+            os.mkfifo(path)
+        future = session.submit(wait, name)
+        (tmp_path / f"{name} runs").read_text()
+        return future
+
+    return submit
+
+
+def parted(session):
+    """Give an event: the session's tasks go to other workers, for some run in vain."""
+    strays, event = session.executor._life._strays, threading.Event()
+    late = strays._late
+
+    def told(count):
+        over = late(count)
+        event.set()
+        return over
+
+    strays._late = told
+    return event
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_task_that_runs_beside_a_cancelled_one_runs_once(backend, waiting, tmp_path):
+    with parmap.plan("joblib", backend=backend, workers=2) as session:
+        kept, vain, over = waiting(session, "a"), waiting(session, "b"), parted(session)
+        assert vain.cancel()
+        assert over.wait(GUARD)
+        # Others run elsewhere, and those of the user's joblib, too.
+        assert parmap.pmap(abs, range(-9, 0), chunks=1) == list(range(9, 0, -1))
+        assert joblib.Parallel(2)(joblib.delayed(abs)(x) for x in range(-3, 0)) == [3, 2, 1]
+        (tmp_path / "a").write_text("kept")
+        assert kept.result(GUARD) == "kept"
+        assert parmap.pmap(abs, [-1]) == [1]
+    assert (tmp_path / "runs").read_text() == "ab"
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_script_does_not_wait_for_what_was_cancelled(backend, start):
+    script = start(
+        f"""
+        import os, parmap, time
+        os.mkfifo("pipe")
+        def fn(x):
+            if x == 0:
+                open("pipe").read()
+                raise LookupError
+            open("pipe", "w").close()
+            time.sleep(3600)
+        with parmap.plan("joblib", backend={backend!r}, workers=2):
+            try:
+                parmap.pmap(fn, range(2), chunks=1)
+            except LookupError:
+                print("failed")
+        """,
+        flags=(),
+    )
+    assert script.end()[0] == "failed\n"
+
+
 class TestMapOfLoky(ChunksContract):
     plan = parmap.plan("joblib", workers=2)
 

@@ -1,7 +1,8 @@
 """What runs on another machine for parmap: it keeps that machine's workers.
 
 Started by ssh, or by srun, it reads one line of JSON from its standard input, which says what to
-do, and then empty lines, which say that the other end is alive. It answers on its standard
+do, and then empty lines, which say that the other end is alive, and ``{"restart": number}`` where a
+process is to be replaced by another. It answers on its standard
 output, in lines of JSON, too: ``{"host": address}``, then ``{"started": number}`` and ``{"ended":
 [number, status]}`` for each process, and ``{"out": text}`` for what tasks print. With the argument
 ``facts`` it tells those, and ends.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -114,6 +116,8 @@ class Agent:
     def __init__(self, told: dict[str, Any], *, lined: bool = True) -> None:
         self._told, self._lined = told, lined
         self._keepers: list[Any] = []
+        self._places: dict[int, int] = {}  # of their keepers, from 1 on, by the processes' numbers
+        self._restarts: set[asyncio.Task[None]] = set()
         self._output: int | None = None
         self._scheduler = ("", 0)
         self._handing_on: threading.Thread | None = None
@@ -127,8 +131,8 @@ class Agent:
 
         told = self._told
         # Watched by a thread: where the line is cut, what is written here may block the loop.
-        watch = self._hang_on if self._lined else self._look_on
-        threading.Thread(target=watch, name="parmap-line", daemon=True).start()
+        watch = (self._hang_on, asyncio.get_running_loop()) if self._lined else (self._look_on,)
+        threading.Thread(target=watch[0], args=watch[1:], name="parmap-line", daemon=True).start()
         with contextlib.suppress(OSError):  # homes may be on no common disk
             os.chdir(told["directory"])
         there = urlsplit(told["scheduler"])
@@ -152,7 +156,7 @@ class Agent:
             Keeper(
                 order(told["scheduler"], options, told["security"], number=number),
                 environ,
-                self._started,
+                functools.partial(self._started, number),
                 output=self._output,
             )
             for number in range(1, count + 1)
@@ -160,9 +164,14 @@ class Agent:
         await asyncio.gather(*(keeper.start() for keeper in self._keepers))
         await asyncio.Event().wait()
 
-    def _started(self, number: int, ending: asyncio.Task[int]) -> None:
+    def _started(self, place: int, number: int, ending: asyncio.Task[int]) -> None:
+        self._places[number] = place
         self._say(started=number)
-        ending.add_done_callback(lambda done: self._say(ended=[number, done.result()]))
+        ending.add_done_callback(lambda done: self._ended(number, done.result()))
+
+    def _ended(self, number: int, code: int) -> None:
+        self._places.pop(number, None)
+        self._say(ended=[number, code])
 
     def _hand_on(self, output: int) -> None:
         while text := os.read(output, _AT_ONCE):
@@ -175,16 +184,29 @@ class Agent:
             sys.stdout.write(json.dumps(what) + "\n")
             sys.stdout.flush()
 
-    def _hang_on(self) -> None:
-        """Wait until the other end falls silent; then kill the workers, and end."""
-        heard, code = time.monotonic(), 1
+    def _hang_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do what the other end says until it falls silent; then kill the workers, and end."""
+        heard, code, rest = time.monotonic(), 1, b""
         while (left := heard + self._told["patience"] - time.monotonic()) > 0:
             if select.select([0], [], [], left)[0]:
-                if not os.read(0, _AT_ONCE):
+                said = os.read(0, _AT_ONCE)
+                if not said:
                     code = 0
                     break
                 heard = time.monotonic()
+                *lines, rest = (rest + said).split(b"\n")
+                for line in filter(None, lines):
+                    loop.call_soon_threadsafe(self._restart, json.loads(line)["restart"])
         self._end(code)
+
+    def _restart(self, number: int) -> None:
+        """Have another process in the place of one."""
+        place = self._places.pop(number, None)
+        if place is None:  # it has ended meanwhile
+            return
+        task = asyncio.create_task(_restarted(self._keepers[place - 1]))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
 
     def _look_on(self) -> None:
         """Wait until the scheduler has not answered for so long; then do the same."""
@@ -211,6 +233,11 @@ class Agent:
         for keeper in self._keepers:
             keeper.kill()
         os._exit(code)
+
+
+async def _restarted(keeper: Any) -> None:
+    await keeper.stop()
+    await keeper.start()
 
 
 def _memory() -> int:

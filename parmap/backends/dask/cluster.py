@@ -8,27 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import logging
+import os
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
 from distributed.comm import CommClosedError
+from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 from parmap.backends.dask.dice import keep_apart
 from parmap.backends.dask.keeper import Keeper, environment
+from parmap.backends.dask.servers import Scheduler, Worker
+from parmap.backends.dask.steady import steadily
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
 from parmap.worker import blas, family
 from parmap.worker.values import Budget
 
-__all__ = ["Exits", "awaited", "cluster", "connected", "lost", "processes", "threads"]
+__all__ = [
+    "Exits",
+    "awaited",
+    "cluster",
+    "connected",
+    "lost",
+    "plain",
+    "processes",
+    "taken_out",
+    "threads",
+]
 
 _HOST = "127.0.0.1"
-_ANY_PORT = f"{_HOST}:0"
 # Seconds until the first workers must be there: each imports Dask, on a disk that may be slow.
 _PATIENCE = 120.0
 
@@ -36,7 +52,9 @@ _PATIENCE = 120.0
 Exits = dict[tuple[str, int], "asyncio.Task[int] | asyncio.Future[int | None]"]
 
 
-def processes(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[Any, Exits]:
+def processes(
+    workers: int, budget: Budget | None, *, dashboard: bool, security: Any
+) -> tuple[Any, Exits]:
     """Start a scheduler in this process, and workers in processes of their own.
 
     Parameters
@@ -47,28 +65,31 @@ def processes(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[
         What each may use of the machine.
     dashboard : bool
         Whether to serve Dask's page.
+    security : distributed.Security or None
+        Who may connect.
     """
     exits: Exits = {}
-    options = {"workers": workers, "budget": budget, "exits": exits}
+    told = None if security is None else plain(security)
+    options = {"workers": workers, "budget": budget, "exits": exits, "security": told}
     specs = {number: {"cls": LocalWorker, "options": options} for number in range(workers)}
-    return _local(specs, workers, dashboard=dashboard), exits
+    listens = {"host": _HOST, "protocol": "tcp" if security is None else "tls"}
+    here = cluster(specs, listens, dashboard=dashboard, security=security)
 
-
-def threads(workers: int, budget: Budget | None, *, dashboard: bool) -> tuple[Any, Exits]:  # noqa: ARG001
-    """Start a scheduler and one worker, with so many threads, in this process."""
-    options = {"nthreads": workers, "host": _HOST, "dashboard_address": _ANY_PORT}
-    spec = {"cls": distributed.Worker, "options": {**options, "memory_limit": 0}}
-    return _local({0: spec}, 1, dashboard=dashboard), {}
-
-
-def _local(specs: dict[int, dict[str, Any]], workers: int, *, dashboard: bool) -> Any:
     def hopeless() -> bool:
-        kept = [one for one in here.workers.values() if isinstance(one, LocalWorker)]
-        return any(one.keeper.hopeless for one in kept)
+        return any(one.keeper.hopeless for one in here.workers.values())
 
-    here = cluster(specs, {"host": _HOST}, dashboard=dashboard)
     why = "workers of Dask do not start on this machine: what they wrote stands above"
-    return awaited(here, workers, lambda: why, hopeless=hopeless)
+    return awaited(here, workers, lambda: why, hopeless=hopeless), exits
+
+
+def threads(workers: int, *, dashboard: bool) -> Any:
+    """Start a scheduler and one worker, with so many threads, in this process.
+
+    They talk within it, so that nothing listens.
+    """
+    spec = {"cls": Worker, "options": {"nthreads": workers, "memory_limit": 0}}
+    here = cluster({0: spec}, {"protocol": "inproc"}, dashboard=dashboard)
+    return awaited(here, 1, lambda: "the worker of Dask does not start in this process")
 
 
 def lost(seconds: int) -> str:
@@ -110,16 +131,19 @@ def cluster(
     keep_apart()  # the scheduler, and the client, are in this process
     # At the end it tells, with a traceback, that a worker has hung up first.
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
-    options = {"port": 0, "dashboard": dashboard, "dashboard_address": _ANY_PORT, **options}
-    options |= {"plugins": [_Prompt()], "security": security}
-    return SpecCluster(
-        scheduler={"cls": distributed.Scheduler, "options": options},
+    options = {"port": 0, "dashboard": dashboard, "plugins": [_Prompt()], **options}
+    begin = functools.partial(
+        SpecCluster,
+        scheduler={"cls": Scheduler, "options": {**options, "security": security}},
         workers=dict(specs),
         security=security,
         # What the scheduler logs of deaths the calls tell themselves.
         silence_logs=logging.CRITICAL,
         name="parmap",
     )
+    begun = steadily(begin, lambda begun: begun.close())
+    _clusters.add(begun)
+    return begun
 
 
 class _Prompt(distributed.SchedulerPlugin):  # type: ignore[misc]
@@ -166,9 +190,9 @@ def awaited(
                 return cluster
         reason = why()
     except BaseException:
-        cluster.close()
+        steadily(cluster.close)
         raise
-    cluster.close()
+    steadily(cluster.close)
     raise PoolBroken(reason)
 
 
@@ -187,6 +211,8 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         What it may use of the machine.
     exits : dict
         Where to tell how its processes end.
+    security : dict or None
+        Its credentials, as `plain` gives them.
 
     Attributes
     ----------
@@ -195,7 +221,14 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
     """
 
     def __init__(
-        self, scheduler: str, name: Any, workers: int, budget: Budget | None, exits: Exits
+        self,
+        scheduler: str,
+        name: Any,
+        *,
+        workers: int,
+        budget: Budget | None,
+        exits: Exits,
+        security: dict[str, Any] | None,
     ) -> None:
         super().__init__(scheduler=scheduler, name=name)
         # Not under the cluster's name for it: 15 seconds after a death the cluster gives up for
@@ -209,15 +242,19 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
 
         def started(number: int, ending: asyncio.Task[int]) -> None:
             exits[_HOST, number] = ending
+            self._number = number
 
+        self._number = 0
         told = order(
             scheduler,
-            {**options, "dashboard_address": _ANY_PORT},
+            options,
+            security,
             number=name + 1,
             key=family.trust()[0],
             path=[entry for entry in list[object](sys.path) if entry and isinstance(entry, str)],
         )
         self.keeper = Keeper(told, environ, started)
+        _kept.add(self)
 
     async def start(self) -> None:
         """Start it, without waiting until it has found the scheduler."""
@@ -226,8 +263,68 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
 
     async def close(self) -> None:
         """Kill it: the cluster has retired it before."""
+        self.status = Status.closing
         await self.keeper.stop()
         await super().close()
+
+    def keeps(self, host: str, number: int) -> bool:
+        """Whether it keeps the process that has this number on this host."""
+        return (host, number) == (_HOST, self._number)
+
+    async def restart(self, number: int) -> None:
+        """End its process, if that still has this number, and start another."""
+        if number != self._number:
+            return
+        await self.keeper.stop()
+        if self.status == Status.running:  # and the cluster has not been closed meanwhile
+            await self.keeper.start()
+
+
+# What a fork of this process has, too, and must leave alone. Workers would live as long as it does;
+# and as it exits, Dask would try for ten seconds to close clusters whose threads it has not.
+_kept: weakref.WeakSet[LocalWorker] = weakref.WeakSet()
+_clusters: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for one in list(_kept):
+        one.keeper.let_go()
+    for cluster in list(_clusters):
+        cluster.status = Status.closed
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def plain(security: distributed.Security) -> dict[str, Any]:
+    """Give credentials as what JSON can carry; made by `Security.temporary` they are in no file."""
+    names = [
+        "tls_ca_file",
+        *(
+            f"tls_{role}_{part}"
+            for role in ("client", "scheduler", "worker")
+            for part in ("cert", "key")
+        ),
+    ]
+    known = {name: getattr(security, name) for name in names}
+    return {
+        "require_encryption": True,
+        **{name: value for name, value in known.items() if value is not None},
+    }
+
+
+async def taken_out(scheduler: Any, address: str, why: str) -> None:
+    """Take a worker out of a scheduler, at once: what it has in hand runs elsewhere.
+
+    Its tasks are not to blame; newer versions of Dask have another word for that.
+    """
+    innocent = "expected" if "expected" in _REMOVES else "safe"
+    options: dict[str, Any] = {innocent: True, "stimulus_id": why, "close": False}
+    await scheduler.remove_worker(address, **options)
+
+
+_REMOVES = inspect.signature(distributed.Scheduler.remove_worker).parameters
 
 
 class _Gone(distributed.SchedulerPlugin):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -136,10 +136,10 @@ class Errand:
         # By its type, which comes with the news: what there is more to tell of is brought.
         return await task.exception() is None and task.type is Staying
 
-    async def stop(self) -> None:
+    async def stop(self, cancel: Callable[[Any], Awaitable[None]]) -> None:
         """Take it back, if it has been sent."""
         if self._task is not None and self._connected:
-            await self._client.cancel([self._task])
+            await cancel(self._task)
 
     @property
     def _connected(self) -> bool:

@@ -22,6 +22,8 @@ from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
+from parmap.backends.dask.steady import steadily
+from parmap.backends.dask.strays import Strays
 from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.engine.callbacks import resolve
@@ -48,17 +50,18 @@ class DaskExecutor(MappingExecutor):
         What to call in the end, in this order.
     setup : callable or None
         Run once in each worker, also in those that come later.
-    dashboard : bool, default True
-        Whether Dask's page is served, as far as the plan knows.
+    page : str, optional
+        The address of Dask's page; empty where it is not served. Default: what the client says.
     restarts : bool, default False
         Whether workers that end are replaced, though nobody tells how they ended.
-    own : bool, default False
-        Whether parmap started the workers.
     exits : dict, optional
         How the worker processes end that are this one's own; then they are replaced.
     lost : callable, optional
         Is told for how many seconds there has been no worker, and returns why none will come;
         the empty string as long as one may come. Default: one may always come.
+    own : distributed.SpecCluster, optional
+        The cluster, if parmap started it. Where its workers are replaced, one is restarted if its
+        task runs on, though it is cancelled.
     """
 
     def __init__(
@@ -67,15 +70,18 @@ class DaskExecutor(MappingExecutor):
         closing: Iterable[Callable[[], object]],
         setup: Callable[[], object] | None,
         *,
-        dashboard: bool = True,
+        page: str | None = None,
         exits: Exits | None = None,
         restarts: bool = False,
         lost: Callable[[int], str] = lambda _: "",
-        own: bool = False,
+        own: Any = None,
     ) -> None:
         self._client, self._closing = client, list(closing)
-        self._shows, self._exits = dashboard, exits or {}
+        self._page, self._exits = page, exits or {}
         self._restarts = restarts or bool(self._exits)
+        self._own, self._frees = own is not None, own is not None and self._restarts
+        # A thread cannot be stopped: its process is this one.
+        self._cancel = Strays(client, own, self._refresh).stop if self._frees else client.cancel
         self._tasks = Outstanding(self._close)
         self._ending = Ending(lost)
         self._slots: dict[str, int] = {}  # by the workers' addresses
@@ -87,7 +93,7 @@ class DaskExecutor(MappingExecutor):
         except BaseException:
             self._close()
             raise
-        self.traits = self._facts(nannies=nannies, own=own)
+        self.traits = self._facts(nannies=nannies)
 
     # -- the executor --------------------------------------------------------------------
 
@@ -111,7 +117,7 @@ class DaskExecutor(MappingExecutor):
 
     def _ended(self, errand: Errand, future: Future[Any]) -> None:
         if future.cancelled():
-            self._client.loop.add_callback(errand.stop)
+            self._client.loop.add_callback(errand.stop, self._cancel)
 
     def put(self, value: Any, what: str = "") -> Reference:
         """Place a value; the reference may stand among the arguments of `submit`."""
@@ -137,9 +143,10 @@ class DaskExecutor(MappingExecutor):
     @property
     def dashboard(self) -> str | None:
         """The address of Dask's page, where the scheduler has one."""
+        if self._page is not None:
+            return self._page or None
         known = self._client.scheduler_info(n_workers=1)["services"]
-        there = self._shows and "dashboard" in known
-        return str(self._client.dashboard_link) if there else None
+        return str(self._client.dashboard_link) if "dashboard" in known else None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end what was started here when all that were taken are done."""
@@ -148,9 +155,11 @@ class DaskExecutor(MappingExecutor):
     def _close(self) -> None:
         if self._watch is not None:
             self._client.loop.add_callback(self._watch.stop)
-        for close in self._closing:
-            close()
-        self._closing.clear()
+        steadily(self._close_all)
+
+    def _close_all(self) -> None:
+        while self._closing:
+            self._closing.pop(0)()
 
     # -- in the client's loop ------------------------------------------------------------
 
@@ -209,11 +218,11 @@ class DaskExecutor(MappingExecutor):
         errands = list(self._ending.serving)
         for errand in errands:
             self._resolve(errand, None, PoolBroken(self._ending.why))
-        await asyncio.gather(*(errand.stop() for errand in errands))
+        await asyncio.gather(*(errand.stop(self._client.cancel) for errand in errands))
 
     # -- the workers ---------------------------------------------------------------------
 
-    def _facts(self, *, nannies: bool, own: bool) -> Traits:
+    def _facts(self, *, nannies: bool) -> Traits:
         hosts = {get_address_host(address) for address in self._slots}
         return Traits(
             same_host=hosts <= {"127.0.0.1", get_ip()},
@@ -221,7 +230,8 @@ class DaskExecutor(MappingExecutor):
             replaces_workers=nannies,
             places=True,
             keeps=True,
-            noisy=not own,  # Dask's own threads draw there
+            frees=self._frees,
+            noisy=not self._own,  # Dask's own threads draw there
             round_trip=_ROUND_TRIP,
             inside=not self._slots.keys().isdisjoint(_here()),
         )
@@ -248,7 +258,6 @@ def serving(
     own: Any,
     setup: Callable[[], object] | None,
     *,
-    dashboard: bool,
     exits: Exits | None = None,
     restarts: bool = False,
     lost: Callable[[int], str] = lambda _: "",
@@ -259,18 +268,24 @@ def serving(
     ----------
     own : distributed.deploy.Cluster
         The cluster.
-    setup, dashboard, exits, restarts, lost
+    setup, exits, restarts, lost
         See `DaskExecutor`.
     """
-    client, close = connected(own, own=True)
+    try:
+        client, close = steadily(
+            functools.partial(connected, own, own=True), lambda made: made[1][0]()
+        )
+    except BaseException:
+        steadily(own.close)
+        raise
     closing = (*close, own.close)
     return DaskExecutor(
         *(client, closing, setup),
-        dashboard=dashboard,
+        page=own.scheduler.link,
         exits=exits,
         restarts=restarts,
         lost=lost,
-        own=True,
+        own=own,
     )
 
 

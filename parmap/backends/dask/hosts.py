@@ -30,7 +30,7 @@ import distributed
 from distributed.comm.addressing import unparse_host_port
 from distributed.deploy.spec import ProcessInterface
 
-from parmap.backends.dask.cluster import Exits, awaited, cluster
+from parmap.backends.dask.cluster import Exits, awaited, cluster, plain, taken_out
 from parmap.backends.dask.reach import Found, listening
 
 __all__ = ["Host", "orders", "started"]
@@ -103,6 +103,18 @@ class Host(ProcessInterface):  # type: ignore[misc]
         await self._hang_up()
         await super().close()
 
+    def keeps(self, host: str, number: int) -> bool:
+        """Whether the process that has this number on a host is one of its workers."""
+        return host == self._address and number in self._living
+
+    async def restart(self, number: int) -> None:
+        """End a worker's process, and start another."""
+        line = None if self._process is None else self._process.stdin
+        if line is not None:
+            with contextlib.suppress(OSError):  # cut: `_stay` hears of it, and all are lost
+                line.write(json.dumps({"restart": number}).encode() + b"\n")
+                await line.drain()
+
     async def _connect(self) -> None:
         self._process = process = await asyncio.create_subprocess_exec(
             *self.found.reach.agent(),
@@ -172,9 +184,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
             return
         for worker in list(scheduler.workers.values()):
             if worker.host == self._address and worker.pid in lost:
-                await scheduler.remove_worker(
-                    worker.address, stimulus_id="parmap-host-lost", safe=True, close=False
-                )
+                await taken_out(scheduler, worker.address, "parmap-host-lost")
 
     async def _hear(self, lines: asyncio.StreamReader) -> None:
         async for line in lines:
@@ -307,9 +317,8 @@ def orders(
         "options": {
             "nthreads": 1,
             "protocol": "tcp" if security is None else "tls",
-            "dashboard_address": "127.0.0.1:0",  # for it asks for no credentials
         },
-        "security": None if security is None else _plain(security),
+        "security": None if security is None else plain(security),
         "patience": _PATIENCE,
     }
 
@@ -323,20 +332,3 @@ def _own_path() -> list[str]:
         for one in sys.path
         if os.path.realpath(one) not in own and not os.path.abspath(one).startswith(prefixes)
     ]
-
-
-def _plain(security: distributed.Security) -> dict[str, Any]:
-    """Give credentials as what JSON can carry; made by `Security.temporary` they are in no file."""
-    names = [
-        "tls_ca_file",
-        *(
-            f"tls_{role}_{part}"
-            for role in ("client", "scheduler", "worker")
-            for part in ("cert", "key")
-        ),
-    ]
-    known = {name: getattr(security, name) for name in names}
-    return {
-        "require_encryption": True,
-        **{name: value for name, value in known.items() if value is not None},
-    }

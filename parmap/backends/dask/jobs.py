@@ -96,6 +96,10 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
                     number = self._job_id_from_submit_output(await self._submit_job(script))
                 self._board.renew(self, number)
 
+        def keeps(self, host: str, number: int) -> bool:  # noqa: ARG002
+            """Whether workers can be restarted from here: a job has no line to this process."""
+            return False
+
         async def close(self) -> None:
             """Cancel it."""
             async with self._turn:  # or one that is being submitted would be left

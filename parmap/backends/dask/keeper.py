@@ -73,6 +73,7 @@ class Keeper:
 
     async def start(self) -> None:
         """Start it, without waiting until it has found the scheduler."""
+        self._over = False  # also one that was stopped
         await self._begin()
         self._watch = asyncio.create_task(self._replace())
 

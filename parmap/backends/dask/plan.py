@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap import registry
+from parmap.backends.ssh import credentials
 from parmap.errors import PlanError
 from parmap.plans import Plan
 from parmap.worker.values import Budget
@@ -29,9 +29,14 @@ class Dask(Plan):
     processes : bool, default True
         Whether the workers that are started here are processes, each running one task at a
         time, or threads of this one. Functions and data are packed in both cases.
+    security : bool or None, default True
+        Whether the workers that are started here, and whoever gives them work, need credentials.
+        They are made anew for each session (TLS), and are in no file and on no command line.
+        None: each user of this machine can run code as you. Threads of this process
+        (``processes=False``) need none: nothing listens.
     dashboard : bool, default False
-        Whether to serve Dask's page on what is started here; `Session.dashboard` has its
-        address.
+        Whether to serve Dask's page on what is started here, on this machine only.
+        `Session.dashboard` has its address, which holds a secret: without it no page answers.
     address : str, optional
         The address of a running scheduler, such as ``"tcp://node1:8786"``.
     cluster : distributed.deploy.Cluster, optional
@@ -41,13 +46,14 @@ class Dask(Plan):
     """
 
     processes: bool = True
+    security: bool | None = True
     dashboard: bool = False
     address: str | None = None
     cluster: Any = None
     client: Any = None
 
     name: ClassVar[str] = "dask"
-    modules: ClassVar[tuple[str, ...]] = ("distributed",)
+    modules: ClassVar[tuple[str, ...]] = ("distributed", "cryptography")
     install: ClassVar[str] = "parmap-plans[dask]"
 
     def __post_init__(self) -> None:
@@ -55,10 +61,11 @@ class Dask(Plan):
         given = [option for option in _ELSEWHERE if getattr(self, option) is not None]
         if len(given) > 1:
             raise PlanError(f"{' and '.join(given)} both name a cluster: give one of them")
-        if given and (self.workers is not None or not self.processes or self.dashboard):
+        own = self.workers is not None or not self.processes or not self.security or self.dashboard
+        if given and own:
             raise PlanError(
-                f"{given[0]}= names workers that run already: workers=, processes= and dashboard= "
-                "are for those that the plan starts itself"
+                f"{given[0]}= names workers that run already: workers=, processes=, security= and "
+                "dashboard= are for those that the plan starts itself"
             )
         if self.address is not None and not isinstance(self.address, str):
             raise PlanError(f"address={self.address!r}: give a text such as 'tcp://node1:8786'")
@@ -88,11 +95,17 @@ class Dask(Plan):
         if self._found:
             return DaskExecutor(*cluster.connected(self.address or self.cluster), self.initializer)
         workers = self.count()
-        start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
-        own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
-        executor = serving(
-            own, self.initializer, dashboard=self.dashboard, exits=exits, lost=cluster.lost
-        )
+        if self.processes:
+            own, exits = cluster.processes(
+                workers,
+                super().budget(workers),
+                dashboard=self.dashboard,
+                security=credentials("dask", wanted=bool(self.security)),
+            )
+            executor = serving(own, self.initializer, exits=exits, lost=cluster.lost)
+        else:
+            threads = cluster.threads(workers, dashboard=self.dashboard)
+            executor = serving(threads, self.initializer)
         # They were started by pipes of this process's own, or are threads of it.
         executor.traits = executor.traits._replace(trusted=True)
         return executor

@@ -21,6 +21,7 @@ import distributed
 
 import parmap.worker.run  # noqa: F401 - before the first task, not in it
 from parmap.backends.dask.dice import keep_apart
+from parmap.backends.dask.servers import Worker
 from parmap.worker import family
 
 __all__ = ["PROMPT", "order"]
@@ -65,7 +66,7 @@ async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, An
     if security is not None:
         options = {**options, "security": distributed.Security(**security)}
     keep_apart()
-    worker = distributed.Worker(scheduler, **options)
+    worker = Worker(scheduler, **options)
     worker.batched_stream.interval = PROMPT
     await worker
     await worker.finished()

@@ -40,6 +40,7 @@ class Processes(Plan):
         sees_deaths=True,
         places=True,
         abandons=True,
+        frees=True,
         trusted=True,
         copies=True,
     )

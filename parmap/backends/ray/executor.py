@@ -104,6 +104,7 @@ class RayExecutor(MappingExecutor):
             same_host=self._nodes.hosts() == {socket.gethostname()},
             replaces_workers=True,
             places=True,
+            frees=True,
             round_trip=_ROUND_TRIP,
         )
         self._thread = threading.Thread(target=self._settle_all, name="parmap-ray", daemon=True)
