@@ -59,7 +59,7 @@ class Placed(NamedTuple):
         What stands for the values of the handles in it.
     handles : tuple of Shared, default ()
         Those handles: their values stay placed as long as the job.
-    hold : Hold, optional
+    hold : Held, optional
         What limits native libraries in this process as long as the call runs.
     star : bool, default False
         Whether a chunk's elements are rows of arguments.
@@ -70,13 +70,26 @@ class Placed(NamedTuple):
     job: Any
     references: tuple[Any, ...] = ()
     handles: tuple[Shared[Any], ...] = ()
-    hold: blas.Hold | None = None
+    hold: blas.Held | None = None
     star: bool = False
     carried: bool = False
 
 
 # Bytes of a job that may travel several times.
 _CARRIED = 1 << 14
+
+
+class _Placing(Future[Any]):
+    """A reference to a handle's value, once that is placed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread places it."""
+        return self._thread == threading.get_ident()
 
 
 class Session:
@@ -101,10 +114,10 @@ class Session:
         self._closed = False
         self._pid = os.getpid()
         self.callbacks = Callbacks()
-        # References to the values of handles, by their keys. Under `_placing` each is placed
-        # once; a handle's end takes its own out without it, for that may come at any time.
-        self._placing = threading.Lock()
-        self._values: dict[tuple[int, int], Any] = {}
+        # References to the values of handles, by their keys; each as a future, for who comes while
+        # it is being placed waits for it. It changes in single steps, without a lock: a handle's
+        # end takes its own out at any time, and to place runs the user's pickling.
+        self._values: dict[tuple[int, int], _Placing] = {}
 
     @property
     def workers(self) -> int:
@@ -194,9 +207,9 @@ class Session:
 
     def _kept(self, reference: Any) -> Outcome:
         kept = Kept()
-        with self._placing:
-            self._values[kept.key] = reference
-        weakref.finalize(kept, _forget, weakref.ref(self), kept.key).atexit = False
+        self._values[kept.key] = placing = _Placing()
+        placing.set_result(reference)
+        self._until_gone(kept, placing)
         return Outcome([kept], (), 0.0, Origin("", 0))
 
     def _sent(
@@ -225,14 +238,34 @@ class Session:
 
     def _place_value(self, handle: Shared[Any]) -> Any:
         """Give the reference to a handle's value, which is placed once."""
-        with self._placing:
-            if handle.key not in self._values:
-                with travelling(None):  # a handle inside of the value goes along with it
-                    reference = self.executor.put(handle.value, "share(...)")
-                self._values[handle.key] = reference
-                forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key)
-                forget.atexit = False
-            return self._values[handle.key]
+        fresh = _Placing()
+        try:
+            # All of it in here: Ctrl-C strikes after any call, and nobody may wait for ever.
+            placing = self._values.setdefault(handle.key, fresh)
+            # If this thread is placing it, its pickling, or a finalizer, needs it meanwhile: that
+            # must not wait for itself, and places it once more.
+            while placing is not fresh and (placing.done() or not placing.mine):
+                if placing.exception() is None:
+                    return placing.result()
+                placing = self._values.setdefault(handle.key, fresh)
+            with travelling(None):  # a handle inside of the value goes along with it
+                fresh.set_result(self.executor.put(handle.value, "share(...)"))
+            self._until_gone(handle, fresh)
+        except BaseException as error:
+            self._leave(handle.key, fresh)
+            if not fresh.done():
+                fresh.set_exception(error)
+            raise
+        return fresh.result()
+
+    def _until_gone(self, handle: Shared[Any], placing: _Placing) -> None:
+        forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key, placing)
+        forget.atexit = False
+
+    def _leave(self, key: tuple[int, int], placing: _Placing) -> None:
+        """Take a value out of those that are placed, unless another stands in its place."""
+        if self._values.get(key) is placing:
+            self._values.pop(key, None)
 
     def drop(self, placed: Placed) -> None:
         """Forget a placed job."""
@@ -314,15 +347,15 @@ def _carried(job: Job) -> Job | None:
     return Job(fn, *job[1:]) if fn.size <= _CARRIED else None
 
 
-def _hold(budget: Budget | None) -> blas.Hold | None:
+def _hold(budget: Budget | None) -> blas.Held | None:
     if budget is None or budget.threads is None:
         return None
     return blas.hold(budget.threads, exact=budget.exact)
 
 
-def _forget(session: weakref.ref[Session], key: tuple[int, int]) -> None:
+def _forget(session: weakref.ref[Session], key: tuple[int, int], placing: _Placing) -> None:
     """Forget the value of a handle that is gone."""
     here = session()
-    reference = None if here is None else here._values.pop(key, None)  # noqa: SLF001
-    if here is not None and reference is not None and not here._closed:  # noqa: SLF001
-        here.executor.drop(reference)
+    if here is not None and not here._closed:  # noqa: SLF001
+        here._leave(key, placing)  # noqa: SLF001
+        here.executor.drop(placing.result())

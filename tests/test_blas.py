@@ -15,7 +15,7 @@ import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parmap.worker import blas
+from parmap.worker import blas, dials
 
 # Each brings a library of its own: two OpenBLAS, and an OpenMP.
 LOADING = np, scipy.linalg, sklearn.linear_model
@@ -478,7 +478,7 @@ class TestDials:
             return before
 
         library = SimpleNamespace(MKL_Set_Num_Threads_Local=local)
-        dial = blas._dial(
+        dial = dials.dial_of(
             SimpleNamespace(
                 internal_api="mkl",
                 filepath="mkl",
@@ -512,7 +512,7 @@ class TestDials:
         one = SimpleNamespace(
             filepath="", get_num_threads=lambda: 1, set_num_threads=lambda _: None, **library
         )
-        dial = blas._dial(one)
+        dial = dials.dial_of(one)
         assert (dial and dial.shared) is is_shared
 
     def test_numba_is_asked_only_once_its_threads_run(self, monkeypatch):
@@ -523,9 +523,9 @@ class TestDials:
             set_num_threads=lambda n: number.__setitem__(0, n),
         )
         monkeypatch.setitem(sys.modules, "numba", numba)
-        assert blas._numba() == []
+        assert dials.numba() == []
         monkeypatch.setitem(sys.modules, "numba.np.ufunc.workqueue", object())
-        (dial,) = blas._numba()
+        (dial,) = dials.numba()
         dial.set(9)
         assert number == [4]
         dial.set(1)

@@ -103,9 +103,12 @@ class JoblibExecutor(Executor):
         self, begin: Callable[[], Life], life: Life, setup: Callable[[], object] | None
     ) -> None:
         self._begin = begin
-        # Reentrant: a backend may run a task, and so its callbacks, while it is submitted.
+        # Under `_lock` one task is given at a time, and `_life` changes. Reentrant: a backend may
+        # run a task, and so its callbacks, while it is submitted; it pickles what is the user's;
+        # and a finalizer or a signal handler may submit in between. All of them find a `_life`
+        # that takes tasks. Finalizers of parmap's own do not take it: to cancel needs no lock.
         self._lock = threading.RLock()
-        self._life = life  # under `_lock`
+        self._life = life
         self._tasks = Outstanding(self._end)
         self._setup = _setup(setup, threads=life.traits.shares_memory)
         self.workers, self.traits = life.workers, life.traits
@@ -140,7 +143,9 @@ class JoblibExecutor(Executor):
         for start in range(_STARTS):
             try:
                 if start:
-                    over, self._life = self._life, self._begin()
+                    fresh = self._begin()
+                    # Read after `_begin`, which takes long: a finalizer may have begun one, too.
+                    over, self._life = self._life, fresh
                     over.end()
                 self._life.take(ticket, *task)
                 return

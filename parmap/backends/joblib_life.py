@@ -59,10 +59,11 @@ class Life:
         self._loky = isinstance(self._backend, parallel.LokyBackend)
         pool = isinstance(self._backend, parallel.MultiprocessingBackend)
         self.traits = _traits(self._backend, replaces=self._loky or pool)
-        self._lock = threading.Lock()
-        # Under `_lock`: what is out, by numbers; whether a process has died, and whether it ends.
+        # What is out, by numbers. Whoever takes a ticket out, in one step, settles it: so there is
+        # no lock, for a finalizer may cancel a task in any thread and at any step.
         self._out: dict[int, Ticket] = {}
-        self._broken = self._ended = False
+        self._broken = False  # whether a process has died
+        self._ends, self._breaks = [True], [True]  # who takes it out ends the backend, fails tasks
         self._numbers = itertools.count()
         # Its own processes, all of them: those that it puts in the place of dead ones do not count.
         self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
@@ -81,17 +82,19 @@ class Life:
             If somebody else has ended the backend.
         """
         number = next(self._numbers)
-        with self._lock:
-            if self._broken:
-                raise BrokenExecutor
-            self._out[number] = ticket
+        self._out[number] = ticket
+        if self._broken and self._out.pop(number, None) is not None:
+            raise BrokenExecutor
         task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
         try:
             self._give(ticket, task)
+        except RuntimeError:  # broken, or ended
+            if self._out.pop(number, None) is not None:
+                raise  # else `_break` has it, and fails it
         except BaseException:
-            self._let_go(number)
+            self._out.pop(number, None)
             raise
-        ticket.future.add_done_callback(lambda _: self._let_go(number))
+        ticket.future.add_done_callback(lambda _: self._out.pop(number, None))
 
     @property
     def resolver(self) -> int | None:
@@ -101,9 +104,9 @@ class Life:
 
     def end(self) -> None:
         """Give the backend back to joblib."""
-        with self._lock:
-            first, self._ended = not self._ended, True
-        if not first:
+        try:
+            self._ends.pop()
+        except IndexError:
             return
         if self._waiters is not None:
             self._waiters.shutdown(wait=False)
@@ -151,11 +154,15 @@ class Life:
 
     def _break(self, dead: list[Any], words: str = "") -> None:
         """Fail all that is out: whose process died, the backend does not say."""
-        with self._lock:
-            first, self._broken = not self._broken, True
-            out = list(self._out.values())
-        if not first:
+        self._broken = True
+        try:
+            self._breaks.pop()
+        except IndexError:
             return
+        out = []
+        while self._out:
+            with contextlib.suppress(KeyError):  # another took out the last one
+                out.append(self._out.popitem()[1])
         death = functools.partial(WorkerDied, 0, last_words=words)
         if dead:
             dead[0].join()
@@ -169,10 +176,6 @@ class Life:
 
         # Not in this thread: what follows may be the next start, which waits for it to end.
         threading.Thread(target=fail, name="parmap-joblib", daemon=True).start()
-
-    def _let_go(self, number: int) -> None:
-        with self._lock:
-            del self._out[number]
 
 
 class _Watch:
