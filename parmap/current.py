@@ -4,14 +4,20 @@ The session that a call uses is found in this order:
 
 1. the session entered last in this context (``with plan: …``);
 2. inside a task: the next of the plans that were nested for it, else ``sequential``;
-3. the process-wide plan: that of `set_plan`, else of the environment variable
-   ``PARMAP_PLAN``, else ``sequential``.
+3. the process-wide plan of `set_plan`, else of the environment variable ``PARMAP_PLAN``;
+4. in a thread that never had a plan of its own: the one that is open in the process, if exactly
+   one is (before Python 3.14, threads do not inherit the context that they are started in);
+5. ``sequential``.
+
+A call has a session of 3 or 4 on loan: if the plan is replaced, or the block is left, the session
+stays open until the call is over.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 from parmap.errors import PlanError
@@ -29,14 +35,15 @@ _ENVIRONMENT = "PARMAP_PLAN"
 class _ProcessWide:
     """The process-wide plan and the sessions opened for it.
 
-    Invariant, under `_lock`: at most one session per plan is open here, and it stays open
-    until the interpreter ends: a call in another thread may be using it.
+    Invariant, under `_lock`: at most one session per plan is open here, and none of a plan that
+    was replaced. Calls that use it have it on loan; it is closed when the last of them is over.
     """
 
     def __init__(self) -> None:
         # Reentrant: opening a session may run setup= in this thread, which may make a call.
         self._lock = threading.RLock()
         self._plan: Plan | None = None
+        self._default: Plan | None = None  # what is in force as long as nobody chooses
         self._sessions: dict[Plan, Session] = {}
 
     def get(self) -> Plan:
@@ -45,19 +52,45 @@ class _ProcessWide:
                 # A worker must not open what the environment chose for its parent.
                 text = None if context.worker.is_worker else os.environ.get(_ENVIRONMENT)
                 self._plan = _from_environment(text) if text else plan("sequential")
+                self._default = None if text else self._plan
             return self._plan
+
+    @property
+    def chosen(self) -> bool:
+        """Whether somebody has chosen the plan."""
+        return self.get() is not self._default
 
     def set(self, new: Plan) -> Plan:
         old = self.get()
         with self._lock:
             self._plan = new
+        if new != old:
+            self.retire(_levels(old))
         return old
 
+    def retire(self, plans: list[Plan]) -> None:
+        """Close the sessions of plans, as far as nobody needs them, once nobody uses them."""
+        with self._lock:
+            needed = {*_levels(self.get())}
+            for block in context.blocks.copy():
+                needed |= {*_levels(block.plan)[1:]}
+            stale = [self._sessions.pop(one, None) for one in {*plans} - needed]
+        for session in filter(None, stale):
+            session.loans.end(session.close)
+
     def session(self, wanted: Plan) -> Session:
+        """Give the session of a plan, on loan."""
+        from parmap.lent import Lent
+
         with self._lock:
             if wanted not in self._sessions:
                 self._sessions[wanted] = opened(wanted)
-            return self._sessions[wanted]
+            return Lent(self._sessions[wanted])
+
+
+def _levels(of: Plan) -> list[Plan]:
+    """List the plans of a plan's own calls, of calls in its tasks, and so on."""
+    return [of, *(plan(list(of.nested[depth:])) for depth in range(len(of.nested)))]
 
 
 def _from_environment(text: str) -> Plan:
@@ -71,11 +104,16 @@ _process = _ProcessWide()
 
 
 def _forget() -> None:
-    global _process  # noqa: PLW0603 - the forked child's own
-    chosen = _process._plan  # noqa: SLF001
-    _process = _ProcessWide()
-    _process._plan = chosen  # noqa: SLF001
+    global _process
+    before, _process = _process, _ProcessWide()
+    _process._plan, _process._default = before._plan, before._default  # noqa: SLF001
 
+
+def _left(of: Plan) -> None:
+    _process.retire(_levels(of)[1:])
+
+
+context.left.append(_left)
 
 if hasattr(os, "register_at_fork"):
     # A fork inherits neither the lock's owner nor the workers: it opens sessions of its own.
@@ -113,8 +151,10 @@ def current_plan() -> Plan:
     -------
     Plan
         That of the innermost ``with`` block; inside a task the next nested plan; else the
-        process-wide plan: of `set_plan`, of the environment variable ``PARMAP_PLAN`` (read
-        at the first use, never in a worker), or ``sequential``.
+        process-wide plan: of `set_plan`, or of the environment variable ``PARMAP_PLAN`` (read
+        at the first use, never in a worker). Without any of them, a thread that never had a
+        plan of its own uses the one that is open in the process, if exactly one is. Else it is
+        ``sequential``.
 
     Examples
     --------
@@ -123,9 +163,10 @@ def current_plan() -> Plan:
     ...     print(parmap.current_plan())
     threads(workers=2)
     """
-    frame = context.frame.get()
+    frame = _frame()
     if frame is None:
-        return _process.get()
+        candidates = _candidates()
+        return cast("Plan", candidates[0].plan) if len(candidates) == 1 else _process.get()
     if isinstance(frame, context.Task):
         return plan(list(frame.nested)) if frame.nested else plan("sequential")
     return cast("Plan", frame.plan)  # it is a session
@@ -133,9 +174,68 @@ def current_plan() -> Plan:
 
 def current_session() -> Session:
     """Give the session that a call made here uses; open it if it is the process-wide one."""
-    frame = context.frame.get()
-    if frame is None or isinstance(frame, context.Task):
+    frame = _frame()
+    if frame is None:
+        return _borrowed() or _process.session(_process.get())
+    if isinstance(frame, context.Task):
         return _process.session(current_plan())
     session: Session = frame
-    session.check()
+    session.check(begins=True)
     return session
+
+
+def _frame() -> Any:
+    """Give what this context is in, but for blocks that were left elsewhere."""
+    frame = context.frame.get()
+    while frame is not None and not isinstance(frame, context.Task) and frame.strayed:
+        frame = frame.outer
+    return frame
+
+
+def _candidates() -> list[Session]:
+    """List the open sessions that a thread without a plan may use: of each nest the innermost."""
+    if not context.blocks or context.here.plan or _process.chosen:
+        return []
+    if threading.current_thread() is threading.main_thread():
+        return []
+    blocks = [one for one in context.blocks.copy() if not one.foreign]
+    around = {id(one.outer) for one in blocks}
+    return [one for one in blocks if id(one) not in around]
+
+
+def _borrowed() -> Session | None:
+    """Give the one session that is open in the process, on loan."""
+    from parmap.lent import Lent
+
+    while len(candidates := _candidates()) == 1:
+        session = Lent(candidates[0])
+        if candidates[0] in context.blocks:  # else its block was left before the loan
+            _warn(_BORROWED.format(candidates[0].plan))
+            return session
+    if candidates:
+        _warn(_AMBIGUOUS.format(" and ".join(sorted({str(one.plan) for one in candidates}))))
+    return None
+
+
+_CURE = (
+    "To choose, start the thread with contextvars.copy_context().run(function, ...), or set a plan "
+    "for all threads with parmap.set_plan(...)"
+)
+_BORROWED = (
+    "this thread has no plan of its own, so this call uses {}, whose `with` block is open in "
+    "another thread. Calls after the end of that block run sequentially. " + _CURE
+)
+_AMBIGUOUS = (
+    "this thread has no plan of its own, and the `with` blocks of several are open in other "
+    "threads ({}), so this call runs sequentially. " + _CURE
+)
+_warned: set[str] = set()
+
+
+def _warn(message: str) -> None:
+    """Warn once in a process, at the user's line."""
+    from parmap.engine.unseeded import users_line
+
+    if not _warned:
+        warnings.warn_explicit(message, UserWarning, *users_line())
+        _warned.add(message)

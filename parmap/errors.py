@@ -35,6 +35,7 @@ __all__ = [
     "UnseededRandomWarning",
     "WorkerDied",
     "add_note",
+    "said",
 ]
 
 
@@ -160,7 +161,7 @@ class DependencyFailed(ParmapError):  # noqa: N818 - a state, like WorkerDied
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: a cause
-    """The worker's traceback, as text: the ``__cause__`` of an error from another process."""
+    """The worker's traceback, as text: the innermost cause of an error from another process."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -173,6 +174,17 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: a cau
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note once, also to an error that refuses new attributes (a frozen dataclass)."""
-    notes = getattr(error, "__notes__", [])
-    if note not in notes:
+    from parmap.untouched import own
+
+    # Not getattr: an error's class may answer for any name, or raise.
+    notes = own(error).get("__notes__", [])
+    if type(notes) in (list, tuple) and not any(type(n) is str and n == note for n in notes):
         BaseException.__setattr__(error, "__notes__", [*notes, note])
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, also where its class cannot."""
+    try:
+        return str(error)
+    except (Exception, SystemExit):  # noqa: BLE001 - a user's __str__ may raise anything
+        return "<exception str() failed>"  # as Python prints it

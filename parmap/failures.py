@@ -10,7 +10,8 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
-from parmap.errors import ParmapError, TaskExited, add_note
+from parmap.errors import ParmapError, TaskExited, add_note, said
+from parmap.untouched import is_a
 
 __all__ = ["Failure", "FailureGroup", "PoolBroken"]
 
@@ -58,7 +59,13 @@ class Failure:
     def reraise(self) -> NoReturn:
         """Raise the error, with a note that says which element it was, and where."""
         add_note(self.error, self.note)
-        raise self.error
+        context = self.error.__context__
+        try:
+            raise self.error
+        finally:
+            # Inside an ``except`` block of the caller's, Python puts that block's error there.
+            if context is not None:
+                BaseException.__setattr__(self.error, "__context__", context)
 
     @property
     def note(self) -> str:
@@ -68,7 +75,7 @@ class Failure:
 
     def __repr__(self) -> str:
         """Show the index and the error's last line; the traceback has its own attribute."""
-        head = str(self.error).partition("\n")[0]
+        head = said(self.error).partition("\n")[0]
         what = type(self.error).__name__ + (f": {head}" if head else "")
         return f"<Failure of element {self.index}: {what}>"
 
@@ -116,11 +123,9 @@ class FailureGroup(ExceptionGroup[Exception]):
 
 def _as_exception(failure: Failure) -> Exception:
     error = failure.error
-    if not isinstance(error, Exception):
+    if not is_a(error, Exception):
         # An ExceptionGroup, which `except Exception` must catch, cannot hold SystemExit.
-        exited = TaskExited(
-            f"element {failure.index} called sys.exit({error.args[0] if error.args else ''})"
-        )
+        exited = TaskExited(f"element {failure.index} called sys.exit({said(error)})")
         exited.__cause__ = error
         error = exited
     add_note(error, failure.note)

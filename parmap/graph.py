@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from parmap.engine.shape import Hole, Shape, shape_of, sharing_large
 from parmap.engine.streams import takes_rng
 from parmap.failures import FailureGroup
 from parmap.options import MapOptions, settings
+from parmap.untouched import name_of
 
 __all__ = ["Delayed", "compute", "delayed"]
 
@@ -82,7 +84,11 @@ class Delayed(Hole):
 
     def __repr__(self) -> str:
         """Show which call it is."""
-        return f"<Delayed {_name(self.function)}>"
+        return f"<Delayed {name_of(self.function)}>"
+
+
+# Whose attributes are not computed.
+_PLAIN = (type, FunctionType, BuiltinFunctionType)
 
 
 class DelayedFunction:
@@ -92,7 +98,9 @@ class DelayedFunction:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, function)
+        if type(function) in _PLAIN:
+            functools.update_wrapper(self, function)
+        self.__name__ = name_of(function)  # and of a callable object no other attribute
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Delayed:
@@ -219,7 +227,7 @@ def _linked(structures: Sequence[Any]) -> tuple[list[Delayed], list[Node], tuple
         numbers[call] = len(calls)
         calls.append(call)
         needed = tuple(numbers[need] for need in needs)
-        nodes.append(Node(-1, shape, needed, f"{_name(call.function)}#{numbers[call]}"))
+        nodes.append(Node(-1, shape, needed, f"{name_of(call.function)}#{numbers[call]}"))
     return calls, nodes, ([numbers[call] for call in outer], whole)
 
 
@@ -236,7 +244,3 @@ def _numbered(
             functions.append(call.function)
         numbered.append(replace(node, function=number))
     return functions, numbered
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__name__", None) or repr(function))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -12,6 +15,7 @@ from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
 from parmap.maps import collected
 from parmap.options import MapOptions
+from parmap.untouched import bytes_of, has, is_a, shown
 
 __all__ = ["Grid", "pgrid"]
 
@@ -115,10 +119,10 @@ class Grid:
         """
         import numpy as np
 
-        try:
-            flat = np.array(self.values)
-        except ValueError:  # of unequal shapes
-            flat = np.array(None)
+        flat = np.array(None)
+        if all(map(_is_numeric, self.values)):  # of other objects NumPy would ask attributes
+            with contextlib.suppress(ValueError):  # of unequal shapes
+                flat = np.array(self.values)
         if self.values and flat.dtype.kind in _NUMBERS and not _rounded(self.values, flat):
             return flat.reshape(self.shape + flat.shape[1:])
         objects = np.empty(len(self.values), dtype=object if self.values else float)
@@ -227,11 +231,10 @@ def pgrid(
             raise TypeError(
                 f"the axis {name!r} is a keyword of the function: give it a text as name"
             )
-        try:
-            iterator = iter(values)
-        except TypeError:
-            raise TypeError(f"the axis {name!r} cannot be iterated over: {values!r}") from None
-        lists[name] = tuple(iterator)
+        if not (has(values, "__iter__") or has(values, "__getitem__")):
+            raise TypeError(f"the axis {name!r} cannot be iterated over: {shown(values)}")
+        # Not tuple(values), which asks how many there are: that may raise, and loops do not.
+        lists[name] = tuple([value for value in values])  # noqa: C416
     points = list(itertools.product(*lists.values()))
     by_name = ByName(fn, tuple(lists))
     return Grid(lists, tuple(collected("pgrid", by_name, (points,), options, star=True)))
@@ -246,4 +249,13 @@ _NUMBERS = "biufcmM"
 
 def _rounded(values: tuple[Any, ...], flat: Any) -> bool:
     """Tell whether whole numbers were made floats, having no integer type in common."""
-    return bool(flat.dtype.kind == "f" and all(isinstance(value, int) for value in values))
+    return bool(flat.dtype.kind == "f" and all(is_a(value, int) for value in values))
+
+
+def _is_numeric(value: object) -> bool:
+    """Tell whether a result may be a number, or hold numbers, by its type."""
+    return is_a(value, _NUMERIC) or bytes_of(value) is not None
+
+
+# Times, too: NumPy makes arrays of them.
+_NUMERIC = (numbers.Number, list, tuple, dt.date, dt.timedelta)

@@ -12,7 +12,10 @@ _LONGEST = 80  # characters of a value in a cell
 
 def _short(value: object) -> str:
     """Write a value as text that fits into a cell of a table."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    try:
+        text = f"{value:.6g}" if type(value) is float else str(value)
+    except Exception:  # noqa: BLE001 - a user's __str__ or __repr__: the table is shown all the same
+        text = f"<{type(value).__name__}>"
     text = text.partition("\n")[0]
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 

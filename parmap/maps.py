@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap.current import current_session
+from parmap.untouched import has, shown
 
 if TYPE_CHECKING:
+    from parmap.engine.driving import Drive
     from parmap.options import MapOptions
 
 __all__ = ["Results", "collected", "imap", "pmap", "starmap"]
@@ -17,7 +20,8 @@ R = TypeVar("R")
 
 # Enough for Auto to fill its chunks with fast functions; a few megabytes of small results.
 _WINDOW = 1 << 17
-_END = object()
+# How many seconds ``async for`` may take results that are there, before other tasks get a turn.
+_TURN = 0.001
 
 
 class Results(Iterator[R]):
@@ -25,39 +29,58 @@ class Results(Iterator[R]):
 
     Parameters
     ----------
-    lists : generator of list
-        The results as the engine gives them.
+    drive : Drive
+        Runs the call.
     """
 
-    def __init__(self, lists: Generator[list[Any], None, None]) -> None:
-        self._lists = lists
-        # Not chain.from_iterable(lists): `close` must reach the engine.
-        self._values: Iterator[Any] = iter(())
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        self._yields = 0.0  # when the event loop's other tasks get a turn
 
     def __next__(self) -> R:
-        """Give the next result; wait for it."""
+        """Return the next result; wait for it."""
+        drive = self._drive
         while True:
-            for value in self._values:
+            for value in drive.values:
                 return value  # type: ignore[no-any-return]
-            self._values = iter(next(self._lists))
+            drive.refill()
 
     def close(self) -> None:
-        """Cancel what has not run, and stop what runs."""
-        self._values = iter(())
-        self._lists.close()
+        """Cancel the elements that have not begun, and stop those that run.
+
+        Any thread may call it. A thread that waits for a result then finds the end of the
+        results; a thread that runs elements itself ends its element first.
+        """
+        self._drive.close()
 
     def __aiter__(self) -> Self:
-        """Iterate without holding up the event loop."""
+        """Iterate without blocking the event loop; close if the task is cancelled."""
+        import asyncio
+
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no event loop runs here
+            task = None
+        if task is not None:
+            self._drive.read_by(task)
         return self
 
     async def __anext__(self) -> R:
-        """Give the next result; wait for it in a thread."""
+        """Return the next result; wait for it. If it is cancelled, the next one returns it."""
         import asyncio
 
-        value: Any = await asyncio.to_thread(next, self, _END)
-        if value is _END:
-            raise StopAsyncIteration
-        return value  # type: ignore[no-any-return]
+        drive = self._drive
+        if time.monotonic() >= self._yields:
+            await asyncio.sleep(0)
+            self._yields = time.monotonic() + _TURN
+        while True:
+            for value in drive.values:
+                return value  # type: ignore[no-any-return]
+            await drive.refilled()
+
+    async def aclose(self) -> None:
+        """Do as `close`; for `contextlib.aclosing`."""
+        self._drive.close()
 
 
 def pmap(
@@ -84,7 +107,8 @@ def pmap(
     Exception
         What ``fn`` raised for the first element, in input order, that failed: the original
         exception, with a note that names the element, the host and the process; if it comes
-        from another process, its ``__cause__`` shows the traceback there. See ``errors=``.
+        from another process, its ``__cause__``, or that of its innermost cause, shows the
+        traceback there. See ``errors=``.
     WorkerDied
         If an element ended its worker process.
     TaskTimeout
@@ -151,8 +175,8 @@ def imap(
         Give results in the input's order; False gives each as soon as it is there.
     window : int, optional
         The most elements that may be pulled but not yet consumed: those waiting, running,
-        and done before their turn. Default: 131,072. Give a small one where elements or
-        results are large.
+        and done before their turn. Default: 131,072, or fewer if they and their results would
+        take more than 64 MB together. A number that you give is kept, however large they are.
     **options
         See `MapOptions`; ``errors="group"`` is for calls that end.
 
@@ -160,7 +184,9 @@ def imap(
     -------
     Results
         An iterator, for ``for`` and ``async for``. Nothing runs before the first result is
-        asked for; closing it early cancels the rest.
+        asked for; closing it early cancels the rest. In an event loop, no thread waits for
+        results. An ``anext`` that is cancelled loses nothing. If the task that runs ``async
+        for`` is cancelled, the map is closed. The input is read in the event loop's thread.
 
     Raises
     ------
@@ -177,19 +203,21 @@ def imap(
     """
     _check("imap", fn, iterables)
     from parmap.engine.cutting import Source
+    from parmap.engine.driving import Drive
+    from parmap.engine.load import Load
     from parmap.engine.loop import Call
     from parmap.options import settings
 
     chosen = settings("imap", options, ordered=ordered, window=_window(window))
     if chosen.errors == "group":
         raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
-    source = Source(iterables)
+    source = Source(iterables, load=Load() if window is None else None)
     if chosen.policy.counts and source.total is None:
         raise ValueError(
             "these chunks must know how many elements there are, and the input has no length: "
             "use chunks='auto', 'dynamic' or a number, or pmap"
         )
-    return Results(Call(current_session(), fn, source, chosen).results())
+    return Results(Drive(Call(current_session(), fn, source, chosen)))
 
 
 def _window(window: object) -> int:
@@ -235,13 +263,11 @@ def _check(name: str, fn: object, iterables: Sequence[object]) -> None:
     if not iterables:
         raise TypeError(f"{name}() needs data to map over: {name}(fn, data)")
     for place, iterable in enumerate(iterables, 1):
-        try:
-            iter(iterable)  # type: ignore[call-overload]
-        except TypeError:
+        # By the type: to ask for an iterator may run a query, and is done once, by the source.
+        if not (has(iterable, "__iter__") or has(iterable, "__getitem__")):
             what = f"argument {place} after the function: {_shown(iterable)}"
-            raise TypeError(f"{name}() cannot iterate over {what}") from None
+            raise TypeError(f"{name}() cannot iterate over {what}")
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"  # noqa: PLR2004
+    return f"{type(value).__name__} {shown(value)}"

@@ -54,6 +54,7 @@ class MapOptions(TypedDict, total=False):
 
 _NAMES = tuple(get_type_hints(MapOptions))
 _ERRORS = ("raise", "return", "group")
+_AGES = 1e12  # seconds: no float holds every whole number
 
 
 def settings(
@@ -86,9 +87,11 @@ def settings(
                 f"Options: {', '.join(_NAMES)}"
             )
     errors = options.get("errors", "raise")
-    if errors not in _ERRORS:
+    if type(errors) is not str or errors not in _ERRORS:
         raise ValueError(f"errors={errors!r}: give one of {', '.join(map(repr, _ERRORS))}")
-    progress = options.get("progress") or None  # False is as good as nothing
+    progress = options.get("progress")
+    # Nothing else is asked whether it is true: a callable may have a length, and that be 0.
+    progress = None if progress is False else progress
     if not (progress is None or progress is True or callable(progress)):
         raise TypeError(f"progress={progress!r}: give True, or a function that takes the counts")
     return Settings(
@@ -121,4 +124,4 @@ def _timeout(timeout: object) -> float | None:
         raise TypeError(f"timeout={timeout!r}: give seconds, or None")
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout={timeout!r}: give seconds, more than 0; None means no limit")
-    return float(timeout)
+    return float(min(timeout, _AGES))

@@ -12,13 +12,14 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar, cast
 
 from parmap import registry
 from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
+from parmap.untouched import name_of
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
@@ -146,7 +147,9 @@ class Plan(ABC):
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
         session = opened(self, outer=context.frame.get())
-        context.frame.set(session)
+        context.here.plan = True
+        context.blocks.append(session)
+        session.token = context.frame.set(session)
         return session
 
     def __exit__(
@@ -156,16 +159,30 @@ class Plan(ABC):
         trace: TracebackType | None,
     ) -> None:
         """Close the session that `__enter__` opened in this context."""
-        from parmap.session import Session
-
         session = context.frame.get()
-        if not isinstance(session, Session) or session.plan is not self:
+        if session not in context.blocks or session.plan is not self:
+            session = self._strayed(session)
+        elif not session.reset():
+            context.frame.set(session.outer)
+        context.blocks.remove(session)
+        session.leave(cancel=error is not None)
+        for hear in context.left if self.nested else ():
+            hear(self)
+
+    def _strayed(self, frame: Any) -> Session:
+        """Find the session that was opened in another context, as in an async fixture."""
+        outer = set()
+        while frame is not None and not isinstance(frame, context.Task):
+            outer.add(frame)
+            frame = frame.outer
+        found = [one for one in context.blocks if one.plan is self and one not in outer]
+        if len(found) != 1:
             raise PlanError(
                 f"{self} is left in another order, or in another context, than it was entered in: "
                 "use one `with` block per plan, and leave it in the task or thread that entered it"
             )
-        context.frame.set(session.outer)
-        session.close(cancel=error is not None)
+        found[0].reset()
+        return cast("Session", found[0])
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each of its calls runs inside this plan."""
@@ -185,8 +202,27 @@ class Plan(ABC):
         return f"[{', '.join(map(str, levels))}]"
 
     def __init_subclass__(cls) -> None:
-        """Keep `__repr__`: a dataclass makes its own, of all that is not set, else."""
+        """Keep these: a dataclass makes its own, of all fields, else."""
         cls.__repr__ = Plan.__repr__  # type: ignore[method-assign]
+        cls.__eq__ = Plan.__eq__  # type: ignore[method-assign]
+        cls.__hash__ = Plan.__hash__  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether two plans are of one kind, with the same options.
+
+        A callable object, an executor or a client is the same only as itself: it need not be
+        hashable, and how it compares is not asked.
+        """
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._distinct() == other._distinct()
+
+    def __hash__(self) -> int:
+        """Hash what `__eq__` compares."""
+        return hash((type(self), self._distinct()))
+
+    def _distinct(self) -> tuple[object, ...]:
+        return tuple(_distinct(getattr(self, f.name)) for f in fields(self) if f.compare)
 
     def __repr__(self) -> str:
         """Show the plan as the text that makes it."""
@@ -304,6 +340,7 @@ def _workers(workers: Any) -> Any:
 
 
 _WORKERS = "give a whole number; max_workers must be greater than 0"
+_MOST = 1_000_000  # more are a mistake, which would be noticed when this machine is full
 _THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
 
 
@@ -314,6 +351,8 @@ def _whole(value: Any, option: str = "workers", what: str = _WORKERS) -> int:
         number = 0
     if number < 1:
         raise PlanError(f"{option}={value!r}: {what}")
+    if number > _MOST:
+        raise PlanError(f"{option}={number:.3g}: give {_MOST:,} at most")
     return number
 
 
@@ -348,15 +387,27 @@ def _chosen(of: Plan) -> list[tuple[str, Any]]:
     return [
         (_option(f.name, f.metadata), getattr(of, f.name))
         for f in fields(of)
-        if f.name != "nested" and getattr(of, f.name) != f.default
+        if f.name != "nested" and _distinct(getattr(of, f.name)) != _distinct(f.default)
     ]
 
 
+# Types whose values are equal by what they are: functions, too, among them methods of one object.
+_PLAIN = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, FunctionType, BuiltinFunctionType}
+    | {MethodType}
+)
+
+
+def _distinct(value: Any) -> object:
+    """Give what of an option tells plans apart."""
+    if type(value) in (tuple, frozenset):
+        return type(value)(map(_distinct, value))
+    return value if type(value) in _PLAIN or isinstance(value, Plan) else (type(value), id(value))
+
+
 def _written(value: Any) -> str:
+    if type(value) in (type, BuiltinFunctionType, FunctionType, MethodType):
+        return repr(f"{value.__module__}:{value.__qualname__}")
     if callable(value):
-        module, path = (
-            getattr(value, "__module__", "?"),
-            getattr(value, "__qualname__", repr(value)),
-        )
-        return repr(f"{module}:{path}")
+        return repr(f"{type(value).__module__}:{name_of(value)}")
     return repr(value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from weakref import WeakSet
+
+from parmap.identity import fresh_key
 
 __all__ = [
     "Kept",
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_keys = itertools.count(1)
 
 
 class Shared(Generic[T]):
@@ -48,8 +48,7 @@ class Shared(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self._value = value
-        # With the process: a fork goes on counting where its parent did.
-        self.key = (os.getpid(), next(_keys))
+        self.key = fresh_key()
         _living.add(self)
 
     @property
@@ -63,10 +62,20 @@ class Shared(Generic[T]):
         # Where nobody places values it travels with what holds it.
         return (_carried, (self._value,)) if place is None else (_unpacked, (place,))
 
+    def __copy__(self) -> Self:
+        """Return the handle itself: a copy would place the same value again."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the handle itself: its value is not to be changed, so nobody needs another."""
+        return self
+
     def __repr__(self) -> str:
         """Show the value's type, and its size where it has one."""
-        size = getattr(self._value, "nbytes", None)
-        of = f", {size / 2**20:,.1f} MiB" if isinstance(size, int) else ""
+        from parmap.untouched import bytes_of
+
+        size = bytes_of(self._value)
+        of = "" if size is None else f", {size / 2**20:,.1f} MiB"
         return f"<Shared {type(self._value).__name__}{of}>"
 
 
@@ -121,12 +130,11 @@ _LARGE = 1 << 20
 
 
 def is_large(value: Any) -> bool:
-    """Tell whether a value says that it has a mebibyte or more, as arrays do."""
-    try:
-        size = value.nbytes
-    except Exception:  # noqa: BLE001 - most have none; of others it may be a property that fails
-        return False
-    return isinstance(size, int) and size >= _LARGE
+    """Tell whether a value is an array of a mebibyte or more."""
+    from parmap.untouched import bytes_of  # workers do not ask
+
+    size = bytes_of(value)
+    return size is not None and size >= _LARGE
 
 
 def handles_exist() -> bool:
@@ -154,14 +162,17 @@ class Trip:
         self._place = place
         self.references = list(references)
         self.handles: list[Shared[Any]] = []
+        # By identity: a backend's references may be slow to compare, and there may be many.
+        self._places = {id(reference): at for at, reference in enumerate(references)}
 
     def place_of(self, handle: Shared[Any]) -> int:
         """Give the place of a handle's reference among those of the trip."""
         reference = self._place(handle)
         self.handles.append(handle)
-        if reference not in self.references:
+        at = self._places.setdefault(id(reference), len(self.references))
+        if at == len(self.references):
             self.references.append(reference)
-        return self.references.index(reference)
+        return at
 
 
 _packing: ContextVar[Trip | None] = ContextVar("parmap.packing", default=None)
@@ -197,9 +208,9 @@ def _value_at(place: int) -> Any:
 
 
 def _carried(value: Any) -> Shared[Any]:
-    flags: Any = getattr(value, "flags", None)
-    if hasattr(flags, "writeable"):
-        flags.writeable = False  # as where it was placed
+    arrays = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if arrays is not None and issubclass(type(value), arrays):
+        arrays.flags.__get__(value).writeable = False  # as where it was placed
     return Shared(value)
 
 
@@ -215,9 +226,10 @@ def opening(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def opened_partial(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Put values in the places of handles that a partial binds; give other functions as is."""
-    if not isinstance(fn, functools.partial):
+    if not issubclass(type(fn), functools.partial):
         return fn
-    return functools.partial(fn.func, *opened(fn.args), **opened_names(fn.keywords))
+    partial: Any = fn
+    return functools.partial(partial.func, *opened(partial.args), **opened_names(partial.keywords))
 
 
 def opened(values: Sequence[Any]) -> list[Any]:

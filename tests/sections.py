@@ -1,8 +1,8 @@
 """Scenarios that run through parmap's critical sections: ``python -m tests.sections NAME KIND``.
 
-Each has the functions whose steps are struck at, and checks in the end that all still works. KIND is
-``collect`` (a finalizer closes a forgotten `imap`, drops a handle, cancels, submits), ``handle`` (a
-signal handler does) or ``interrupt`` (KeyboardInterrupt).
+Each has the functions whose steps are struck at, and checks in the end that all still works. KIND
+is ``collect`` (a finalizer closes a forgotten `imap`, drops a handle, cancels, submits), ``handle``
+(a signal handler does) or ``interrupt`` (KeyboardInterrupt).
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np  # brings a library with threads
 
 import parmap
-from parmap import current, sharing
+from parmap import current
 from parmap.backends.dask.agent import Agent
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.processes.desk import Desk
 from parmap.backends.processes.pool import ProcessExecutor
 from parmap.backends.processes.records import Task, Worker
 from parmap.backends.ticket import Ticket, _Claim
-from parmap.session import Session, _Placing
-from parmap.worker import blas, globals, setup
+from parmap.engine.placing import Values, _Placing
+from parmap.worker import blas, setup
+from parmap.worker import globals as generators
 from parmap.worker.values import embedded
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
 
@@ -41,8 +43,8 @@ REENTRANT = ("collect", "handle", "interrupt")
 class Section:
     """Functions, a scenario that runs through them, and what must hold afterwards."""
 
-    functions: list[Any]
-    kinds: tuple[str, ...] = REENTRANT
+    functions: ClassVar[list[Any]]
+    kinds: ClassVar[tuple[str, ...]] = REENTRANT
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -110,7 +112,7 @@ class InSession(Section):
 class Limits(InSession):
     plan = parmap.plan("threads", workers=2)
     limits = blas._Limits
-    functions = [
+    functions: ClassVar = [
         *(blas.hold, limits.hold, limits.release, limits.cover, limits.meet, limits.found),
         *(limits._alone, limits._drain, limits._end, limits._look, limits._asked, limits._settle),
     ]
@@ -163,7 +165,8 @@ class Limits(InSession):
     def check(self) -> None:
         super().check()
         self.stock.clear()  # each has a hold
-        gc.collect()
+        while blas._limits._holds:  # of calls that are being ended
+            gc.collect()
         free(blas._limits._lock)
         blas.release(blas.hold(1))
         assert not blas._limits._holds
@@ -172,10 +175,10 @@ class Limits(InSession):
 
 class AtTheDesk(InSession):
     plan = parmap.plan("processes", workers=2)
-    functions = [
+    functions: ClassVar = [
         *(Desk.take, Desk._seize, Desk.put, Desk.drop, Desk.abandon, Desk.pids, Desk.rest),
         *(Desk.remove, Desk._next_task, Desk.late, Desk.living, Desk.named, Desk.enlist),
-        *(Desk.wants_workers, Worker.give, Worker._give, Worker.forget, Worker.close),
+        *(Worker.give, Worker._give, Worker.forget, Worker.close),
     ]
 
     def run(self) -> None:
@@ -188,8 +191,6 @@ class AtTheDesk(InSession):
         self.session.executor.drop(large)
         futures = [submit(abs, -x) for x in range(5)]
         assert [future.result(GUARD) for future in futures] == list(range(5))
-        with contextlib.suppress(parmap.WorkerDied):
-            submit(os._exit, 3).result(GUARD)
         # Its end takes a value out of workers that idle.
         large = self.session.executor.put(self.array)
         assert submit(len, large).result(GUARD) == len(self.array)
@@ -209,9 +210,6 @@ class AtTheDesk(InSession):
         """Run through what only a late message, or a late writer, comes to."""
         inherited = desk.put([b"x"], inherit=True)
         desk.drop(inherited.key)
-        desk.closing = True
-        assert desk.wants_workers == bool(desk._queue)
-        desk.closing = False
         while not desk._idle:
             continue
         idle = desk._idle[0]
@@ -244,11 +242,11 @@ class AtTheDesk(InSession):
 class Interrupted(AtTheDesk):
     """The same where the caller's thread alone is struck at, and nothing else takes long."""
 
-    functions = [
+    functions: ClassVar = [
         *(Desk.take, Desk._seize, Desk.put, Desk.drop, Desk.abandon, Desk.pids),
         *(Worker.give, Worker._give, Worker.forget),
     ]
-    kinds = ("handle", "interrupt")
+    kinds: ClassVar = ("handle", "interrupt")
 
     def run(self) -> None:
         executor = self.session.executor
@@ -275,7 +273,7 @@ def _deaf() -> None:
 
 
 class Beginning(Section):
-    functions = [ProcessExecutor._begin, ProcessExecutor._begin_once]
+    functions: ClassVar = [ProcessExecutor._begin, ProcessExecutor._begin_once]
 
     def run(self) -> None:
         self.executor = ProcessExecutor(1, start="fork")
@@ -308,7 +306,7 @@ class Beginning(Section):
 
 
 class Ends(Section):
-    functions = [
+    functions: ClassVar = [
         *(Outstanding.add, Outstanding.close, Outstanding._finish, Ticket.settle, _Claim.take),
     ]
 
@@ -347,22 +345,34 @@ class Ends(Section):
 
 class Placing(InSession):
     plan = parmap.plan("processes", workers=1)
-    functions = [Session._place_value, Session._until_gone, Session._leave, sharing.Trip.place_of]
+    functions: ClassVar = [
+        *(Values.place, Values.keep, Values.forget, Values._until_gone, Values._leave),
+    ]
 
     def run(self) -> None:
+        values = self.session._values
         handle = parmap.share(list(range(10)))
         for _ in range(2):
-            assert parmap.pmap(lambda x: sum(handle.value) + x, [1, 2]) == [46, 47]
-        self.session._leave(handle.key, _Placing())
+            assert parmap.pmap(_summed, [handle, handle], [1, 2]) == [46, 47]
+        values._leave(handle.key, _Placing())
         del handle
         other = parmap.share([1])
-        self.session._values[other.key] = _GivenUp(self.session, other.key)
+        values._placed[other.key] = _GivenUp(values, other.key)
         assert self.session._place_value(other)
+        values.keep(kept := parmap.share([2]), self.session.executor.put([2]))
+        assert kept
+        closed = Values(len)
+        closed.close()
+        closed.forget(kept.key, _Placing())
 
     def check(self) -> None:
         self.stock.clear()
         super().check()
-        assert not any(not placing.done() for placing in self.session._values.values())
+        assert all(placing.done() for placing in self.session._values._placed.values())
+
+
+def _summed(numbers: list[int], x: int) -> int:
+    return sum(numbers) + x
 
 
 class _GivenUp(_Placing):
@@ -370,17 +380,25 @@ class _GivenUp(_Placing):
 
     mine = False  # type: ignore[assignment]
 
-    def __init__(self, session: Session, key: Any) -> None:
+    def __init__(self, values: Values, key: Any) -> None:
         super().__init__()
-        self._give_up = lambda: session._values.pop(key, None)
+        self._give_up = lambda: values._placed.pop(key, None)
 
     def exception(self, timeout: float | None = None) -> BaseException:
         self._give_up()
         return ValueError()
 
 
+_Torch = SimpleNamespace(seed=bool, mark=int, states=list, restore=bool, is_within=lambda *_: True)
+
+
 class Generators(Section):
-    functions = [globals.apart, globals._swapped, globals._Own.python, globals._Own.numpy]
+    functions: ClassVar = [
+        generators.apart,
+        generators._swapped,
+        generators._Own.python,
+        generators._Own.numpy,
+    ]
 
     def run(self) -> None:
         import random
@@ -388,22 +406,28 @@ class Generators(Section):
         random.seed(5)
         np.random.seed(5)  # noqa: NPY002
         self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-        with globals.apart(load=True):
+        with generators.apart(load=True):
             random.random()
             np.random.random()  # noqa: NPY002
-        with globals._Own().python(random), globals._Own().numpy(np.random):
+        torch_of, torch = generators.torch_of, [None, _Torch]
+        generators.torch_of = lambda: torch.pop(0) if torch else None  # loaded by the block
+        generators._spare.clear()
+        with generators.apart():
             pass
-        with globals.apart(), globals._Own().python(None), globals._Own().numpy(None):
+        generators.torch_of = torch_of
+        with generators._Own().python(random), generators._Own().numpy(np.random):
+            pass
+        with generators.apart(), generators._Own().python(None), generators._Own().numpy(None):
             np.random.normal()  # noqa: NPY002 - one of a pair
         np.random.normal()  # noqa: NPY002
         self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-        with globals.apart():
+        with generators.apart():
             thread = threading.Thread(target=self._elsewhere)
             thread.start()
             thread.join()
 
     def _elsewhere(self) -> None:
-        with globals.apart():
+        with generators.apart():
             pass
 
     def strike(self) -> None:
@@ -416,14 +440,14 @@ class Generators(Section):
     def check(self) -> None:
         import random
 
-        assert not globals._turn
+        assert not generators._turn
         now = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
         assert now == self.before
 
 
 class SetUp(Section):
-    functions = [setup.prepared]
-    kinds = ("collect", "handle")
+    functions: ClassVar = [setup.prepared]
+    kinds: ClassVar = ("collect", "handle")
 
     def run(self) -> None:
         setup._ran.clear()
@@ -444,7 +468,11 @@ def _set_up() -> None:
 
 
 class ProcessWide(Section):
-    functions = [current._ProcessWide.get, current._ProcessWide.set, current._ProcessWide.session]
+    functions: ClassVar = [
+        current._ProcessWide.get,
+        current._ProcessWide.set,
+        current._ProcessWide.session,
+    ]
 
     def run(self) -> None:
         current._process = current._ProcessWide()
@@ -466,8 +494,8 @@ class ProcessWide(Section):
 
 
 class Speaking(Section):
-    functions = [Agent._say]
-    kinds = ("collect",)
+    functions: ClassVar = [Agent._say]
+    kinds: ClassVar = ("collect",)
 
     def run(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as self.out:
@@ -487,8 +515,8 @@ def joblib_section() -> Section:
 
     class Joblib(InSession):
         plan = parmap.plan("joblib", backend="threading", workers=2, setup=int)
-        functions = [JoblibExecutor.submit, JoblibExecutor._take, Life.take]
-        kinds = ("collect", "handle")
+        functions: ClassVar = [JoblibExecutor.submit, JoblibExecutor._take, Life.take]
+        kinds: ClassVar = ("collect", "handle")
 
         def run(self) -> None:
             submit = self.session.executor.submit
@@ -516,11 +544,11 @@ def ray_section() -> Section:
 
     class Ray(InSession):
         plan = parmap.plan("ray", workers=2)
-        functions = [
+        functions: ClassVar = [
             *(RayExecutor.submit, RayExecutor._is_full, RayExecutor._stop, RayExecutor._go_on),
             *(RayExecutor._take_back, cluster.enter, cluster._leave),
         ]
-        kinds = ("collect",)
+        kinds: ClassVar = ("collect",)
 
         def run(self) -> None:
             submit = self.session.executor.submit

@@ -185,7 +185,7 @@ class Sweep:
             self._striking.now = True
             try:
                 self._strike()
-            except BaseException as error:  # noqa: BLE001 - told at the end
+            except BaseException as error:
                 self.failures.append(error)
             finally:
                 self._striking.now = False

@@ -7,6 +7,7 @@ import contextvars
 import itertools
 import operator
 import os
+import signal
 import threading
 
 import pytest
@@ -351,14 +352,12 @@ def test_futures_are_of_the_standard_library():
 
 def test_a_callers_context_variables_are_its_own():
     """Two contexts in one thread: a plan entered in one is not in force in the other."""
-    plans, here = [], contextvars.copy_context()
+    plans, here, there = [], contextvars.copy_context(), contextvars.copy_context()
 
     def enter():
         with parmap.plan("threads", workers=1):
             plans.append(str(parmap.current_plan()))
-            other = threading.Thread(target=lambda: plans.append(str(parmap.current_plan())))
-            other.start()
-            other.join()
+            there.run(lambda: plans.append(str(parmap.current_plan())))
 
     here.run(enter)
     assert plans == ["threads(workers=1)", "sequential"]
@@ -400,3 +399,188 @@ def test_the_event_loop_runs_while_a_result_is_awaited():
             await task
 
     run(main)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_several_readers_share_the_results_of_one_map(plan):
+    """Each result goes to one of them: tasks, event loops, threads, in any mixture."""
+    seen = []
+    with parmap.plan(plan):
+        results = parmap.imap(operator.neg, range(300), chunks=2, window=10)
+        seen.append(next(results))
+
+        async def read():
+            async for value in results:
+                seen.append(value)
+                await asyncio.sleep(0)
+
+        async def main():
+            await asyncio.gather(read(), read())
+
+        readers = [threading.Thread(target=run, args=(main,)) for _ in range(2)]
+        readers += [threading.Thread(target=lambda: seen.extend(results)) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(GUARD)
+    assert sorted(seen) == [-x for x in reversed(range(300))]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_one_map_is_read_in_one_event_loop_after_the_other(plan):
+    with parmap.plan(plan):
+        results = parmap.imap(operator.neg, range(6), chunks=1)
+
+        async def one():
+            return await anext(results)
+
+        assert [run(one) for _ in range(6)] == [-x for x in range(6)]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_retry_is_awaited_without_a_thread(plan, tmp_path):
+    """Nothing lands until it is due: the event loop's own clock wakes the reader."""
+
+    def fn(x):
+        if not (tmp_path / str(x)).exists():
+            (tmp_path / str(x)).touch()
+            raise OSError(x)
+        return x
+
+    async def main():
+        retry = parmap.Retry(1, wait=0.01)
+        return [x async for x in parmap.imap(fn, range(3), chunks=1, retries=retry)]
+
+    with parmap.plan(plan):
+        assert run(main) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_aclosing_closes_the_map(plan):
+    async def main():
+        async with contextlib.aclosing(parmap.imap(abs, itertools.count())) as results:
+            async for x in results:
+                if x == 3:
+                    break
+        return [x async for x in results]
+
+    with parmap.plan(plan):
+        assert run(main) == []
+        assert parmap.pmap(abs, [-1]) == [1]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_map_that_is_forgotten_is_closed(plan):
+    """With the generator that reads it, for one."""
+    pulled = []
+
+    def source():
+        try:
+            for x in itertools.count():
+                pulled.append(x)
+                yield x
+        finally:
+            pulled.append("closed")
+
+    async def read():
+        async for x in parmap.imap(abs, source(), chunks=1, window=4):
+            yield x
+
+    async def main():
+        reader = read()
+        assert await anext(reader) == 0
+        await reader.aclose()
+
+    with parmap.plan(plan):
+        run(main)
+        assert pulled.pop() == "closed"
+        assert len(pulled) <= 5
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_other_tasks_have_their_turns_while_results_are_there(plan):
+    """An endless map never waits here, and yet the task that ends it runs."""
+
+    async def main():
+        over = asyncio.Event()
+
+        async def end():
+            over.set()
+
+        task = asyncio.create_task(end())
+        async for _ in parmap.imap(abs, itertools.count(), chunks=1000):
+            if over.is_set():
+                break
+        await task
+
+    with parmap.plan(plan):
+        run(main)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_function_cannot_end_the_iteration_by_its_error(plan):
+    def fail(_):
+        raise StopAsyncIteration
+
+    async def main():
+        return [x async for x in parmap.imap(fail, [1])]
+
+    with parmap.plan(plan), pytest.raises(RuntimeError, match="StopAsyncIteration"):
+        run(main)
+
+
+def test_a_task_that_has_read_a_map_before_does_not_close_it():
+    """Only the task that was last to iterate does, when it is cancelled."""
+
+    async def main():
+        results = parmap.imap(abs, itertools.count(), chunks=1, window=8)
+        has_read, stay = asyncio.Event(), asyncio.Event()
+
+        async def first():
+            async for _ in results:
+                break
+            has_read.set()
+            await stay.wait()
+
+        async def second():
+            seen = []
+            async for x in results:
+                seen.append(x)
+                if len(seen) == 2:
+                    task.cancel()
+                    await asyncio.wait([task])
+                if len(seen) == 20:
+                    return seen
+
+        task = asyncio.create_task(first())
+        await has_read.wait()
+        seen = await second()
+        assert task.cancelled()
+        results.close()
+        return seen
+
+    with parmap.plan("threads", workers=2):
+        assert run(main) == list(range(1, 21))
+
+
+def test_a_signal_handler_may_close_a_map(tmp_path):
+    """Whatever the thread was doing with it."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    with parmap.plan("processes", workers=1):
+        results = parmap.imap(lambda x: open(fifo).read(), range(3), chunks=1)
+        before = signal.signal(signal.SIGUSR1, lambda *_: results.close())
+        main = threading.get_ident()
+
+        def interrupt():
+            with open(fifo, "w"):  # the element runs, and the main thread waits for it, or will
+                signal.pthread_kill(main, signal.SIGUSR1)
+                closed.wait(GUARD)
+
+        closed, thread = threading.Event(), threading.Thread(target=interrupt)
+        thread.start()
+        assert list(results) == []
+        closed.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+        assert parmap.pmap(abs, [-1]) == [1]

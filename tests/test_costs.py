@@ -182,4 +182,11 @@ def test_a_worker_loads_what_it_needs_and_no_more():
         "subprocess",
         "asyncio",
     }
-    assert len(ours) < 21
+    assert len(ours) < 25
+
+
+def test_an_executor_s_chunk_is_one_message(session, written):
+    found = session.executor.map(square, range(1000), chunksize=500)
+    assert list(found) == [x * x for x in range(1000)]
+    kinds = [kind for kinds, _ in written for kind in kinds if kind is not Kind.DROP]
+    assert kinds == [Kind.TASK] * 2

@@ -24,11 +24,23 @@ FILES = {
 FLOORS = [
     {
         f"parmap.{name}"
-        for name in ("errors", "cores", "events", "failures", "html", "progress", "sharing")
+        for name in (
+            "errors",
+            "cores",
+            "events",
+            "failures",
+            "html",
+            "identity",
+            "progress",
+            "sharing",
+            "sockets",
+            "untouched",
+        )
     },
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
-    | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"},
+    | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"}
+    | {"parmap.lent", "parmap.loans", "parmap.spare"},
     {"parmap.options"},
     {"parmap.maps", "parmap.futures"},
     {"parmap.graph", "parmap.picture", "parmap.grids", "parmap.doctor", "parmap.__main__"},

@@ -71,6 +71,40 @@ def test_wrong_values(call, options, kind):
         call(**options)
 
 
+@pytest.mark.parametrize("plan", ["sequential", "threads(workers=2)", "processes(workers=2)"])
+@pytest.mark.parametrize("timeout", [5e9, 1e12, 1e308, 10**30, 10**400])
+def test_a_timeout_of_centuries_is_no_limit(plan, timeout):
+    """The system's own clocks refuse it."""
+    with parmap.plan(plan):
+        assert parmap.pmap(abs, range(4), timeout=timeout) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("plan", ["sequential", "threads(workers=2)", "processes(workers=2)"])
+def test_a_timeout_of_next_to_nothing(plan):
+    with parmap.plan(plan), pytest.raises(parmap.TaskTimeout, match="1e-300"):
+        parmap.pmap(abs, range(4), timeout=1e-300)
+
+
+@pytest.mark.parametrize("name", ["threads", "processes", "dask", "ray", "joblib"])
+@pytest.mark.parametrize("workers", [10**30, 10**7])
+def test_more_workers_than_there_can_be_are_refused_at_once(name, workers):
+    with pytest.raises(parmap.PlanError, match=r"workers=1e.*give 1,000,000 at most"):
+        parmap.plan(name, workers=workers)
+
+
+class Steps(list):
+    """A progress callable that keeps what it is told, and so is empty at first."""
+
+    def __call__(self, counts):
+        self.append(counts.done)
+
+
+def test_a_progress_callable_is_not_asked_whether_it_is_true():
+    steps = Steps()
+    parmap.pmap(abs, range(4), progress=steps)
+    assert steps[-1] == 4
+
+
 @pytest.mark.parametrize(
     ("window", "kind"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
 )

@@ -1,4 +1,6 @@
 import asyncio
+import dataclasses
+import functools
 import os
 import pickle
 import sys
@@ -292,10 +294,9 @@ def test_threads_do_not_see_each_others_plans():
     seen = {}
 
     def work(key):
-        before = str(parmap.current_plan())
         with plan as session:
             inside.wait()  # both are in their blocks now, of one and the same plan
-            seen[key] = (before, parmap.pmap(lambda x: (key, x), range(3)))
+            seen[key] = parmap.pmap(lambda x: (key, x), range(3))
             inside.wait()
             mine = session
         with pytest.raises(parmap.SessionClosed):
@@ -307,10 +308,7 @@ def test_threads_do_not_see_each_others_plans():
             thread.start()
         for thread in threads:
             thread.join()
-    assert {key: results for key, (_, results) in seen.items()} == {
-        key: [(key, x) for x in range(3)] for key in "ab"
-    }
-    assert "threads(workers=1)" not in {before for before, _ in seen.values()}
+    assert seen == {key: [(key, x) for x in range(3)] for key in "ab"}
 
 
 def test_asyncio_tasks_do_not_see_each_others_plans():
@@ -584,3 +582,56 @@ def test_siblings_name_the_extra_that_there_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(parmap.BackendUnavailable, match=r"'pbs'.*parmap-plans\[slurm\]"):
         parmap.plan("pbs").start()
+
+
+@dataclasses.dataclass
+class Unhashable:
+    """A setup as people write it: callable, and, by its equality, not hashable."""
+
+    seen: list
+
+    def __call__(self):
+        self.seen.append(1)
+
+
+class Deaf:
+    """One that must not be compared."""
+
+    def __call__(self):
+        pass
+
+    def __eq__(self, other):
+        raise AssertionError("it was compared")
+
+    def __hash__(self):
+        raise AssertionError("it was hashed")
+
+
+@pytest.mark.parametrize("name", ["sequential", "threads", "processes"])
+@pytest.mark.parametrize("setup", [Unhashable([]), Deaf(), functools.partial(list, ())])
+def test_a_setup_may_be_any_callable(name, setup):
+    plan = parmap.plan(name, setup=setup)
+    assert plan == plan.replace()
+    assert hash(plan) == hash(plan.replace())
+    assert plan != parmap.plan(name)
+    assert name in str(plan)
+    assert name in repr(plan)
+    before = parmap.current_plan()
+    try:
+        for _ in range(2):
+            parmap.set_plan(plan)
+            assert parmap.pmap(abs, [-1]) == [1]
+    finally:
+        parmap.set_plan(before)
+    with plan:
+        assert parmap.pmap(abs, [-1]) == [1]
+
+
+def test_equal_setups_of_two_objects_are_two_plans():
+    one, other = Unhashable([]), Unhashable([])
+    assert one == other
+    assert parmap.plan("threads", setup=one) != parmap.plan("threads", setup=other)
+    assert parmap.plan("threads", setup=one.__call__) == parmap.plan("threads", setup=one.__call__)
+    assert parmap.plan("threads", setup=print) == parmap.plan("threads", setup=print)
+    assert parmap.plan("threads") != parmap.plan("processes")
+    assert parmap.plan("threads") != "threads"

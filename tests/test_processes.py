@@ -1,5 +1,7 @@
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import wait
@@ -242,3 +244,177 @@ def test_pools_inside_of_pools(run):
             print(parmap.pmap(lambda _: str(parmap.current_plan()), [1]))
         """
     ).splitlines() == ["[[0, 0, 0], [0, 1, 2], [0, 2, 4]]", "['processes(workers=2)']"]
+
+
+# From Python 3.12 on, a fork of a process with threads warns, and rightly; it is asked for.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("start_method", ["fresh", "fork"])
+class TestRefusal:
+    """The system refuses what workers need; each script has limits of its own."""
+
+    def test_too_few_descriptors_for_all_workers_break_the_pool_and_nothing_is_kept(
+        self, run, start_method
+    ):
+        out = run(
+            f"""
+            import os, resource, parmap
+
+            def mine():
+                with open(f"/proc/self/task/{{os.getpid()}}/children") as file:
+                    return len(os.listdir("/proc/self/fd")), file.read()
+
+            resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+            with parmap.plan("processes", start={start_method!r}, workers=2):
+                assert parmap.pmap(abs, [-1]) == [1]
+            before = mine()
+            for _ in range(3):
+                try:
+                    with parmap.plan("processes", start={start_method!r}, workers=100):
+                        parmap.pmap(abs, [-1])
+                except parmap.PoolBroken as error:
+                    message = str(error)
+                assert mine() == before
+            print(message)
+            with parmap.plan("processes", start={start_method!r}, workers=2):
+                print(parmap.pmap(abs, [-1]))
+            """
+        )
+        assert "100 worker processes cannot be started" in out
+        assert "200 file descriptors" in out
+        assert "may have 128" in out
+        assert "ulimit -n" in out
+        assert "fewer workers=" in out
+        assert out.endswith("[1]\n")
+
+    def test_wherever_descriptors_end_the_pool_starts_or_says_so(self, run, start_method):
+        out = run(
+            f"""
+            import os, resource, parmap
+
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            with parmap.plan("processes", start={start_method!r}, workers=2):
+                parmap.pmap(abs, [-1])  # loads all that is needed
+            taken, ends = [], []
+            try:
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+            while not ends or ends[-1] != [1]:
+                try:
+                    with parmap.plan("processes", start={start_method!r}, workers=2):
+                        ends.append(parmap.pmap(abs, [-1]))
+                except parmap.PoolBroken:
+                    ends.append("broken")
+                    os.close(taken.pop())
+            print(len(ends) > 3, set(map(str, ends[:-1])))
+            """
+        )
+        assert out == "True {'broken'}\n"
+
+    def test_a_worker_is_replaced_when_there_are_descriptors_again(self, run, start_method):
+        out = run(
+            f"""
+            import os, resource, parmap
+
+            def end_at(x):
+                if x % 3 == 1:
+                    os._exit(5)
+                return x
+
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            with parmap.plan("processes", start={start_method!r}, workers=3) as session:
+                parmap.pmap(abs, range(10))
+                taken = []
+                try:
+                    while True:
+                        taken.append(os.open(os.devnull, os.O_RDONLY))
+                except OSError:
+                    pass
+                ends = parmap.pmap(end_at, range(9), errors="return")
+                print([type(end).__name__ for end in ends])
+                handle = parmap.share(bytes(5 << 20))  # no file for it, either
+                print(parmap.pmap(len, [handle] * 3))
+                for descriptor in taken:
+                    os.close(descriptor)
+                while len(session.executor.pids) < 3:
+                    parmap.pmap(abs, range(3))
+                print("three again")
+            """
+        )
+        one = "'int', 'Failure', 'int'"
+        assert out == f"[{one}, {one}, {one}]\n{[5 << 20] * 3}\nthree again\n"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give away its own privileges")
+    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, of util-linux")
+    @pytest.mark.parametrize("limit", [1, 5, 9, 14])
+    def test_processes_that_the_system_refuses_break_the_pool(self, tmp_path, start_method, limit):
+        path = tmp_path / "script.py"
+        path.write_text(
+            f"""
+import os, resource, parmap
+
+def end_at(x):
+    if x % 3 == 1:
+        os._exit(5)
+    return x
+
+resource.setrlimit(resource.RLIMIT_NPROC, ({limit}, {limit}))
+try:
+    with parmap.plan("processes", workers=8, start={start_method!r}) as session:
+        # One that is born after another was refused finds the pool broken.
+        parmap.pmap(end_at, range(9), errors="return", chunks=1)
+        print("all is well")
+except parmap.PoolBroken as error:
+    print(error)
+with open(f"/proc/self/task/{{os.getpid()}}/children") as file:
+    print(file.read())
+"""
+        )
+        # Not root, and without what lets root have any number of processes; each its own user.
+        user = 40_000 + 100 * limit + len(start_method)
+        run = subprocess.run(
+            [
+                *("setpriv", f"--ruid={user}", "--bounding-set=-sys_resource,-sys_admin"),
+                *("--inh-caps=-all", sys.executable, "-W", "error", path),
+            ],
+            env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(parmap.__file__))},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stderr == ""
+        said, children, _ = run.stdout.split("\n")
+        assert children == ""
+        if limit == 14:
+            assert said == "all is well"
+        else:
+            assert "8 worker processes cannot be started" in said
+            assert "ulimit -u" in said
+
+    def test_an_answer_larger_than_memory_fails_its_task_alone(self, run, start_method):
+        out = run(
+            f"""
+            import resource, parmap
+
+            with parmap.plan("processes", workers=2, start={start_method!r}) as session:
+                parmap.pmap(abs, range(4))
+                resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
+                ends = [session.submit(bytes, size) for size in (5, 1 << 29, 7)]
+                print([type(end.exception()).__name__ for end in ends], ends[2].result())
+                print(parmap.pmap(abs, [-1]))
+            """
+        )
+        assert out == f"['NoneType', 'MemoryError', 'NoneType'] {bytes(7)}\n[1]\n"
+
+
+def test_an_interpreter_that_does_not_work_breaks_the_pool(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with (
+        pytest.raises(parmap.PoolBroken, match="16 workers in a row ended before they were ready"),
+        parmap.plan("processes", workers=2),
+    ):
+        parmap.pmap(abs, [-1])
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(parmap.PoolBroken, match=r"cannot be started .*/nowhere/python"):
+        parmap.plan("processes", workers=2).start()

@@ -157,6 +157,23 @@ def test_a_wrong_retry_says_what_is_wrong(wrong, error, says):
         parmap.Retry(**wrong)
 
 
+@pytest.mark.parametrize("plan", ["sequential", "threads(workers=1)", "processes(workers=1)"])
+@pytest.mark.parametrize("wait", [1e10, 1e308, 10**400])
+def test_a_wait_of_centuries_holds_up_nobody(plan, wait):
+    """The system's own clocks refuse it."""
+
+    def fn(x):
+        if x == 0:
+            raise ConnectionError(x)
+        return x
+
+    retry = parmap.Retry(1, wait=wait, longest=wait)
+    with parmap.plan(plan):
+        results = parmap.imap(fn, range(2), ordered=False, chunks=1, retries=retry)
+        assert next(results) == 1
+        results.close()
+
+
 def test_a_retry_is_a_value():
     retry = parmap.Retry(3, on=OSError, wait=1)
     assert pickle.loads(pickle.dumps(retry)) == retry

@@ -1,9 +1,13 @@
+import os
 import threading
+from concurrent.futures import wait
 
 import pytest
 
 import parmap
 from parmap.testing import PlanContract
+
+GUARD = 60  # against hangs; never waited for when all is well
 
 
 class TestThreads(PlanContract):
@@ -102,3 +106,30 @@ def test_an_error_in_setup_breaks_the_pool():
         pytest.raises(parmap.PoolBroken, match="no licence"),
     ):
         parmap.pmap(abs, [1])
+
+
+@pytest.mark.parametrize("plan", ["threads(workers=1)", "processes(workers=1)"])
+def test_who_waits_for_what_a_bare_executor_has_cancelled_wakes(plan, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    executor = parmap.plan(plan).start()
+    first = executor.submit(fifo.write_text, "")
+    with fifo.open():  # it runs
+        pass
+    # The thread may be between two tasks: the second is held for sure.
+    held = executor.submit(fifo.write_text, "")
+    others = [executor.submit(abs, -x) for x in range(20)]
+    mine = others[3].cancel()
+    executor.shutdown(wait=False, cancel_futures=True)
+    done, left = wait(others, GUARD)
+    assert not left
+    assert mine
+    assert all(future.cancelled() for future in done)
+    if not held.cancelled():  # it had begun
+        with fifo.open():
+            pass
+    executor.shutdown(wait=True)
+    assert first.done()
+    assert held.done()
+    with pytest.raises(RuntimeError):
+        executor.submit(abs, -1)

@@ -9,6 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.rollcall import RollCall
 from parmap.backends.ticket import Ticket, resolver_of
@@ -24,7 +25,7 @@ __all__ = ["Adopted"]
 _COUNTS = ("num_workers", "_max_workers", "max_workers", "_processes")
 
 
-class Guest(Executor):
+class Guest(MappingExecutor):
     """Passes tasks on to an executor of the user's.
 
     Parameters
@@ -46,7 +47,7 @@ class Guest(Executor):
         threads = isinstance(host, ThreadPoolExecutor) and not _is(
             host, "concurrent.futures.interpreter", "InterpreterPoolExecutor"
         )
-        self.traits = Traits(shares_memory=threads)
+        self.traits, self.chunks = Traits(shares_memory=threads), not threads
 
     @property
     def resolver(self) -> int | None:
@@ -64,7 +65,7 @@ class Guest(Executor):
         """Do nothing: the executor belongs to the user."""
 
 
-class PoolGuest(Executor):
+class PoolGuest(MappingExecutor):
     """Passes tasks on to a pool of the user's, by its ``apply_async``.
 
     Parameters
@@ -91,6 +92,7 @@ class PoolGuest(Executor):
         self._tasks = Outstanding(self._leave)
         threads = _is(host, "multiprocessing.pool", "ThreadPool")
         self.traits = Traits(shares_memory=threads, replaces_workers=forgets)
+        self.chunks = not threads
 
     @property
     def resolver(self) -> int | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.errors import SessionClosed
 
 __all__ = ["SequentialExecutor"]
 
 
-class SequentialExecutor(Executor):
+class SequentialExecutor(MappingExecutor):
     """Runs a task inside `submit`."""
 
-    workers = 1
+    workers, chunks = 1, False
 
     def __init__(self) -> None:
         self._open = True

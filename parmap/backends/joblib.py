@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from parmap import registry
 from parmap.backends.inline import SequentialExecutor
 from parmap.backends.joblib_life import Life
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ticket import Ticket
 from parmap.engine.traits import Traits
@@ -86,7 +87,7 @@ class _Alone(SequentialExecutor):
     traits = Traits(shares_memory=True, same_thread=True)
 
 
-class JoblibExecutor(Executor):
+class JoblibExecutor(MappingExecutor):
     """A PEP 3148 executor on a backend, which is started anew when one of its processes dies.
 
     Parameters
@@ -112,6 +113,7 @@ class JoblibExecutor(Executor):
         self._tasks = Outstanding(self._end)
         self._setup = _setup(setup, threads=life.traits.shares_memory)
         self.workers, self.traits = life.workers, life.traits
+        self.chunks = not life.traits.shares_memory
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``."""

@@ -13,6 +13,7 @@ from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from multiprocessing import connection
 from typing import Any
 
+from parmap.backends.joblib_loky import owning
 from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
@@ -59,11 +60,11 @@ class Life:
         self._loky = isinstance(self._backend, parallel.LokyBackend)
         pool = isinstance(self._backend, parallel.MultiprocessingBackend)
         self.traits = _traits(self._backend, replaces=self._loky or pool)
-        # What is out, by numbers. Whoever takes a ticket out, in one step, settles it: so there is
-        # no lock, for a finalizer may cancel a task in any thread and at any step.
+        # Reentrant: a finalizer that cancels a task takes it, in any thread, to let that one go.
+        self._lock = threading.RLock()
+        # Under `_lock`: what is out, by numbers; whether a process has died, and whether it ends.
         self._out: dict[int, Ticket] = {}
-        self._broken = False  # whether a process has died
-        self._ends, self._breaks = [True], [True]  # who takes it out ends the backend, fails tasks
+        self._broken = self._ended = False
         self._numbers = itertools.count()
         # Its own processes, all of them: those that it puts in the place of dead ones do not count.
         self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
@@ -82,19 +83,17 @@ class Life:
             If somebody else has ended the backend.
         """
         number = next(self._numbers)
-        self._out[number] = ticket
-        if self._broken and self._out.pop(number, None) is not None:
-            raise BrokenExecutor
+        with self._lock:
+            if self._broken:
+                raise BrokenExecutor
+            self._out[number] = ticket
         task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
         try:
             self._give(ticket, task)
-        except RuntimeError:  # broken, or ended
-            if self._out.pop(number, None) is not None:
-                raise  # else `_break` has it, and fails it
         except BaseException:
-            self._out.pop(number, None)
+            self._let_go(number)
             raise
-        ticket.future.add_done_callback(lambda _: self._out.pop(number, None))
+        ticket.future.add_done_callback(lambda _: self._let_go(number))
 
     @property
     def resolver(self) -> int | None:
@@ -104,9 +103,9 @@ class Life:
 
     def end(self) -> None:
         """Give the backend back to joblib."""
-        try:
-            self._ends.pop()
-        except IndexError:
+        with self._lock:
+            first, self._ended = not self._ended, True
+        if not first:
             return
         if self._waiters is not None:
             self._waiters.shutdown(wait=False)
@@ -154,15 +153,11 @@ class Life:
 
     def _break(self, dead: list[Any], words: str = "") -> None:
         """Fail all that is out: whose process died, the backend does not say."""
-        self._broken = True
-        try:
-            self._breaks.pop()
-        except IndexError:
+        with self._lock:
+            first, self._broken = not self._broken, True
+            out = list(self._out.values())
+        if not first:
             return
-        out = []
-        while self._out:
-            with contextlib.suppress(KeyError):  # another took out the last one
-                out.append(self._out.popitem()[1])
         death = functools.partial(WorkerDied, 0, last_words=words)
         if dead:
             dead[0].join()
@@ -176,6 +171,10 @@ class Life:
 
         # Not in this thread: what follows may be the next start, which waits for it to end.
         threading.Thread(target=fail, name="parmap-joblib", daemon=True).start()
+
+    def _let_go(self, number: int) -> None:
+        with self._lock:
+            self._out.pop(number, None)
 
 
 class _Watch:
@@ -215,7 +214,7 @@ def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:
     """Start a backend; give the `Parallel` that has it."""
     try:
         # What is sent is packed; of what users submit themselves, nothing shall be memory-mapped.
-        with joblib.parallel_config(backend=name):
+        with joblib.parallel_config(backend=owning(joblib, name)):
             parallel = joblib.Parallel(n_jobs=workers, max_nbytes=None)
         backend = parallel._backend  # noqa: SLF001 - it has no public name
         # In its own threads joblib starts no processes, lest calls nest that nobody thought of.

@@ -39,7 +39,9 @@ class JobQueue(Plan):
     Parameters
     ----------
     jobs : int, default 1
-        How many jobs. One that ends is replaced.
+        How many jobs. Slurm's are replaced when they end. A job that ends within 30 s of its
+        start is replaced on another node, after a pause that grows. If no job is left after
+        three such ends in a row, calls raise `PoolBroken`.
     cores : int, default 1
         The cores of each job.
     memory : str, default "2GB"
@@ -62,7 +64,9 @@ class JobQueue(Plan):
     min_workers : int, optional
         How many workers are enough to begin. Default: all those of the first job that starts.
     start_timeout : float, default 300
-        Seconds until so many must be there: the queue may be long.
+        Seconds until so many must be there: the queue may be long. Where the system is not
+        asked about its queue (all but Slurm): also until a worker must be back after all are
+        lost.
     folder : str, default "~/.parmap"
         Where the session's folder is made: on a disk that all nodes see.
     host : str, optional
@@ -176,7 +180,7 @@ class JobQueue(Plan):
         from parmap.backends.dask import jobs
         from parmap.backends.dask.executor import serving
 
-        own = jobs.started(
+        own, lost = jobs.started(
             job,
             self.jobs if self.adapt is None else self.adapt[0],
             self.per_job,
@@ -192,7 +196,7 @@ class JobQueue(Plan):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, dashboard=self.dashboard, restarts=True)
+        return serving(own, self.initializer, dashboard=self.dashboard, restarts=True, lost=lost)
 
 
 class PBS(JobQueue):

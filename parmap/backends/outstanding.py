@@ -16,7 +16,7 @@ class Outstanding:
     Has no lock, for a finalizer may cancel a task, and so call `_discard`, in any thread and at
     any step. Each change is a single step, and their order keeps the invariant: of a future that
     is added while another thread closes, either `close` finds it, or `add` finds `_closed`; if
-    both do, it is cancelled, and `close` does not wait for it.
+    both do, it has failed, and `close` need not wait for it.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ class Outstanding:
         self._futures.add(future)
         if self._closed:
             self._futures.discard(future)
-            future.cancel()
-            future.set_running_or_notify_cancel()
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            error = RuntimeError("cannot schedule new futures after shutdown")
+            future.set_exception(error)  # `close` may wait for it
+            raise error
         future.add_done_callback(self._futures.discard)
 
     def close(self, *, wait: bool, cancel: bool) -> None:

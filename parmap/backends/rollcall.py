@@ -28,11 +28,13 @@ from typing import Any
 from parmap.backends.ticket import Ticket
 from parmap.errors import WorkerDied
 from parmap.failures import PoolBroken
+from parmap.sockets import QUIET, Socket, pair, unix
 from parmap.worker.present import RECORD
 
 __all__ = ["RollCall"]
 
 _AT_ONCE = 4096  # bytes
+_PAUSE = 0.2  # seconds
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class _Line:
 
     Parameters
     ----------
-    socket : socket
+    socket : Socket
         This end of it.
     pid : int, default 0
         The process's number, once it has said that.
@@ -54,7 +56,7 @@ class _Line:
         The beginning of a record.
     """
 
-    socket: socket.socket
+    socket: Socket
     pid: int = 0
     process: Any = None
     task: int = 0
@@ -82,10 +84,11 @@ class RollCall:
         self._out: dict[int, Ticket] = {}
         self._numbers = itertools.count(1)
         self._folder, self.address = _named()
-        self._door = socket.socket(socket.AF_UNIX)
+        self._door = unix()
         self._door.bind(self.address)
         self._door.listen()
-        self._bell, self._button = socket.socketpair()
+        self._shut = False  # the thread's own
+        self._bell, self._button = pair()
         self._thread = threading.Thread(target=self._listen, name="parmap-rollcall", daemon=True)
         self._thread.start()
 
@@ -98,7 +101,7 @@ class RollCall:
 
     def stop(self) -> None:
         """Stop listening."""
-        self._button.send(b"!")
+        self._button.send(b"!", QUIET)
         self._thread.join()
         self._button.close()
         if self._folder:
@@ -113,7 +116,11 @@ class RollCall:
             selector.register(self._bell, selectors.EVENT_READ)
             over = False
             while not over:
-                for key, _ in selector.select():
+                ready = selector.select(_PAUSE if self._shut else None)
+                if self._shut:
+                    selector.register(self._door, selectors.EVENT_READ)
+                    self._shut = False
+                for key, _ in ready:
                     if key.fileobj is self._bell:
                         over = True
                     elif key.fileobj is self._door:
@@ -126,7 +133,14 @@ class RollCall:
                 key.fileobj.close()  # type: ignore[union-attr]
 
     def _answer(self, selector: selectors.BaseSelector) -> None:
-        line, _ = self._door.accept()
+        try:
+            line = self._door.accept()
+        except OSError:
+            # This process has all the descriptors that it may have: who has come waits, and the
+            # selector, which would tell of it without end, hears nothing of the door for a while.
+            selector.unregister(self._door)
+            self._shut = True
+            return
         if _ours(line):
             selector.register(line, selectors.EVENT_READ, _Line(line))
         else:
@@ -179,7 +193,7 @@ def _named() -> tuple[str, str]:
     return folder, os.path.join(folder, "door")
 
 
-def _ours(line: socket.socket) -> bool:
+def _ours(line: Socket) -> bool:
     """Whether it is the user's own process: a door without a file is open to all."""
     if sys.platform != "linux":
         return True

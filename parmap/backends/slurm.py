@@ -108,7 +108,7 @@ class Slurm(JobQueue):
         from parmap.backends.dask.executor import serving
         from parmap.backends.dask.reach import gathered
 
-        own, exits = hosts.started(
+        own, exits, lost = hosts.started(
             gathered(found, None),
             None if self.workers is None else self.per_job,
             self.threads_per_worker,
@@ -117,7 +117,7 @@ class Slurm(JobQueue):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits)
+        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits, lost=lost)
 
 
 def _slurm(*command: str) -> str:

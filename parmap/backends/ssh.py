@@ -50,7 +50,7 @@ class SSH(Plan):
     min_hosts : int, optional
         How many machines are enough. Default: all must start.
     start_timeout : float, default 60
-        Seconds until all must be there.
+        Seconds until all must be there; and, if all are lost later, until one must be back.
     ssh : str, default "ssh"
         The command, with options of yours: ``"ssh -F my_config"``.
     security : bool or None, default True
@@ -125,7 +125,7 @@ class SSH(Plan):
         from parmap.backends.dask.reach import gathered
 
         per_host = None if self.workers is None else super().count()
-        own, exits = hosts.started(
+        own, exits, lost = hosts.started(
             gathered(found, self.min_hosts),
             per_host,
             self.threads_per_worker,
@@ -134,7 +134,7 @@ class SSH(Plan):
             patience=self.start_timeout,
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits)
+        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits, lost=lost)
 
     def _reach(self, host: str) -> Reach:
         from parmap.backends.dask.reach import Reach

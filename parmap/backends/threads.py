@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import queue
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from parmap.backends.mapping import mapped
 from parmap.engine.traits import Traits
 from parmap.failures import PoolBroken
 from parmap.plans import Plan
@@ -39,6 +41,23 @@ class ThreadExecutor(ThreadPoolExecutor):
         self._check()
         return super().submit(self._run, fn, args, kwargs)
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take no more tasks; end the threads when all that were taken are done.
+
+        The standard library's cancels what waits, and tells nobody: whoever waits for such a future
+        waits for ever.
+        """
+        super().shutdown(wait=False)
+        while cancel_futures:
+            try:
+                item = self._work_queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is not None:  # a thread is to end; it is told again below
+                item.future.cancel()
+                item.future.set_running_or_notify_cancel()
+        super().shutdown(wait=wait, cancel_futures=cancel_futures)
+
     def _set_up(self) -> None:
         try:
             self._setup()
@@ -53,6 +72,19 @@ class ThreadExecutor(ThreadPoolExecutor):
         if self._why is not None:
             why = f"setup= failed in a worker: {type(self._why).__name__}: {self._why}"
             raise PoolBroken(why) from self._why
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Map as `concurrent.futures.Executor.map` of Python 3.14; threads need no chunks."""
+        size = min(chunksize, 1)  # less is refused
+        return mapped(self, fn, iterables, timeout=timeout, chunksize=size, buffersize=buffersize)
 
     @property
     def workers(self) -> int:

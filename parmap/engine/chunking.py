@@ -7,6 +7,7 @@ Policies change when and with whom an element runs, never the result or its orde
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -96,11 +97,12 @@ class Policy:
         if callable(self.cost):
             return [float(self.cost(*row)) for row in rows]
         assert self.cost is not None
-        if len(self.cost) != len(rows):
-            raise ValueError(
-                f"cost= has {len(self.cost)} numbers for {len(rows)} elements: give one for each"
-            )
-        return [float(cost) for cost in self.cost]
+        # One more is enough to see that there are too many: it may be endless.
+        costs = [float(cost) for cost in itertools.islice(self.cost, len(rows) + 1)]
+        if len(costs) != len(rows):
+            many = len(self.cost) if type(self.cost) in (list, tuple) else len(costs)
+            raise ValueError(f"cost= has {many} numbers for {len(rows)} elements: give one each")
+        return costs
 
     def paced(self, round_trip: float) -> Policy:  # noqa: ARG002
         """Give the policy for a place where a task takes so many seconds there and back."""

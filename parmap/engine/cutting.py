@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import array
-import bisect
 import copy
 import itertools
-import math
 import operator
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from parmap.engine.chunking import Policy
-from parmap.engine.pieces import Piece
+from parmap.engine.iterables import at_hand, is_light, rows_at_hand, shortest, unchanging
+from parmap.engine.load import Load
+from parmap.engine.pieces import Back, Piece
 from parmap.sharing import handles_exist, is_large, opened
 from parmap.worker.values import Chunk
 
 __all__ = ["Cutter", "Source"]
 
-# Slices of these hold what iterating them gives, cost nothing per element, and travel as
-# small as they are: a range as a range. Exact types only: a subclass may iterate otherwise.
-_SLICEABLE = (list, tuple, range, str, bytes)
-
 
 class Source:
     """The elements of a call: as many columns as the function has arguments.
 
-    Pulls from an iterator only what the next chunk takes. An iterable that raises ends the
-    source there: what was pulled before it is still cut, and `error` keeps what it raised,
-    as if the element that it could not give had failed.
+    Asks each iterable for one iterator, and pulls from it only what the next chunk takes. An
+    iterable that raises ends the source there: what was pulled before it is still cut, and
+    `error` keeps what it raised, as if the element that it could not give had failed.
 
     Parameters
     ----------
@@ -39,10 +35,17 @@ class Source:
         Whether the one iterable holds argument tuples.
     settled : bool, default False
         Whether the input stays as it is while the call runs, so that one large object that
-        is every element of a list needs to travel only once.
+        is every element of a list needs to travel only once. Else lists are copied: the
+        elements of a call are those that a list has when the call begins.
+    load : Load, optional
+        Bounds the bytes of what is pulled. Default: nothing does.
 
     Attributes
     ----------
+    total : int or None
+        How many elements there are. If not `certain`, the iterables only say so.
+    certain : bool
+        Whether all elements are at hand, and counted.
     constants : dict of int to object
         Arguments that are the same for all elements, by their columns: those given by
         `itertools.repeat`. In `cut` a range stands for each.
@@ -52,9 +55,15 @@ class Source:
     """
 
     def __init__(
-        self, iterables: Sequence[Iterable[Any]], *, star: bool = False, settled: bool = False
+        self,
+        iterables: Sequence[Iterable[Any]],
+        *,
+        star: bool = False,
+        settled: bool = False,
+        load: Load | None = None,
     ) -> None:
-        self.star, self.crosses = star, False
+        self.star, self.load, self.settled = star, load, settled
+        self.crosses = False
         self.error: Exception | None = None
         self.pulled = 0
         self.constants: dict[int, Any] = {}
@@ -65,16 +74,18 @@ class Source:
                 self._varying(place, it, settled) if once(id(it)) == 1 else it
                 for place, it in enumerate(iterables)
             ]
-        self.total = _shortest(iterables)
+        self.certain = all(map(at_hand, iterables))
+        self.total = shortest(iterables)
         self._columns: tuple[Any, ...] | None = None
-        self._rows: Iterator[Any] = iter(())
-        if all(map(_sliceable, iterables)):
-            self._columns = tuple(iterables)
-        elif len(iterables) == 1:
-            self._rows = iter(iterables[0])
-        else:
-            self._rows = zip(*iterables, strict=False)
         self._single = len(iterables) == 1
+        if self.certain:
+            self._columns = tuple(it if settled else unchanging(it) for it in iterables)
+        else:
+            # Each is asked for its iterator here, once, and in their order, as by map(). The
+            # outer islice asks for nothing more after the end: zip alone would go on pulling
+            # from the first iterables each time that it is asked.
+            rows = iterables[0] if self._single else zip(*iterables, strict=False)
+            self._rows: Iterator[Any] = itertools.islice(rows, None)
 
     def _varying(self, place: int, iterable: Iterable[Any], settled: bool) -> Iterable[Any]:  # noqa: FBT001
         """Note a constant, and give a range as long as it; give all else as it is."""
@@ -92,7 +103,7 @@ class Source:
     @property
     def light(self) -> bool:
         """Whether more elements than may run can be sent: they are at hand, and small."""
-        return self._columns is not None and all(map(_is_light, self._columns))
+        return self._columns is not None and all(map(is_light, self._columns))
 
     def with_constants(self, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """Put the constants themselves where ranges stand for them."""
@@ -108,7 +119,14 @@ class Source:
     @property
     def left(self) -> int | None:
         """How many elements are not cut yet; None where that is not known."""
-        return None if self.total is None else max(0, self.total - self.pulled)
+        if self.total is None or (self.pulled >= self.total and not self.certain):
+            return None  # there are more than the iterables said, or none: nobody knows
+        return max(0, self.total - self.pulled)
+
+    def freeze(self) -> None:
+        """Copy lists, where tasks could change them in the middle of the call."""
+        if self._columns is not None and self.settled:
+            self._columns = tuple(map(unchanging, self._columns))
 
     @property
     def spent(self) -> bool:
@@ -120,37 +138,51 @@ class Source:
 
         An iterable's error is kept in `error`, and the rows before it are given.
         """
+        self.load = None
         columns = self.cut(sys.maxsize)
-        self.total = self.pulled
+        self.total, self.certain = self.pulled, True
         return list(zip(*self.with_constants(columns), strict=True)) if columns else []
 
     def cut(self, size: int) -> tuple[Sequence[Any], ...] | None:
         """Cut the next `size` elements, fewer at the end; None when there are none."""
+        size = min(size, sys.maxsize)
         columns = self._sliced(size) if self._columns is not None else self._iterated(size)
         count = len(columns[0]) if columns else 0
         self.pulled += count
+        if self.load is not None:
+            self.load.close(self.pulled)
+        if count and self.star:
+            columns = (rows_at_hand(columns[0]),)
         return columns if count else None
 
     def _sliced(self, size: int) -> tuple[Sequence[Any], ...]:
         assert self._columns is not None
-        stop = self.pulled + size
+        start, stop = self.pulled, self.pulled + size
         if self.total is not None:
             stop = min(stop, self.total)
-        return tuple([column[self.pulled : stop] for column in self._columns])
+        if self.load is not None and self.crosses:
+            stop = start + self._fitting(self.load, start, stop)
+        columns = [column[start:stop] for column in self._columns]
+        count = min(map(len, columns))  # another thread may have shortened a list
+        return tuple(columns if count == stop - start else [column[:count] for column in columns])
+
+    def _fitting(self, load: Load, start: int, stop: int) -> int:
+        """Count the elements at hand that may be on their way to the workers, by their weight."""
+        assert self._columns is not None
+        at = start
+        heavy = [column for column in self._columns if not is_light(column)]
+        if not heavy:
+            return stop - start
+        while step := load.step(stop - at):
+            load.add([part for column in heavy for part in column[at : at + step]], step)
+            at += step
+        return at - start
 
     def _iterated(self, size: int) -> tuple[Sequence[Any], ...]:
         rows: list[Any] = []
         if self.error is None:
             try:
-                # extend keeps what came before an error.
-                rest: Iterator[Any] = itertools.islice(self._rows, size)
-                if self.crosses:
-                    for first in rest:
-                        rows.append(_settled(first))
-                        if not _fixed(first):
-                            rest = map(_settled, rest)
-                        break
-                rows.extend(rest)
+                self._pull(rows, size)
             except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
                 self.error = error
         if self._single:
@@ -161,33 +193,29 @@ class Source:
             for place, column in enumerate(columns)
         )
 
+    def _pull(self, rows: list[Any], size: int) -> None:
+        """Pull rows; what came before an error is kept, as list.extend does."""
+        rest: Iterator[Any] = itertools.islice(self._rows, size)
+        if self.crosses:
+            for first in rest:
+                rows.append(_settled(first))
+                if not _fixed(first):
+                    rest = map(_settled, rest)
+                break
+        if self.load is None:
+            rows.extend(rest)
+            return
+        self.load.add(rows)
+        while step := self.load.step(size - len(rows)):
+            before = len(rows)
+            rows.extend(itertools.islice(rest, step))
+            self.load.add(rows[before:])
+            if len(rows) < before + step:
+                break
 
-def _sliceable(iterable: Iterable[Any]) -> bool:
-    if type(iterable) in _SLICEABLE:
-        return True
-    # An array can only be here if NumPy was imported.
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0  # type: ignore[attr-defined]
 
-
+# Once made these never change.
 _ATOMS = frozenset({int, float, complex, bool, str, bytes})
-_LIGHT = 256  # bytes
-
-
-def _is_light(column: Sequence[Any]) -> bool:
-    """Tell whether the elements of a column are small, by its first one."""
-    if type(column) in (list, tuple):
-        return bool(column) and _weight(column[0]) <= _LIGHT
-    if type(column) in _SLICEABLE:
-        return True
-    array: Any = column
-    return not array.dtype.hasobject and array.nbytes <= _LIGHT * len(array)
-
-
-def _weight(element: Any) -> float:
-    if type(element) is tuple:
-        return sys.getsizeof(element) + sum(map(_weight, element))
-    return sys.getsizeof(element) if type(element) in _ATOMS else math.inf
 
 
 def _settled(element: Any) -> Any:
@@ -203,7 +231,7 @@ def _copied(thing: Any, memo: dict[int, Any]) -> Any:
     if id(thing) in memo:
         return memo[id(thing)]
     numpy = sys.modules.get("numpy")
-    if isinstance(thing, (bytearray, array.array, getattr(numpy, "ndarray", bytearray))):
+    if issubclass(kind, (bytearray, array.array, getattr(numpy, "ndarray", bytearray))):
         memo[id(thing)] = copy.copy(thing)
     elif kind is list:
         memo[id(thing)] = new = thing.copy()
@@ -211,7 +239,9 @@ def _copied(thing: Any, memo: dict[int, Any]) -> Any:
             new[:] = [_copied(item, memo) for item in thing]
     elif kind is dict:
         memo[id(thing)] = new = thing.copy()
-        new.update((key, _copied(item, memo)) for key, item in thing.items())
+        made = ((key, item, _copied(item, memo)) for key, item in thing.items())
+        # The others stay, so that their keys, which may be slow, are not hashed again.
+        new.update((key, copied) for key, item, copied in made if copied is not item)
     elif kind is tuple:
         # Its items may hold it, but then by way of a list or a dict, which are noted already.
         memo[id(thing)] = thing
@@ -236,18 +266,6 @@ def _one_large(elements: Sequence[Any]) -> bool:
     return is_large(elements[0]) and all(same)
 
 
-def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
-    """Count the elements, where all who can be endless can be counted."""
-    sizes = [
-        len(it)  # type: ignore[arg-type]
-        if type(it) in _SLICEABLE or (isinstance(it, Sized) and not isinstance(it, Iterator))
-        else None
-        for it in iterables
-    ]
-    shortest = None if None in sizes else min(size for size in sizes if size is not None)
-    return None if shortest == sys.maxsize else shortest  # endless repetition
-
-
 class Cutter:
     """Cuts a source by a policy, in the policy's order.
 
@@ -267,20 +285,27 @@ class Cutter:
     def __init__(self, source: Source, policy: Policy, workers: int, *, lists: bool) -> None:
         self._source, self._lists = source, lists
         source.crosses = not lists
+        if lists:
+            source.freeze()
         self._order: list[int] | None = None
         self._rows: list[tuple[Any, ...]] = []
-        if policy.reorders or (policy.counts and source.total is None):
+        # What a lazy call's iterables say of their number is all that can be known.
+        counted = source.certain if source.settled else source.total is not None
+        if policy.reorders or (policy.counts and not counted):
             self._rows = source.take_all()
-            arguments = [tuple(row[0]) for row in self._rows] if source.star else self._rows
-            if handles_exist():
-                arguments = [tuple(opened(row)) for row in arguments]
-            self._order = policy.order(arguments, workers)
+            self._order = policy.order(self._arguments(policy), workers)
         self._chunker = policy.begin(source.total, workers)
         self._cut = 0
-        # What did not run, by the input's order.
-        self._back: list[Piece] = []
+        self._back = Back()
         # Trials, which may come back, are for elements that leave no copy, in no order of theirs.
         self._tries = self._order is None and not lists and source.light
+
+    def _arguments(self, policy: Policy) -> list[tuple[Any, ...]]:
+        """Give the arguments of each element, as its cost may ask for them."""
+        if policy.cost is None:
+            return self._rows
+        rows = [tuple(row[0]) for row in self._rows] if self._source.star else self._rows
+        return [tuple(opened(row)) for row in rows] if handles_exist() else rows
 
     def learn(self, size: int, seconds: float) -> None:
         """Hear what a chunk took."""
@@ -299,13 +324,12 @@ class Cutter:
 
     def take_back(self, piece: Piece) -> None:
         """Take a piece that did not run; it is cut again, and goes before what is not cut yet."""
-        piece = piece._replace(chunk=piece.chunk._replace(seconds=None))
-        bisect.insort(self._back, piece, key=lambda one: one.indices[0])
+        self._back.put(piece._replace(chunk=piece.chunk._replace(seconds=None)))
 
     @property
     def _left(self) -> int | None:
         left = self._source.left
-        return left if left is None or not self._back else left + sum(p.size for p in self._back)
+        return left if left is None else left + self._back.size
 
     def next(self, at_most: int, below: int | None) -> Piece | None:
         """Cut the next piece; None when there is nothing more to run.
@@ -317,13 +341,10 @@ class Cutter:
         below : int or None
             Pass over elements from this index on: the call has failed there.
         """
-        while self._back:
-            left = self._left  # the piece is part of it: else it would be cut as if it were the end
-            piece = self._back.pop(0)
-            if below is None or min(piece.indices) < below:
-                first, *rest = piece.parts(self._chunker.size(left))
-                self._back[:0] = rest
-                return first
+        if self._back.size:
+            piece = self._back.next(self._chunker.size(self._left), below)
+            if piece is not None:
+                return piece
         if at_most < 1:
             return None
         if self._order is not None:

@@ -22,6 +22,7 @@ from parmap.engine.streams import takes_rng
 from parmap.errors import DependencyFailed, add_note
 from parmap.events import ElementFailed, Event
 from parmap.failures import Failure
+from parmap.untouched import own
 from parmap.worker.globals import apart
 from parmap.worker.rng import Root, streamed
 from parmap.worker.values import Chunk
@@ -148,6 +149,11 @@ class Dag:
         """None: a call's arguments are its own."""
         return {}
 
+    @property
+    def load(self) -> None:
+        """Nothing: all results are wanted at once."""
+        return
+
     def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Dag:  # noqa: ARG002
         """Begin; the graph cuts itself."""
         # A policy that shares out a known number shares out what is ready, each time.
@@ -202,14 +208,15 @@ class Dag:
     def put(self, indices: Sequence[int], values: list[Any]) -> None:
         """Take results; what had waited for the last of its inputs becomes ready."""
         for head, value in zip(indices, values, strict=True):
-            run = self._runs[head]
             self._use_up(head)
-            if isinstance(value, Failure):
-                self._failures[head] = value
-                self._spoil(head)
-            else:
-                self._states[head] = "done"
-                self._arrive(run[-1], value)
+            self._states[head] = "done"
+            self._arrive(self._runs[head][-1], value)
+
+    def fail(self, index: int, failure: Failure) -> None:
+        """Note a failure. As a result it would be a value: a call may return one of its own."""
+        self._use_up(index)
+        self._failures[index] = failure
+        self._spoil(index)
 
     def ready(self) -> Iterator[list[Any]]:
         """Give nothing: results stay in `results`."""
@@ -282,7 +289,7 @@ class Dag:
 
     def _failed_at(self, head: int) -> int:
         """Find which call of a run failed: the worker has noted its name on the error."""
-        notes = getattr(self._errors.get(head), "__notes__", ())
+        notes = own(self._errors.get(head)).get("__notes__", ())
         names = {note.removeprefix(_NOTE).partition(",")[0] for note in notes}
         return next((i for i in self._runs[head] if self._nodes[i].name in names), head)
 

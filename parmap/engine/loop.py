@@ -1,7 +1,9 @@
 """The one loop: pull, cut, submit, order, retry, cancel.
 
-One thread, the caller's, runs it; futures land in a queue from whatever thread resolves
-them. So the loop needs no lock: all of its state is touched by that one thread alone.
+One thread at a time runs it; futures land in a queue from whatever thread resolves them. So
+the loop needs no lock: all of its state is touched by that one thread alone. `Call.results`
+waits in the caller's thread. `Call.steps` never waits: `parmap.engine.driving` waits for it,
+in a thread or in an event loop.
 
 Which error does a call raise when several elements fail? The one that the built-in ``map``
 would meet first: the lowest index. A failure at index *i* therefore stops all that comes
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -22,14 +25,19 @@ from typing import Any, Literal, NamedTuple
 from parmap import events
 from parmap.engine.blame import after_death
 from parmap.engine.chunking import Auto, Policy
-from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.jobs import job_for
+from parmap.engine.load import weight
 from parmap.engine.pieces import Cutting, Feed, Piece
 from parmap.engine.retry import Retry
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
+from parmap.engine.unseeded import Unseeded
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
-from parmap.worker.parcel import PackedError, pack_error, unpack_error
+from parmap.untouched import is_a
+from parmap.worker.generators import Noticing
+from parmap.worker.parcel import PackedError, Parcel
+from parmap.worker.raised import pack_error, unpack_error
 from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 
@@ -123,14 +131,18 @@ class Call:
             functions=functions,
             constants=feed.constants,
         )
-        self._functions = functions or (fn,)
+        self._unseeded = Unseeded(
+            functions or (fn,),
+            site.traits,
+            streams=settings.root is not None,
+            alone=settings.window is None and feed.total is not None,
+        )
         self._again: deque[Piece] = deque()
         self._later: list[tuple[float, int, Piece]] = []  # a heap: when, index, what
         self._flying: dict[Future[Outcome], Piece] = {}
         self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
         self._shelf = shelf or shelf_for(ordered=settings.ordered)
-        self._warned = False
         self._blind = not site.traits.sees_deaths
         self.failures: list[Failure] = []
 
@@ -142,12 +154,34 @@ class Call:
         Exception
             What an element raised (``errors="raise"``), or the input's own error.
         """
+        return self._run(waits=True)
+
+    def steps(self, landed: SimpleQueue[Future[Outcome]]) -> Generator[list[Any], None, None]:
+        """Run the call as `results` does, but yield an empty list instead of waiting.
+
+        Parameters
+        ----------
+        landed : queue.SimpleQueue
+            Receives each future once it is resolved. After an empty list, the next step has
+            something to do when this queue is not empty, or when the time is `due`.
+        """
+        self._landed = landed
+        return self._run(waits=False)
+
+    @property
+    def due(self) -> float | None:
+        """The time (`time.monotonic`) of the next retry; None if none is planned."""
+        return self._later[0][0] if self._later else None
+
+    def _run(self, *, waits: bool) -> Generator[list[Any], None, None]:
         site, workers = self._site, self._site.workers
         policy = self._settings.policy.paced(site.traits.round_trip)
         cutter = self._feed.cutter(policy, workers, lists=site.traits.shares_memory)
-        placed = site.place(self._job, self._feed.total)
+        with Noticing() as found:
+            placed = site.place(self._job, self._feed.total)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
+            self._unseeded.placed(found)
             moved = True
             while self._flying or self._later or moved:
                 self._fill(cutter, placed)
@@ -156,6 +190,8 @@ class Call:
                     moved = True  # the window has room again
                     yield values
                 if self._flying or self._later:
+                    while not waits and self._still():
+                        yield []
                     moved = self._wait(cutter) or moved
             self._conclude()
         finally:
@@ -179,9 +215,17 @@ class Call:
         first = self._again[0].chunk.careful if self._again else False
         return first or any(piece.chunk.careful for piece in self._flying.values())
 
+    def _still(self) -> bool:
+        """Whether nothing has landed, and no retry is due."""
+        due = self.due
+        return self._landed.empty() and (due is None or due > time.monotonic())
+
     def _wait(self, cutter: Cutting) -> bool:
         """Wait until a piece lands, and take it in, or until one may be retried."""
-        patience = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+        patience = None
+        if self._later:  # the system refuses a wait of centuries; after it, one looks again
+            left = self._later[0][0] - time.monotonic()
+            patience = min(max(0.0, left), threading.TIMEOUT_MAX)
         try:
             landed = self._landed.get(timeout=patience)
         except Empty:
@@ -207,8 +251,14 @@ class Call:
         if window is None:
             return sys.maxsize
         # A share of the window, so that one large chunk does not take it from the others.
-        share = max(1, window // (_DEPTH * self._site.workers))
-        return min(share, window - (cutter.taken - self._shelf.released))
+        workers = self._site.workers
+        share = max(1, window // (_DEPTH * workers))
+        taken, released = cutter.taken, self._shelf.released
+        room = min(share, window - (taken - released))
+        load = self._feed.load
+        if load is None:
+            return room
+        return min(room, load.room(taken, released, pieces=_DEPTH * workers, least=workers))
 
     def _send(self, piece: Piece, placed: Any) -> None:
         chunk = piece.chunk
@@ -216,13 +266,16 @@ class Call:
             chunk = chunk._replace(indices=piece.indices)
         try:
             send = self._site.keep if piece.keep else self._site.send
-            future = send(placed, chunk)
+            with Noticing() as found:
+                future = send(placed, chunk)
         except SerializationError as error:
             self._unsendable(piece, error)
             return
         self._flying[future] = piece
         future.add_done_callback(self._landed.put)
         self._tell(events.ChunkSent, piece.indices[0], piece.size)
+        if found:
+            self._unseeded.sent(found, piece.indices)
 
     def _unsendable(self, piece: Piece, error: SerializationError) -> None:
         """Find out which element of a piece cannot travel: send them one by one."""
@@ -258,9 +311,12 @@ class Call:
             return
         if len(values):
             cutter.learn(len(values), outcome.seconds)
-        if outcome.touched and not self._warned:
-            self._warned = True
-            warn_unseeded(self._functions, outcome.touched, users_line())
+            if self._feed.load is not None:
+                packed = outcome.values
+                size = packed.size if type(packed) is Parcel else weight(values)
+                self._feed.load.came(len(values), size)
+        if outcome.moves:
+            self._unseeded.hear(outcome.moves, cutter.taken)
         done = self._sort_out(piece, outcome, values, cutter)
         facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
         self._tell(events.ChunkFinished, piece.indices[0], done, *facts)
@@ -309,7 +365,7 @@ class Call:
         failure = Failure(
             error, index, packed.traceback, origin.host, origin.pid, self._settings.label
         )
-        if isinstance(error, KeyboardInterrupt):
+        if is_a(error, KeyboardInterrupt):
             # It may be the user's own, and always means the whole call.
             failure.reraise()
         failed = piece.attempts + 1
@@ -324,7 +380,7 @@ class Call:
         if self._settings.errors == "raise":
             self._end_at(index, failure)
         else:
-            self._shelf.put(range(index, index + 1), [failure])
+            self._shelf.fail(index, failure)
 
     def _end_at(self, index: int, why: Failure) -> None:
         """Note where the call fails, and stop all that comes after that place."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parmap.sharing import handles_exist, opened_partial
+from parmap.untouched import name_of
 
 __all__ = ["ByName"]
 
@@ -24,7 +25,7 @@ class ByName:
     def __init__(self, fn: Callable[..., Any], names: tuple[str, ...]) -> None:
         # Under this name, so that inspect.signature sees the user's function, and its rng.
         self.__wrapped__ = fn
-        self.__name__ = getattr(fn, "__name__", repr(fn))
+        self.__name__ = name_of(fn)
         self._names = names
 
     def __call__(self, *values: Any, **more: Any) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from parmap.engine.chunking import Policy
+from parmap.engine.load import Load
 from parmap.worker.values import Chunk
 
-__all__ = ["Cutting", "Feed", "Piece"]
+__all__ = ["Back", "Cutting", "Feed", "Piece"]
 
 
 class Piece(NamedTuple):
@@ -55,6 +57,40 @@ class Piece(NamedTuple):
         return self._replace(chunk=self.chunk._replace(careful=True))
 
 
+class Back:
+    """Pieces that came back without having run; they are cut again, in the input's order."""
+
+    def __init__(self) -> None:
+        self.size = 0  # elements
+        self._pieces: list[Piece] = []  # a stack: the first of the input lies on top
+        self._start = 0  # elements of the topmost that have been cut: to slice it each time is slow
+
+    def put(self, piece: Piece) -> None:
+        """Take a piece."""
+        if self._start:
+            topmost = self._pieces.pop()
+            self._pieces.append(topmost.part(self._start, topmost.size))
+            self._start = 0
+        bisect.insort(self._pieces, piece, key=lambda one: -one.indices[0])
+        self.size += piece.size
+
+    def next(self, size: int, below: int | None) -> Piece | None:
+        """Cut so many elements; pass over pieces that begin at the index `below` or after it."""
+        while self._pieces:
+            topmost = self._pieces[-1]
+            start, stop = self._start, min(self._start + size, topmost.size)
+            passed = below is not None and min(topmost.indices[start:]) >= below
+            if passed or stop == topmost.size:
+                self._pieces.pop()
+                self._start, stop = 0, topmost.size
+            else:
+                self._start = stop
+            self.size -= stop - start
+            if not passed:
+                return topmost if stop - start == topmost.size else topmost.part(start, stop)
+        return None
+
+
 class Cutting(Protocol):
     """What hands a call its pieces, one by one."""
 
@@ -86,6 +122,10 @@ class Feed(Protocol):
     @property
     def constants(self) -> Mapping[int, Any]:
         """The arguments that are the same for all elements, by their columns."""
+
+    @property
+    def load(self) -> Load | None:
+        """What bounds the bytes that the call holds, if anything does."""
 
     def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
         """Begin to cut it."""

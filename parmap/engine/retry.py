@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from parmap.untouched import is_a
+
 __all__ = ["Retry"]
 
 
@@ -59,9 +61,14 @@ class Retry:
 
     def applies(self, error: BaseException, failed: int) -> bool:
         """Tell whether an element that has failed `failed` times, now by `error`, runs again."""
-        return failed <= self.times and isinstance(error, self.on)
+        return failed <= self.times and is_a(error, self.on)
 
     def delay(self, failed: int) -> float:
         """Give the seconds to wait after an element has failed `failed` times."""
-        # Not 2.0 ** a large number: that overflows, and the longest wait is reached by then.
-        return min(self.longest, self.wait * 2.0 ** min(failed - 1, 60))
+        # Not 2.0 ** a large number: that overflows, and the longest wait is reached by then. Nor a
+        # whole number that no float can hold: nobody waits for the end of either.
+        longest = min(self.longest, _AGES)
+        return min(longest, min(self.wait, longest) * 2.0 ** min(failed - 1, 60))
+
+
+_AGES = 1e12  # seconds

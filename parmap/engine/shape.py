@@ -6,12 +6,15 @@ the holes filled. Neither step recurses, so a structure may nest to any depth.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MemberDescriptorType
 from typing import Any, TypeAlias
 
 from parmap.sharing import is_large, share
+from parmap.untouched import has, is_a, own
 
 __all__ = ["Hole", "Shape", "shape_of", "sharing_large"]
 
@@ -23,6 +26,8 @@ class Hole:
 
 
 Step: TypeAlias = tuple[Any, ...]
+# An attribute's name in the object's dictionary, or that of a slot, and of which class in the MRO.
+_Place: TypeAlias = "str | tuple[int, str]"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,8 +82,8 @@ def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
     Parameters
     ----------
     structure : object
-        Lists, tuples, named tuples, dicts and dataclasses are looked into; all else is a
-        value.
+        Lists, tuples, named tuples, dicts, dataclasses and attrs classes are looked into; all
+        else is a value.
 
     Returns
     -------
@@ -102,7 +107,7 @@ def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
     seen = 0  # holes and large values met so far, repeated ones too
     todo: Any = structure
     while True:
-        parts = None if isinstance(todo, Hole) else _parts(todo)
+        parts = None if is_a(todo, Hole) else _parts(todo)
         if parts is None:
             seen += _leaf(todo, holes, steps)
         else:
@@ -136,10 +141,10 @@ def sharing_large(shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def _leaf(leaf: Any, holes: dict[Hole, int], steps: list[Step]) -> int:
-    if isinstance(leaf, Hole):
+    if is_a(leaf, Hole):
         steps.append(("hole", holes.setdefault(leaf, len(holes))))
         return 1
-    if hasattr(type(leaf), "__dask_graph__"):
+    if has(leaf, "__dask_graph__"):
         raise TypeError(
             f"{type(leaf).__module__}.{type(leaf).__qualname__} is another library's lazy value: "
             "compute it there, or make it with parmap.delayed"
@@ -151,22 +156,54 @@ def _leaf(leaf: Any, holes: dict[Hole, int], steps: list[Step]) -> int:
 def _parts(thing: Any) -> Sequence[Any] | None:
     """Give the parts of a container; None for what is not looked into."""
     kind = type(thing)
-    if kind is list or kind is tuple or _is_named_tuple(kind):
+    if kind is list or kind is tuple:
         return thing  # type: ignore[no-any-return]
+    if _is_named_tuple(kind):
+        return [*tuple.__iter__(thing), *own(thing).values()]
     if kind is dict:
-        if any(isinstance(key, Hole) for key in thing):
+        if any(is_a(key, Hole) for key in thing):
             raise TypeError("a delayed call cannot be a dict's key: it has no value yet")
         return list(thing.values())
-    if isinstance(thing, (dict, list, tuple, set, frozenset)) and any(
-        isinstance(part, Hole) for part in (thing.values() if isinstance(thing, dict) else thing)
-    ):
+    if any(is_a(part, Hole) for part in _members(thing)):
         raise TypeError(
             f"a delayed call stands in a {kind.__name__}, which cannot be looked into: use a "
             "list, a tuple or a dict"
         )
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        return [getattr(thing, f.name) for f in dataclasses.fields(thing) if f.init]
-    return None
+    state = _state(thing)
+    return None if state is None else [part for _, part in state]
+
+
+def _members(thing: Any) -> Iterable[Any]:
+    """Give what stands in a container that is not looked into, by Python's own iteration."""
+    if is_a(thing, dict):
+        return dict.values(thing)
+    kinds: tuple[Any, ...] = (list, tuple, set, frozenset)
+    for kind in kinds:
+        if is_a(thing, kind):
+            return kind.__iter__(thing)  # type: ignore[no-any-return]
+    return ()
+
+
+def _state(thing: Any) -> list[tuple[_Place, Any]] | None:
+    """Give what an object of a record class holds, and where; None for other objects.
+
+    All of it, and not the fields alone: the object is built again without its constructor, which
+    ran when the user made it, and may have counted, checked or derived something.
+    """
+    kind = type(thing)
+    if not (has(thing, "__dataclass_fields__") or has(thing, "__attrs_attrs__")):
+        return None
+    try:
+        object.__new__(kind)
+    except TypeError:  # it derives from a built-in class, which holds more than attributes
+        return None
+    held: list[tuple[_Place, Any]] = list(own(thing).items())
+    for at, one in enumerate(kind.__mro__):
+        for name, slot in one.__dict__.items():
+            if type(slot) is MemberDescriptorType:
+                with contextlib.suppress(AttributeError):  # not set
+                    held.append(((at, name), slot.__get__(thing)))
+    return held
 
 
 def _step(container: Any) -> Step:
@@ -176,9 +213,10 @@ def _step(container: Any) -> Step:
     if kind is dict:
         return ("dict", list(container), len(container))
     if _is_named_tuple(kind):
-        return ("named", kind, len(container))
-    names = [f.name for f in dataclasses.fields(container) if f.init]
-    return ("dataclass", (kind, names), len(names))
+        more = own(container)
+        return ("named", (kind, list(more)), tuple.__len__(container) + len(more))
+    places = [place for place, _ in _state(container) or ()]
+    return ("record", (kind, places), len(places))
 
 
 def _made(kind: str, what: Any, parts: list[Any]) -> Any:
@@ -190,10 +228,20 @@ def _made(kind: str, what: Any, parts: list[Any]) -> Any:
         case "dict":
             return dict(zip(what, parts, strict=True))
         case "named":
-            return what(*parts)
-    made, names = what
-    return made(**dict(zip(names, parts, strict=True)))
+            cls, places = what
+            size = len(parts) - len(places)
+            made, parts = tuple.__new__(cls, parts[:size]), parts[size:]
+        case "record":
+            cls, places = what
+            made = object.__new__(cls)
+    for place, part in zip(places, parts, strict=True):
+        if type(place) is tuple:
+            at, name = place
+            cls.__mro__[at].__dict__[name].__set__(made, part)
+        else:
+            own(made)[place] = part
+    return made
 
 
 def _is_named_tuple(kind: type) -> bool:
-    return issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return issubclass(kind, tuple) and any("_fields" in one.__dict__ for one in kind.__mro__)

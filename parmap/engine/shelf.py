@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from parmap.failures import Failure
+
 __all__ = ["Shelf", "shelf_for"]
 
 
@@ -16,6 +18,9 @@ class Shelf(Protocol):
 
     def put(self, indices: Sequence[int], values: list[Any]) -> None:
         """Take the results of some elements; neighbours come as a range."""
+
+    def fail(self, index: int, failure: Failure) -> None:
+        """Take what stands for the result of an element that failed."""
 
     def ready(self) -> Iterator[list[Any]]:
         """Give what may go out now, and count it in `released`."""
@@ -38,6 +43,9 @@ class _Ordered:
             for index, value in zip(indices, values, strict=True):
                 self._waiting[index] = [value]
 
+    def fail(self, index: int, failure: Failure) -> None:
+        self._waiting[index] = [failure]
+
     def ready(self) -> Iterator[list[Any]]:
         while (values := self._waiting.pop(self.released, None)) is not None:
             self.released += len(values)
@@ -51,6 +59,9 @@ class _Unordered:
 
     def put(self, indices: Sequence[int], values: list[Any]) -> None:  # noqa: ARG002
         self._waiting.append(values)
+
+    def fail(self, index: int, failure: Failure) -> None:  # noqa: ARG002
+        self._waiting.append([failure])
 
     def ready(self) -> Iterator[list[Any]]:
         while self._waiting:

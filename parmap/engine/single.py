@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from parmap.engine.callbacks import Answer
-from parmap.engine.jobs import job_for, users_line, warn_unseeded
+from parmap.engine.jobs import job_for
 from parmap.engine.naming import ByName
 from parmap.engine.site import Site
 from parmap.engine.streams import root_of
+from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
-from parmap.worker.parcel import unpack_error
+from parmap.worker.generators import Noticing
+from parmap.worker.raised import unpack_error
 from parmap.worker.values import Chunk, Outcome
 
 __all__ = ["single"]
@@ -42,11 +45,17 @@ def single(
         star=True,
         root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
     )
-    placed, where = site.place(job, 1, waits=False), users_line()
+    unseeded = Unseeded(
+        [fn], site.traits, streams=job.root is not None, alone=False, where=users_line()
+    )
+    with Noticing() as found:
+        placed = site.place(job, 1, waits=False)
     outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
     try:
-        inner = site.send(placed, chunk)
+        unseeded.placed(found)
+        with Noticing() as found:
+            inner = site.send(placed, chunk)
     except BaseException:
         site.drop(placed)
         raise
@@ -60,8 +69,8 @@ def single(
         if outer.set_running_or_notify_cancel():
             try:
                 outcome = inner.result()
-                if outcome.touched:
-                    warn_unseeded([fn], outcome.touched, where)
+                if outcome.moves:
+                    unseeded.hear(outcome.moves)
                 outer.set_result(_value(outcome))
             except BaseException as error:  # noqa: BLE001 - what the task raised is the future's
                 outer.set_exception(error)
@@ -77,7 +86,31 @@ def single(
 
     outer.notify(pass_back)
     inner.add_done_callback(lambda inner: site.callbacks.collect(partial(settle, inner)))
+    if found:
+        _note(site, found, unseeded)
     return outer
+
+
+# Generators that the last calls brought as arguments, with the places that they were sent to.
+_given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
+
+
+def _note(site: Site, found: list[Any], unseeded: Unseeded) -> None:
+    """Warn of a generator that another call has brought before: both draw the same numbers."""
+    before = [one() for where, one in list(_given) if where() is site]
+    for generator in found:
+        if any(one is generator for one in before):
+            unseeded.placed([generator])
+        else:
+            _given.append((weakref.ref(site), _held(generator)))
+
+
+def _held(thing: Any) -> Callable[[], Any]:
+    """Hold an object weakly; NumPy's generators, which are small, cannot be held so."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
 
 
 def _value(outcome: Outcome) -> Any:

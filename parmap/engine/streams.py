@@ -7,8 +7,10 @@ import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, Literal, cast
 
+from parmap.untouched import is_a, own
 from parmap.worker.rng import Root
 
 __all__ = ["Streams", "root_of", "takes_rng"]
@@ -116,13 +118,36 @@ def _entropy(seed: Any) -> Any:
 
 def takes_rng(function: Callable[..., Any]) -> bool:
     """Tell whether a function has a parameter ``rng`` that is still to be given."""
-    if isinstance(function, functools.partial) and "rng" in function.keywords:
+    if is_a(function, functools.partial) and "rng" in function.keywords:
         return False
     try:
-        parameter = inspect.signature(function).parameters.get("rng")
+        parameter = inspect.signature(_plain(function)).parameters.get("rng")
     except (TypeError, ValueError):  # a builtin without a signature
         return False
     return parameter is not None and parameter.kind in (
         parameter.POSITIONAL_OR_KEYWORD,
         parameter.KEYWORD_ONLY,
     )
+
+
+def _plain(function: Any) -> Callable[..., Any]:
+    """Give a function that takes what a callable object takes, without asking the object.
+
+    `inspect.signature` asks for half a dozen attributes, which the object's class may compute.
+    """
+    if is_a(function, functools.partial):
+        return functools.partial(_plain(function.func), *function.args, **function.keywords)
+    wrapped = own(function).get("__wrapped__")
+    if wrapped is not None and not is_a(function, _PLAIN):
+        return _plain(wrapped)
+    if is_a(function, _PLAIN):
+        return cast("Callable[..., Any]", function)
+    found = (one.__dict__ for one in type(function).__mro__)
+    call = next((slots["__call__"] for slots in found if "__call__" in slots), None)
+    if type(call) is not FunctionType:
+        raise TypeError("it has no signature of its own")
+    return functools.partial(call, function)
+
+
+# Functions, classes and methods, whose signatures are Python's own.
+_PLAIN = (type, FunctionType, BuiltinFunctionType, MethodType)

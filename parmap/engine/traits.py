@@ -35,9 +35,14 @@ class Traits(NamedTuple):
         and gives a future of ``made(reference)``.
     abandons : bool, default False
         The executor has ``abandon(future)``, which stops a task that runs.
+    noisy : bool, default False
+        Threads in the workers' processes that run no tasks may draw from Python's global
+        generator.
     copies : bool, default False
         ``submit`` copies the arguments before it returns, and a worker sends a result before
         it runs anything else: so both may refer to arrays in place.
+    inside : bool, default False
+        Tasks run in threads of this process, although what they get is packed.
     """
 
     shares_memory: bool = False
@@ -50,4 +55,6 @@ class Traits(NamedTuple):
     places: bool = False
     keeps: bool = False
     abandons: bool = False
+    noisy: bool = False
     copies: bool = False
+    inside: bool = False

@@ -12,16 +12,21 @@ and hypothesis, which no other part of parmap imports.
 
 from parmap.testing.arrays import ArraysContract
 from parmap.testing.budget import BudgetContract
+from parmap.testing.callers import CallersContract
+from parmap.testing.causes import CausesContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
 from parmap.testing.futures import FuturesContract
 from parmap.testing.graphs import GraphsContract
+from parmap.testing.hostile import HostileContract
+from parmap.testing.iterables import IterablesContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
 from parmap.testing.travel import TravelContract
+from parmap.testing.waiting import WaitingContract
 
 __all__ = ["PlanContract"]
 
@@ -30,6 +35,7 @@ class PlanContract(
     ResultsContract,
     FailuresContract,
     ErrorsContract,
+    CausesContract,
     LazinessContract,
     FuturesContract,
     TravelContract,
@@ -39,6 +45,10 @@ class PlanContract(
     SharingContract,
     ArraysContract,
     DeathsContract,
+    WaitingContract,
+    CallersContract,
+    HostileContract,
+    IterablesContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

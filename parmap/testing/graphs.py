@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 import pytest
 from hypothesis import given
@@ -31,8 +32,69 @@ def _graphs(draw: st.DrawFn) -> list[tuple[str, tuple[int, ...]]]:
     return graph
 
 
+# Which constructors have run, here in the caller.
+_made: list[str] = []
+
+
+@dataclass
+class _Record:
+    value: Any
+    more: Any = None
+    count: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        _made.append("record")
+        self.count += 1
+        self.derived = [self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    value: Any
+    more: Any = None
+
+    def __post_init__(self) -> None:
+        _made.append("frozen")
+        object.__setattr__(self, "more", (self.value, self.more))
+
+
+class _Pair(NamedTuple):
+    value: Any
+    more: Any
+
+
+class _Checked(_Pair):
+    def __new__(cls, value: Any, more: Any = None) -> Self:
+        _made.append("checked")
+        return super().__new__(cls, value, more)
+
+
+def _seen(thing: Any) -> tuple[Any, ...]:
+    more = (thing.count, thing.derived) if type(thing) is _Record else ()
+    return type(thing).__name__, thing.value, thing.more, *more
+
+
+_EXPECTED: dict[type, tuple[Any, ...]] = {
+    _Record: ("_Record", 3, [5], 1, [3]),
+    _Frozen: ("_Frozen", 3, (3, [5])),
+    _Checked: ("_Checked", 3, [5]),
+}
+
+
 class GraphsContract(Contract):
     """What is flattened into one pool gives what plain Python gives."""
+
+    @pytest.mark.parametrize("kind", [_Record, _Frozen, _Checked])
+    def test_constructors_are_not_run_again(self, kind: Any) -> None:
+        """A record with results in it is the one that was made, and not made anew."""
+        three, five = _add(1, 2), _add(2, 3)
+        _made.clear()
+        given = kind(three, [five])
+        count = len(_made)
+        result = parmap.compute({"here": given})["here"]
+        there = parmap.compute(parmap.delayed(_seen)(given))
+        assert len(_made) == count
+        assert _seen(result) == there == _EXPECTED[kind]
 
     def test_a_grid_is_nested_loops(self) -> None:
         """In loop order, and in the loops' shape."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,27 @@ from parmap.testing.material import (
 )
 
 __all__ = ["LazinessContract"]
+
+_MEGABYTE = 1_000_000
+
+
+class _Image:
+    """An object of the user's, which is not asked how large it is."""
+
+    __slots__ = ("pixels",)
+
+    def __init__(self) -> None:
+        self.pixels = np.zeros(_MEGABYTE // 8)
+
+
+_LARGE: dict[str, Callable[[int], Any]] = {
+    "arrays": lambda _: np.zeros(_MEGABYTE // 8),
+    "texts": lambda x: str(x % 10) * _MEGABYTE,
+    "objects": lambda _: _Image(),
+    "rows": lambda x: (x, {"pixels": [bytes(_MEGABYTE)]}),
+    "results": lambda x: x,
+    "both": lambda _: np.zeros(_MEGABYTE // 8),
+}
 
 
 class LazinessContract(Contract):
@@ -79,6 +101,40 @@ class LazinessContract(Contract):
         assert pulled == []
         results.close()
         assert pulled == []
+
+    @pytest.mark.parametrize("ordered", [True, False])
+    @pytest.mark.parametrize("kind", ["arrays", "texts", "objects", "rows", "results", "both"])
+    def test_large_elements_are_few(self, kind: str, ordered: bool) -> None:  # noqa: FBT001
+        """By default 64 MB are ahead at most, of elements and results, whatever the chunks."""
+        taken, ahead = 0, []
+
+        def source() -> Iterator[Any]:
+            for x in itertools.count(1):
+                ahead.append(x - taken)
+                yield _LARGE[kind](x)
+
+        def fn(x: Any) -> Any:
+            return np.zeros(_MEGABYTE // 8) if kind in ("results", "both") else type(x).__name__
+
+        results = parmap.imap(fn, source(), chunks=200, ordered=ordered)
+        for _ in itertools.islice(results, 70):
+            taken += 1
+        results.close()
+        assert max(ahead) <= (32 if kind == "both" else 64)
+
+    def test_a_window_of_ones_own_is_kept_whatever_elements_weigh(self) -> None:
+        """Who gives a number knows the elements."""
+        pulled: list[int] = []
+
+        def source() -> Iterator[bytes]:
+            for x in range(100):
+                pulled.append(x)
+                yield bytes(_MEGABYTE)
+
+        results = parmap.imap(len, source(), chunks=100, window=200 * self.session.workers)
+        assert next(results) == _MEGABYTE
+        results.close()
+        assert len(pulled) == 100
 
     @pytest.mark.parametrize("ordered", [True, False])
     def test_closing_early_cancels_the_rest(self, ordered: bool) -> None:  # noqa: FBT001

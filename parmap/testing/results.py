@@ -103,6 +103,33 @@ class ResultsContract(Contract):
             np.add(x, 1, out=x)
             assert x.all()
 
+    def test_a_function_that_copies_what_it_changes(self) -> None:
+        """One object may stand for several elements; who writes to it, writes to a copy.
+
+        A function that writes to the element itself sees what other elements left there, on
+        plans that share the caller's memory: no plan promises more than what is tested here.
+        """
+        row: list[int] = []
+        array = np.zeros((4, 3))
+
+        def longer(row: list[int]) -> int:
+            row = [*row]
+            row.append(1)
+            return len(row)
+
+        def raised(x: Any) -> Any:
+            x = x.copy()
+            x += 1
+            return x.sum()
+
+        for chunks in ("auto", 1, 2):
+            assert parmap.pmap(longer, [row] * 4, chunks=chunks) == [1] * 4
+            assert parmap.starmap(longer, [(row,)] * 4, chunks=chunks) == [1] * 4
+            assert parmap.pmap(raised, array, chunks=chunks) == [3.0] * 4
+            assert parmap.pmap(raised, [array[0]] * 4, chunks=chunks) == [3.0] * 4
+        assert row == []
+        assert not array.any()
+
     def test_many_callers_share_a_session(self) -> None:
         """Calls made from several threads at once do not mix up."""
         context = contextvars.copy_context

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import itertools
+import os
 import pickle
 import threading
 import weakref
@@ -104,6 +106,30 @@ class _Odd:
         raise RuntimeError("not now")
 
 
+class _Noted:
+    """Something that writes down where it is unpickled.
+
+    Parameters
+    ----------
+    file : path
+        Where to.
+    size : int
+        How many bytes it is to have.
+    """
+
+    def __init__(self, file: Any, size: int) -> None:
+        self.file, self.rest = file, bytes(size)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        with open(self.file, "a", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def _sizes(*args: Any) -> list[int]:
+    return [len(arg.rest) for arg in args if isinstance(arg, _Noted)]
+
+
 class SharingContract(Contract):
     """Handles and constants are to a function the arguments that they stand for."""
 
@@ -115,6 +141,24 @@ class SharingContract(Contract):
         assert list(_WAYS[way](self.session, data)) == expected
         assert list(_WAYS[way](self.session, parmap.share(data))) == expected
         assert list(_WAYS[way](self.session, self.session.share(data))) == expected
+
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    @pytest.mark.parametrize("count", [1, 6])
+    def test_a_shared_value_is_unpickled_once_per_worker(
+        self, tmp_path: Any, count: int, size: int
+    ) -> None:
+        """Not once per chunk, and not anew for another call; however many values there are."""
+        self.need_same_host()
+        files = [tmp_path / str(number) for number in range(count)]
+        handles = [parmap.share(_Noted(file, size)) for file in files]
+        expected = [[size] * count] * 8
+        assert parmap.pmap(_sizes, *map(repeat, handles), range(8), chunks=1) == expected
+        assert parmap.starmap(_sizes, [(*handles, i) for i in range(8)], chunks=1) == expected
+        futures = [parmap.submit(_sizes, *handles, i) for i in range(8)]
+        assert [future.result(LONG) for future in futures] == expected
+        for file in files:
+            times = len(file.read_text().split()) if file.exists() else 0
+            assert times <= (0 if self.shares_memory() else self.session.workers)
 
     def test_a_cost_function_gets_the_value(self) -> None:
         """What sets the order is a function of the arguments, too."""
@@ -285,6 +329,21 @@ class SharingContract(Contract):
         expected = list(zip(*columns(), strict=False))
         assert parmap.pmap(lambda *row: row, *columns()) == expected
         assert list(parmap.imap(lambda *row: row, *columns())) == expected
+
+    def test_a_copy_of_a_handle_is_the_handle(self) -> None:
+        """Neither a copy nor a pickle of it changes what the caller may do with the value."""
+        value = np.zeros(3)
+        handle = parmap.share(value)
+        held = {"data": handle}
+        assert copy.copy(handle) is handle
+        assert copy.deepcopy(held)["data"] is handle
+        buffers: list[pickle.PickleBuffer] = []
+        text = pickle.dumps(handle, 5, buffer_callback=buffers.append)
+        other = pickle.loads(text, buffers=buffers)
+        assert not other.value.flags.writeable
+        value[0] = 1
+        assert parmap.pmap(_pick, [copy.copy(handle)], [0]) == [("ndarray", 1.0)]
+        value[0] = 2
 
     def test_something_that_cannot_say_how_large_it_is(self) -> None:
         """To look for large values asks nobody for more than they can give."""

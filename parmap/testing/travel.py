@@ -4,7 +4,15 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import multiprocessing
+import os
+import sys
+import tempfile
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -24,6 +32,32 @@ class _Trap:
 
 def _spring() -> NoReturn:
     raise ValueError("sprung")
+
+
+_OPENED: dict[str, Callable[[Path], Any]] = {
+    "text": Path.open,
+    "text to read and write": lambda path: path.open("r+"),
+    "bytes": lambda path: path.open("rb"),
+    "unbuffered": lambda path: path.open("rb", buffering=0),
+    "temporary": lambda path: _filled(tempfile.NamedTemporaryFile, "w+", path),
+    "spooled": lambda path: _filled(tempfile.SpooledTemporaryFile, "w+b", path),
+}
+
+
+def _filled(make: Callable[..., Any], mode: str, path: Path) -> Any:
+    file = make(mode=mode)
+    file.write(path.read_bytes() if "b" in mode else path.read_text())
+    file.flush()
+    return file
+
+
+def _line_of(file: Any, _: object = None) -> str:
+    line = file.readline()
+    return line.decode().strip() if isinstance(line, bytes) else str(line).strip()
+
+
+def _is_standard_output(stream: Any) -> bool:
+    return stream is sys.__stdout__
 
 
 class TravelContract(Contract):
@@ -84,6 +118,73 @@ class TravelContract(Contract):
         with pytest.raises(parmap.SerializationError, match="result"):
             parmap.submit(fn, 1).result(LONG)
 
+    @pytest.mark.parametrize("kind", list(_OPENED))
+    def test_an_open_file_is_refused_wherever_it_stands(self, kind: str, tmp_path: Path) -> None:
+        """Tasks read on in the caller's own file, or do not run at all: none reads a copy."""
+        path = tmp_path / "lines"
+        path.write_text("".join(f"{i}\n" for i in range(9)))
+        with _OPENED[kind](path) as file:
+            read = functools.partial(_line_of, file)
+            calls: list[Callable[[], list[str]]] = [
+                lambda: parmap.pmap(lambda _: _line_of(file), range(3), chunks=1),
+                lambda: parmap.pmap(read, range(3), chunks=1),
+                lambda: parmap.pmap(_line_of, [file] * 3, chunks=1),
+                lambda: parmap.starmap(_line_of, [(file, i) for i in range(3)], chunks=1),
+                lambda: parmap.pmap(lambda one: _line_of(one["at"][0]), [{"at": [file]}] * 3),
+                lambda: [parmap.submit(_line_of, file).result(LONG) for _ in range(3)],
+                lambda: parmap.compute([parmap.delayed(_line_of)(file) for _ in range(3)]),
+            ]
+            for call in calls:
+                file.seek(0)
+                if self.shares_memory():
+                    lines = call()  # of threads that read at once, a text file may skip some
+                    assert lines == ["0", "1", "2"] or self.session.workers > 1
+                    continue
+                with pytest.raises(parmap.SerializationError, match="open it inside the function"):
+                    call()
+                assert _line_of(file) == "0"  # and the caller's has not moved
+
+    def test_a_result_that_is_an_open_file(self, tmp_path: Path) -> None:
+        """A task cannot return its open file from another process, and nothing stands for it."""
+        self.need_same_host()
+        path = tmp_path / "lines"
+        path.write_text("some")
+        results: list[Any] = parmap.pmap(
+            lambda i: path.open() if i == 1 else i, range(3), errors="return", chunks=3
+        )
+        assert [results[0], results[2]] == [0, 2]
+        if self.shares_memory():
+            with results[1]:
+                assert (results[1].name, results[1].read()) == (os.fspath(path), "some")
+            return
+        assert isinstance(results[1].error, parmap.SerializationError)
+
+    def test_the_end_of_a_pipe_is_refused_both_ways(self) -> None:
+        """Only the number of its file descriptor would travel, which is another file there."""
+        here, there = multiprocessing.Pipe()
+        with here, there:
+            if self.shares_memory():
+                assert parmap.pmap(lambda _: there.send(1), [0]) == [None]
+            else:
+                with pytest.raises(parmap.SerializationError, match=r"\['there'\]"):
+                    parmap.pmap(lambda _: there.send(1), [0])
+                with pytest.raises(parmap.SerializationError, match=r"result\[0\]"):
+                    parmap.pmap(lambda _: multiprocessing.Pipe(), [0])
+                there.send(1)
+            assert here.recv() == 1
+
+    def test_the_standard_streams_travel_by_name(self) -> None:
+        """A task that is given ``sys.__stdout__`` finds the one of its process."""
+        # pytest puts its own in the place of sys.stdout.
+        assert parmap.pmap(_is_standard_output, [sys.__stdout__] * 2) == [True, True]
+
+    def test_buffers_in_memory_are_data(self) -> None:
+        """io.StringIO and io.BytesIO travel with their position, each time as they are here."""
+        for buffer, rest in ((io.StringIO("abc"), "bc"), (io.BytesIO(b"abc"), b"bc")):
+            buffer.read(1)
+            (result,) = parmap.pmap(lambda one: one.read(), [buffer])
+            assert result == rest
+
     def test_what_cannot_be_read_again(self) -> None:
         """An element or result that fails to be unpickled fails alone, where it travels."""
         if self.shares_memory():
@@ -92,11 +193,16 @@ class TravelContract(Contract):
         assert [results[0], results[2]] == [1, 3]
         assert isinstance(results[1].error, parmap.SerializationError)
         assert "sprung" in str(results[1].error)
+        assert repr(results[1].error.__cause__) == "ValueError('sprung')"
         results = parmap.pmap(
             lambda x: _Trap() if x == 2 else x, [1, 2, 3], errors="return", chunks=3
         )
         assert [results[0], results[2]] == [1, 3]
         assert isinstance(results[1].error, parmap.SerializationError)
+        assert repr(results[1].error.__cause__) == "ValueError('sprung')"
+        with pytest.raises(parmap.SerializationError) as caught:
+            parmap.submit(_Trap).result(LONG)
+        assert repr(caught.value.__cause__) == "ValueError('sprung')"
 
     def test_tasks_run_the_rest_of_the_plan(self) -> None:
         """Inside a task the nested plans are in force; without any, "sequential"."""

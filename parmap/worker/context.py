@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import MutableSequence
+import threading
+from collections.abc import Callable, MutableSequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from parmap import cores
 
-__all__ = ["Inside", "Task", "Worker", "frame", "threaded", "worker"]
+__all__ = ["Inside", "Task", "Worker", "blocks", "frame", "here", "left", "threaded", "worker"]
 
 
 class Task(NamedTuple):
@@ -32,6 +33,22 @@ class Task(NamedTuple):
 
 
 frame: ContextVar[Any] = ContextVar("parmap.frame", default=None)
+
+# The sessions whose `with` blocks are open in this process, whatever the thread, in the order in
+# which they were entered.
+blocks: list[Any] = []
+
+# Called with the plan of each block that was left, if tasks of it may have opened others.
+left: list[Callable[[Any], None]] = []
+
+
+class _Here(threading.local):
+    """What a thread has had."""
+
+    plan = False  # one of its own: it has entered a block
+
+
+here = _Here()
 
 # Whether other threads of this process run tasks, too: then what is global is shared, also
 # for a call inside of the task that itself stays in its thread.

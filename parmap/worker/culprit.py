@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from parmap.errors import SerializationError
+from parmap.errors import SerializationError, said
 from parmap.worker.weights import ATOMS, Part, Reducer, heavy, kind_of, written
 
 __all__ = ["accuse", "unreadable"]
@@ -52,6 +52,7 @@ _ADVICE = {
     "queue.Queue": _QUEUE,
     "_queue.SimpleQueue": _QUEUE,
     "multiprocessing.Queue": _QUEUE,
+    "multiprocessing._ConnectionBase": _QUEUE,
     "builtins.generator": _LIST,
     "builtins.async_generator": _LIST,
     "builtins.enumerate": _LIST,
@@ -78,7 +79,9 @@ _ADVICE = {
     "_ctypes._CData": "Pass the values that it points to",
     "_io._IOBase": _FILE,
     "tempfile._TemporaryFileWrapper": _FILE,
+    "tempfile.SpooledTemporaryFile": _FILE,
     "mmap.mmap": _FILE,
+    "dbm._Database": _FILE,
     "zipfile.ZipFile": _FILE,
     "tarfile.TarFile": _FILE,
     "h5py.HLObject": _FILE,
@@ -125,7 +128,7 @@ def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
     if isinstance(error, SerializationError):  # of a value that is placed while this is packed
         return SerializationError(f"{path}: {error}")
     culprit = trail[-1].value if trail else value
-    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")
+    reason = f"{type(error).__name__}: {said(error).partition(chr(10))[0]}".removesuffix(": ")
     if too_deep and len(trail) > sys.getrecursionlimit() // 4:
         fault, advice = f"it is nested too deeply ({reason})", _FLATTER
     elif not trail and _too_large(error):
@@ -144,7 +147,7 @@ def unreadable(error: BaseException) -> SerializationError:
             f"The worker cannot import {error.name!r}: install it where the workers run, or "
             f"call cloudpickle.register_pickle_by_value({error.name}) before the call."
         )
-    elif isinstance(error, AttributeError) and "<module " in str(error):
+    elif isinstance(error, AttributeError) and "<module " in said(error):
         advice = (
             "It travels by its name alone, as what functools.lru_cache makes does, and the "
             "worker's module has no such name: define it in a module that workers can import."
@@ -154,9 +157,10 @@ def unreadable(error: BaseException) -> SerializationError:
             "Check its __reduce__, __setstate__ or __init__, and that both ends have the same "
             "versions."
         )
-    return SerializationError(
-        f"something arrived that cannot be unpickled: {type(error).__name__}: {error}. {advice}"
-    )
+    why = f"{type(error).__name__}: {said(error)}"
+    made = SerializationError(f"something arrived that cannot be unpickled: {why}. {advice}")
+    made.__cause__ = error
+    return made
 
 
 class _Visit(NamedTuple):
@@ -202,7 +206,7 @@ def _path(what: str, trail: list[_Visit]) -> str:
 
 
 def _too_large(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | OverflowError) or "4 GiB" in str(error)
+    return isinstance(error, MemoryError | OverflowError) or "4 GiB" in said(error)
 
 
 def _advice(trail: list[_Visit], what: str) -> str:

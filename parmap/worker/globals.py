@@ -1,4 +1,4 @@
-"""The global random generators, NumPy's and Python's: seeded, kept apart, watched.
+"""The global random generators, NumPy's, Python's and torch's: seeded, kept apart, watched.
 
 They are imported where they are used: a call that does not need them must not load them,
 and a generator that nobody has loaded is one that nobody has drawn from.
@@ -11,23 +11,43 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Watch", "apart", "seed_globals"]
+__all__ = ["Move", "Watch", "apart", "is_few", "load", "numpy_state", "seed_globals", "torch_of"]
 
 
 def seed_globals(stream: np.random.Generator) -> None:
-    """Seed NumPy's and Python's global generators from an element's stream."""
+    """Seed NumPy's and Python's global generators from an element's stream; torch's, if loaded."""
     import random
 
     import numpy.random
 
     numpy.random.seed(stream.integers(0, 1 << 32, size=4))  # noqa: NPY002 - what the user's code uses
     random.seed(int.from_bytes(stream.bytes(16)))
+    torch = torch_of()
+    if torch is not None:  # last: its draw from the stream changes no number of the others
+        torch.seed(int.from_bytes(stream.bytes(8)))
+
+
+def torch_of() -> Any:
+    """Give what handles torch's generators; None if torch is not loaded."""
+    if getattr(sys.modules.get("torch"), "default_generator", None) is None:
+        return None
+    from parmap.worker import torchs
+
+    return torchs
+
+
+def load(modules: tuple[str, ...]) -> None:
+    """Load modules that a function is going to load: so they are seeded, or watched, in time."""
+    for module in modules:
+        # If it is missing, or broken, the function meets the error where it wants the module.
+        with suppress(Exception):
+            importlib.import_module(module)
 
 
 @contextmanager
@@ -68,10 +88,17 @@ def apart(*, load: bool = False) -> Iterator[None]:
 @contextmanager
 def _swapped() -> Iterator[None]:
     own = _spare.pop() if _spare else _Own()
+    torch = torch_of()
     try:
-        with own.python(sys.modules.get("random")), own.numpy(sys.modules.get("numpy.random")):
+        with (
+            own.python(sys.modules.get("random")),
+            own.numpy(sys.modules.get("numpy.random")),
+            own.torch(torch),
+        ):
             yield
     finally:
+        if torch is None and (late := torch_of()) is not None:
+            late.seed(None)  # a task's seed must not stay
         _spare.append(own)
 
 
@@ -81,6 +108,7 @@ class _Own:
     def __init__(self) -> None:
         self._state: Any = None
         self._bits: Any = None
+        self._torch: Any = None
 
     @contextmanager
     def python(self, module: Any) -> Iterator[None]:
@@ -88,11 +116,14 @@ class _Own:
             yield
             return
         callers = module.getstate()
+        own = False
         try:  # all of it: Ctrl-C strikes after any call, and the caller's must come back
             module.setstate(self._state or module.Random().getstate())
+            own = True
             yield
-            self._state = module.getstate()
         finally:
+            if own:
+                self._state = module.getstate()
             module.setstate(callers)
 
     @contextmanager
@@ -111,6 +142,24 @@ class _Own:
             module.set_bit_generator(callers)
             if state["has_gauss"]:
                 module.set_state(state)
+
+    @contextmanager
+    def torch(self, module: Any) -> Iterator[None]:
+        if module is None:
+            yield
+            return
+        callers, own = module.states(), False
+        try:
+            if self._torch is None:
+                module.seed(None)
+            else:
+                module.restore(self._torch)
+            own = True
+            yield
+        finally:
+            if own:
+                self._torch = module.states()
+            module.restore(callers)
 
 
 class _Turn:
@@ -143,6 +192,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
+class Move(NamedTuple):
+    """A global generator that moved while a chunk ran.
+
+    Parameters
+    ----------
+    generator : str
+        Its module.
+    few : bool
+        Whether it moved by no more for each element than to draw a seed, or two.
+    loading : bool
+        Whether modules were loaded meanwhile, which may have drawn.
+    """
+
+    generator: str
+    few: bool
+    loading: bool
+
+
+# Words of 32 bits for each element: scikit-learn's estimators draw as many for seeds that most of
+# them, as they are by default, do not use.
+_FEW = 2
+
+
 class Watch:
     """Notices whether a block drew from a global generator.
 
@@ -154,29 +226,38 @@ class Watch:
     """
 
     def __init__(self, hints: tuple[str, ...]) -> None:
-        for module in hints:  # what the function itself loads would be seen too late
-            importlib.import_module(module)
+        load(tuple(hint for hint in hints if hint != "torch"))
         self._random = sys.modules.get("random") if "random" in hints else None
         self._python = self._random.getstate() if self._random else None
-        self._numpy = _numpy_mark()
+        self._numpy = numpy_state()
+        torch = torch_of()
+        self._torch = torch.mark() if torch else None
+        self._loaded = len(sys.modules)
 
-    def touched(self) -> tuple[str, ...]:
-        """Name the generators that have been drawn from since."""
-        names = []
-        mark = _numpy_mark()
+    def moves(self, elements: int) -> tuple[Move, ...]:
+        """Name the generators that have been drawn from since, by so many elements."""
         # One that was loaded meanwhile has not been looked at before: the next chunk will be.
-        if self._numpy is not None and mark != self._numpy:
-            names.append("numpy.random")
+        found: list[tuple[str, bool]] = []
+        state = numpy_state()
+        if self._numpy is not None and state is not None and state != self._numpy:
+            found.append(("numpy.random", is_few(self._numpy, state, elements)))
         if self._random is not None and self._random.getstate() != self._python:
-            names.append("random")
-        return tuple(names)
+            found.append(("random", False))
+        torch = torch_of() if self._torch else None
+        if torch and torch.mark() != self._torch:
+            found.append(("torch", torch.is_within(self._torch, _FEW * elements)))
+        loading = len(sys.modules) != self._loaded
+        return tuple(Move(name, few, loading) for name, few in found)
 
 
-def _numpy_mark() -> tuple[int, ...] | None:
-    """Read three words of NumPy's global generator: its first two, and its position.
+_WORDS = 624  # of a Mersenne twister's state; its position in them follows
 
-    Its state is read where it lies (the address is public: ``BitGenerator.ctypes``), for
-    asking for a copy takes 40 µs. For MT19937 it is 624 words of 32 bits, then the position.
+
+def numpy_state() -> bytes | None:
+    """Copy the state of NumPy's global generator from where it lies.
+
+    Its address is public (``BitGenerator.ctypes``); to ask for the state takes 40 µs. For MT19937
+    it is 624 words of 32 bits, then the position.
     """
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is None:
@@ -186,6 +267,27 @@ def _numpy_mark() -> tuple[int, ...] | None:
         return None
     import ctypes
 
-    address = bits.ctypes.state_address
-    words = (ctypes.c_uint32 * 625).from_address(address)
-    return words[0], words[1], words[624]
+    return ctypes.string_at(bits.ctypes.state_address, 4 * (_WORDS + 1))
+
+
+def is_few(before: bytes, after: bytes, elements: int) -> bool:
+    """Tell whether NumPy's generator moved by no more than so many elements draw for seeds."""
+    import numpy as np
+
+    key, start = np.frombuffer(before, np.uint32)[:_WORDS], _position(before)
+    bits = np.random.MT19937(0)
+    bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": start}}
+    step = (_position(after) - start) % _WORDS or _WORDS
+    total = step
+    while total <= _FEW * elements:
+        bits.random_raw(step, output=False)
+        state = bits.state["state"]
+        if state["key"].tobytes() == after[: 4 * _WORDS]:
+            return True
+        step = _WORDS
+        total += step
+    return False
+
+
+def _position(state: bytes) -> int:
+    return int.from_bytes(state[4 * _WORDS :], sys.byteorder)

@@ -7,11 +7,12 @@ too. See `parmap.backends.rollcall`, the other end.
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from collections.abc import Callable
 from multiprocessing import util
 from typing import Any
+
+from parmap.sockets import QUIET, unix
 
 __all__ = ["RECORD", "present"]
 
@@ -31,7 +32,7 @@ class _Line:
 
     def __init__(self, address: str) -> None:
         self._task = 0
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = unix()
         # A pool's process that comes to a good end has sent its last result.
         self._end = util.Finalize(None, self.leave, exitpriority=0)
         try:
@@ -58,7 +59,7 @@ class _Line:
 
     def _send(self, number: int) -> None:
         try:
-            self._socket.sendall(RECORD.pack(number))
+            self._socket.sendall(RECORD.pack(number), QUIET)
         except OSError:  # as above
             self.close()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
-from parmap.worker import blas, context
-from parmap.worker.globals import Watch, apart
-from parmap.worker.parcel import Parcel, pack_error, pack_result, unpack
+from parmap.worker import blas, context, forks
+from parmap.worker.globals import Watch, apart, load
+from parmap.worker.parcel import PackedError, Parcel, pack_result, unpack
 from parmap.worker.rng import streamed
 from parmap.worker.values import (
     Budget,
@@ -53,7 +53,7 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
         If the job cannot be unpickled here, so that no chunk of the call can run.
     """
     if shared:
-        shared = tuple(map(opened, shared))
+        shared = tuple([opened(one, beside=len(shared)) for one in shared])
     return _run(ready(job, shared), chunk, shared)
 
 
@@ -66,7 +66,7 @@ def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Stay
         The result; or the outcome, if there is more to tell than that the result is there.
     """
     outcome = run_chunk(job, chunk, *shared)
-    if outcome.unreadable or outcome.misfires or outcome.touched:
+    if outcome.unreadable or outcome.misfires or outcome.moves:
         return outcome
     assert isinstance(outcome.values, Parcel)
     return Staying(outcome.values)
@@ -78,8 +78,10 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
             with sharing.arrived(shared) if shared else _UNCHANGED:
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
-            return Outcome([], (), 0.0, Origin.here(), pack_error(error, crosses=True))
+            return Outcome([], (), 0.0, Origin.here(), _failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
+    if job.root is not None and "torch" in job.hints:
+        load(("torch",))
     own = apart(load=job.root is not None) if job.apart else _UNCHANGED
     budget = None if job.budget is None else job.budget.here()
     cores = None if budget is None else budget.cores
@@ -114,13 +116,18 @@ def _outcome(job: Job, chunk: Chunk) -> Outcome:
     """Run the elements, and watch what the function does to the generators of the process."""
     swift = _swift if chunk.seconds is None else _brief
     work = _watched if chunk.careful or job.timeout is not None else swift
-    watch = Watch(job.hints) if job.root is None else None
+    # What is seeded for each element needs no watch; what takes a stream of its own does.
+    seeded = job.root is not None and not job.takes_rng
+    watch = None if seeded else Watch(job.hints if job.root is None else _ALL)
     began = time.perf_counter()
     values, misfires = work(job, chunk)
     seconds = time.perf_counter() - began
-    touched = watch.touched() if watch else ()
+    moves = watch.moves(max(1, len(values))) if watch else ()
     packed = _packed(job, values, misfires) if job.crosses else values
-    return Outcome(packed, tuple(misfires), seconds, Origin.here(), touched=touched)
+    return Outcome(packed, tuple(misfires), seconds, Origin.here(), moves=moves)
+
+
+_ALL = ("random",)  # and NumPy's and torch's, which are always watched
 
 
 def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
@@ -144,7 +151,7 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     """Run all elements in C: an element costs its call and one append."""
     values: list[Any] = []
     misfires: list[Misfire] = []
-    calls = _calls(job, chunk)
+    calls, born = _calls(job, chunk), forks.generation
     size = chunk.size
     while len(values) < size:
         try:
@@ -153,9 +160,13 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
                 # map() takes a StopIteration from the function for its own end. Read anew:
                 # a chunk whose call is over may have been emptied meanwhile.
                 raise _stopped()  # noqa: TRY301 - the failure of an element like any other
+            if forks.generation != born:
+                _end_fork(job)
             break
         except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
-            misfires.append(Misfire(len(values), pack_error(error, crosses=job.crosses)))
+            if forks.generation != born:
+                _end_fork(job, error)
+            misfires.append(Misfire(len(values), _failed(error, crosses=job.crosses)))
             if job.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
@@ -182,15 +193,19 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
     """Run element by element, noting each before it runs and timing it."""
     values: list[Any] = []
     misfires: list[Misfire] = []
-    calls = _calls(job, chunk)
+    calls, born = _calls(job, chunk), forks.generation
     end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
     for offset in range(chunk.size):
         if offset and time.perf_counter() >= end:
             break
         try:
             values.append(_one(job, calls, offset))
+            if forks.generation != born:
+                _end_fork(job)
         except BaseException as error:  # noqa: BLE001 - as above
-            misfires.append(Misfire(offset, pack_error(error, crosses=job.crosses)))
+            if forks.generation != born:
+                _end_fork(job, error)
+            misfires.append(Misfire(offset, _failed(error, crosses=job.crosses)))
             if job.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
@@ -201,16 +216,18 @@ def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
 def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
     limit = job.timeout
-    if limit is not None and job.expendable:
-        # A thread in C that needs no GIL: it writes down where the element hangs, and ends
-        # the process, whatever the element does. The pool tells this death by those words.
-        faulthandler.dump_traceback_later(limit, exit=True, file=context.worker.words)
+    if watched := limit is not None and job.expendable:
+        assert limit is not None
+        from parmap.worker import watchdog  # no other call needs it
+
+        # One that would ring in centuries is refused by the system, and not needed.
+        watchdog.start(min(limit, threading.TIMEOUT_MAX), context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
     finally:
-        if limit is not None and job.expendable:
-            faulthandler.cancel_dump_traceback_later()
+        if watched:
+            watchdog.stop()
     if value is _NOTHING:
         raise _stopped()
     if limit is not None and (took := time.perf_counter() - began) > limit:
@@ -222,10 +239,22 @@ def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
 _NOTHING = object()
 
 
+def _end_fork(job: Job, error: BaseException | None = None) -> None:
+    """End a fork that has come back from the function, but where it is in the caller's loop."""
+    if job.crosses or job.threaded:
+        forks.end(error)
+
+
 def _stopped() -> RuntimeError:
     return RuntimeError(
         "the function raised StopIteration, which would end the map early; raise another error"
     )
+
+
+def _failed(error: BaseException, *, crosses: bool) -> PackedError:
+    from parmap.worker.raised import pack_error  # which most workers never need
+
+    return pack_error(error, crosses=crosses)
 
 
 def _packed(job: Job, values: list[Any], misfires: list[Misfire]) -> Parcel:
@@ -238,7 +267,7 @@ def _packed(job: Job, values: list[Any], misfires: list[Misfire]) -> Parcel:
             try:
                 pack_result(value, views=True)
             except SerializationError as error:
-                misfires.append(Misfire(offset, pack_error(error, crosses=True)))
+                misfires.append(Misfire(offset, _failed(error, crosses=True)))
                 values[offset] = None
         misfires.sort(key=lambda misfire: misfire.offset)
         if job.stop:

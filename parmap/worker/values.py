@@ -7,7 +7,6 @@ fast; and a zygote waits 0.1 ms for each to be defined, for a dataclass 0.7.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -15,7 +14,9 @@ from typing import Any, NamedTuple
 
 from parmap import sharing
 from parmap.cores import available_cores
-from parmap.worker.parcel import PackedError, Parcel, pack, unpack, unpack_error
+from parmap.identity import Key, fresh_key
+from parmap.worker.globals import Move
+from parmap.worker.parcel import PackedError, Parcel, pack, unpack
 from parmap.worker.rng import Root
 
 __all__ = [
@@ -198,8 +199,8 @@ class Outcome(NamedTuple):
         Where it ran.
     unreadable : PackedError or None, default None
         Why the chunk could not be unpickled, so that nothing ran.
-    touched : tuple of str, default ()
-        The global generators that were drawn from, without a seed.
+    moves : tuple of Move, default ()
+        The global generators that were drawn from, without a seed of the element's.
     """
 
     values: list[Any] | Parcel
@@ -207,7 +208,7 @@ class Outcome(NamedTuple):
     seconds: float
     origin: Origin
     unreadable: PackedError | None = None
-    touched: tuple[str, ...] = ()
+    moves: tuple[Move, ...] = ()
 
     def unpacked(self) -> list[Any]:
         """Give the results.
@@ -218,6 +219,8 @@ class Outcome(NamedTuple):
             If the chunk could not be unpickled there, or its results here.
         """
         if self.unreadable is not None:
+            from parmap.worker.raised import unpack_error  # which most workers never need
+
             raise unpack_error(self.unreadable)
         return unpack(self.values) if isinstance(self.values, Parcel) else self.values
 
@@ -236,22 +239,31 @@ class Embedded:
 
     __slots__ = ("_value", "key", "parcel")
 
-    def __init__(self, key: tuple[str, int, int] | None, parcel: Parcel) -> None:
+    def __init__(self, key: Key | None, parcel: Parcel) -> None:
         self.key, self.parcel = key, parcel
         self._value: Any = None
 
-    def open(self, values: Sequence[Any] = ()) -> Any:
-        """Give the job or value; `values` are those of the handles in it."""
+    def open(self, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
+        """Give the job or value.
+
+        Parameters
+        ----------
+        values : sequence
+            Those of the handles in it.
+        beside : int, default 0
+            How many values the chunk has that is to run: the next chunk may need them all.
+        """
         if self._value is None:
-            self._value = _recent.get(self.key) if self.key else None
+            self._value = _recent.pop(self.key, None) if self.key else None
         if self._value is None:
             with sharing.arrived(values):
                 self._value = unpack(self.parcel, readonly=True)
-            if self.key:
-                _recent[self.key] = self._value
-                # A worker sees a few calls at a time: an outer one and what nests in it.
-                while len(_recent) > _MOST:
-                    _recent.pop(next(iter(_recent)), None)
+        if self.key:
+            _recent.pop(self.key, None)
+            _recent[self.key] = self._value  # the last one now
+            # A worker sees a few calls at a time: an outer one and what nests in it.
+            while len(_recent) > _MOST + beside:
+                _recent.pop(next(iter(_recent)), None)
         return self._value
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -259,10 +271,10 @@ class Embedded:
         return Embedded, (self.key, self.parcel)
 
 
-# Each job comes in many chunks; unpickling the function for each would cost more than most.
-_recent: dict[tuple[str, int, int] | None, Any] = {}
+# Each job comes in many chunks; unpickling the function for each would cost more than most. What
+# was used last stands last.
+_recent: dict[Key | None, Any] = {}
 _MOST = 4
-_numbers = itertools.count()
 
 
 def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedded:
@@ -282,8 +294,7 @@ def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedde
     ready = value if isinstance(value, Embedded) else Embedded(None, pack(value, what, views=True))
     if ready.key or (small is not None and ready.parcel.size >= small):
         return ready
-    origin = Origin.here()
-    return Embedded((origin.host, origin.pid, next(_numbers)), ready.parcel.copy())
+    return Embedded(fresh_key(), ready.parcel.copy())
 
 
 class Staying(NamedTuple):
@@ -298,16 +309,16 @@ class Staying(NamedTuple):
     values: Parcel
 
 
-def opened(thing: Any, values: Sequence[Any] = ()) -> Any:
+def opened(thing: Any, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
     """Give what is embedded, or has stayed; give all else as it is."""
     if type(thing) is Staying:
         return unpack(thing.values)[0]
-    return thing.open(values) if type(thing) is Embedded else thing
+    return thing.open(values, beside=beside) if type(thing) is Embedded else thing
 
 
 def ready(job: Job | Embedded, values: Sequence[Any]) -> Job:
     """Give a job as it can be run; `values` are those of the handles in it."""
     if type(job) is not Job:
-        job = opened(job, values)
+        job = opened(job, values, beside=len(values))
     assert isinstance(job, Job)
     return Job(unpack(job.fn, readonly=True), *job[1:]) if type(job.fn) is Parcel else job

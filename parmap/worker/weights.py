@@ -18,6 +18,8 @@ from functools import partial
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
 from typing import Any, NamedTuple
 
+from parmap.worker.arrays import reducer_of
+
 __all__ = ["ATOMS", "Part", "Reducer", "Weight", "heavy", "kind_of", "weights", "written"]
 
 # One step of a path and what is there: a form, what to fill it with, and the part itself. A
@@ -29,8 +31,7 @@ _LONGEST, _WIDEST = 12, 60  # how many steps of a path are written, and characte
 
 _NUMBERS: frozenset[type] = frozenset({int, float, complex, bool, type(None)})
 ATOMS: frozenset[type] = _NUMBERS | {str, bytes, bytearray, pickle.PickleBuffer}
-# Those travel for certain; of exactly these pickle asks no reduction.
-_CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
+_CONTAINERS = frozenset({dict, list, tuple, set, frozenset})  # pickle asks these no reduction
 _PROTOCOL, _NOTHING = 5, object()
 _BLOCK, _SPLITS = 1000, 100  # parts that are weighed at once; objects that are looked into
 
@@ -83,7 +84,7 @@ class Reducer:
         if made is NotImplemented:
             if issubclass(kind, type | FunctionType):
                 return None  # cloudpickle has looked it up
-            reducer = self._pickler.dispatch_table.get(kind)
+            reducer = reducer_of(kind) or self._pickler.dispatch_table.get(kind)
             made = value.__reduce_ex__(_PROTOCOL) if reducer is None else reducer(value)
         if isinstance(made, str):
             self._pickler.dump(value)  # looks it up
@@ -360,8 +361,7 @@ class _Counter:
 class _Scale(pickle.Pickler):
     """Weighs by pickling into nothing. What it has met before weighs nothing again.
 
-    What cannot be pickled weighs nothing, and neither do the objects of `outside`: those
-    that hold what is weighed, to which a part may lead back.
+    Nor does what cannot be pickled, nor `outside`: what holds what is weighed, and is led back to.
     """
 
     def __init__(self, reducer: Reducer, outside: Mapping[int, Any]) -> None:

@@ -1,10 +1,13 @@
 """Plan ``slurm``, on a real Slurm with three nodes: by jobs, and inside of one."""
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import parmap
 from parmap.testing import PlanContract
 from tests.cluster import lab, strangers
 from tests.cluster.nested import table
-from tests.cluster.tasks import waited
+from tests.cluster.tasks import waited, where
 from tests.pages import scripts
 
 pytest.importorskip("dask_jobqueue")
@@ -170,6 +173,137 @@ def test_jobs_follow_the_load(plan, monkeypatch):
         assert [*got, *results] == list(range(200))
         lab.until(lambda: len(jobs()) == 1, "the end of jobs that idle", 30)
         assert parmap.pmap(abs, [-1]) == [1]
+
+
+# -- jobs that do not stay -----------------------------------------------------------------
+
+
+ONE = {"jobs": 1, "min_workers": 1, "memory": "500MB"}
+# Stated in the documentation: seconds until a call says that no job is left.
+TOLD = 60.0
+
+
+def running():
+    return lab.run("squeue", "-h", "-t", "R", "-o", "%A").split()
+
+
+def excluded():
+    shown = [lab.run("scontrol", "-o", "show", "job", one).split() for one in jobs()]
+    return [w.partition("=")[2] for words in shown for w in words if w.startswith("ExcNodeList=")]
+
+
+@contextlib.contextmanager
+def outcome(session):
+    """Begin a map in another thread; give its future, and see its end."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(session.map, waited, range(1000))
+        try:
+            yield future
+        finally:
+            session.executor.shutdown(wait=False, cancel_futures=True)
+
+
+def cancelled(times):
+    """Cancel each job that runs, so many times."""
+    for _ in range(times):
+        lab.until(running, "a job")
+        (one,) = running()
+        lab.run("scancel", one)
+        lab.until(lambda one=one: one not in running(), "its end")
+
+
+@outside
+def test_a_job_that_is_cancelled_again_and_again_breaks_the_call_with_the_reason(plan):
+    with plan.replace(**ONE) as session, outcome(session) as call:
+        cancelled(3)
+        error = call.exception(TOLD)
+        with pytest.raises(parmap.PoolBroken, match="end as soon as they run"):
+            parmap.pmap(abs, [-1])
+        with pytest.raises(parmap.PoolBroken, match="end as soon as they run"):
+            parmap.submit(abs, -1)
+    assert isinstance(error, parmap.PoolBroken)
+    # The queue's words, and the job's.
+    assert re.search(r"job \d+: CANCELLED after \d+ s on node", str(error))
+    assert re.search(r"JOB \d+ ON node\d CANCELLED", str(error))
+
+
+@outside
+def test_one_bad_node_costs_that_node_only(plan):
+    bad = plan.replace(prologue=["[ $(hostname) = node1 ] && exit 7"], jobs=3, min_workers=2)
+    with bad as session:
+        lab.until(lambda: "node1" in excluded(), "a job that is not for node1")
+        assert set(parmap.pmap(where, [0.05] * 40, chunks=1)) == {"node2", "node3"}
+        assert session.workers == 2
+    # One of the user's own stays excluded.
+    with bad.replace(**ONE, extra=["--exclude=node3"]):
+        assert set(parmap.pmap(where, [0.05] * 4, chunks=1)) == {"node2"}
+        assert excluded() == ["node[1,3]"]
+
+
+@outside
+def test_jobs_that_all_fail_after_the_start_break_the_call_with_the_reason(plan, tmp_path):
+    stop = tmp_path / "stop"
+    with (
+        plan.replace(prologue=[f"[ -e {stop} ] && echo no disk >&2 && exit 3"]) as session,
+        outcome(session) as call,
+    ):
+        stop.touch()
+        lab.run("scancel", *jobs())
+        error = call.exception(TOLD)
+    assert isinstance(error, parmap.PoolBroken)
+    assert str(error).count("FAILED (NonZeroExitCode) after") == 3
+    assert str(error).endswith("log:\n  no disk")
+
+
+@outside
+def test_jobs_that_are_refused_after_the_start_break_the_call_with_the_reason(plan):
+    try:
+        with plan.replace(**ONE) as session, outcome(session) as call:
+            lab.run("scontrol", "update", "partitionname=normal", "state=inactive")
+            lab.run("scancel", *jobs())
+            error = call.exception(TOLD)
+    finally:
+        lab.run("scontrol", "update", "partitionname=normal", "state=up")
+    assert isinstance(error, parmap.PoolBroken)
+    assert "the next job is refused: sbatch: error: Batch job submission failed" in str(error)
+
+
+@outside
+def test_a_job_that_waits_in_the_queue_is_not_given_up(plan, caplog):
+    try:
+        with plan.replace(**ONE) as session:
+            lab.run("scontrol", "update", "partitionname=normal", "state=down")
+            call = session.submit(waited, 1)
+            lab.run("scancel", *jobs())
+            lab.until(lambda: "PartitionDown (1)" in caplog.text, "a word on the queue", TOLD)
+            assert not call.done()
+            lab.run("scontrol", "update", "partitionname=normal", "state=up")
+            assert call.result(TOLD) == 1
+    finally:
+        lab.run("scontrol", "update", "partitionname=normal", "state=up")
+
+
+@outside
+def test_where_the_queue_is_not_asked_time_decides(plan, monkeypatch):
+    # As on systems other than Slurm.
+    with plan.replace(**ONE, start_timeout=15) as session, outcome(session) as call:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        lab.run("scancel", *jobs())
+        error = call.exception(TOLD)
+    assert isinstance(error, parmap.PoolBroken)
+    assert "none has come for 15 s" in str(error)
+
+
+@outside
+def test_jobs_that_run_without_workers_break_the_call(plan, tmp_path):
+    stop = tmp_path / "stop"
+    stuck = plan.replace(**ONE, start_timeout=10, prologue=[f"[ -e {stop} ] && sleep 600"])
+    with stuck as session, outcome(session) as call:
+        stop.touch()
+        lab.run("scancel", *jobs())
+        error = call.exception(TOLD)
+    assert isinstance(error, parmap.PoolBroken)
+    assert "All jobs run, but their workers do not connect" in str(error)
 
 
 # -- who may connect -----------------------------------------------------------------------

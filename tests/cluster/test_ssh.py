@@ -118,6 +118,32 @@ def test_a_host_that_was_lost_comes_back(plan, caplog):
     assert "Host node2 is lost" in caplog.text
 
 
+def test_hosts_that_are_lost_for_good_break_the_call_with_their_words(plan, tmp_path):
+    stop = tmp_path / "stop"
+    liar = tmp_path / "python"
+    liar.write_text(f'[ -e {stop} ] && echo no disk >&2 && exit 3\nexec {sys.executable} "$@"\n')
+    with plan.replace(python=f"sh {liar}", start_timeout=15) as session:
+        call = session.submit(where, 600)
+        stop.touch()
+        for node in lab.NODES:
+            (pid,) = lab.processes(node, "parmap.backends.dask.agent")
+            os.kill(pid, signal.SIGKILL)
+        error = call.exception(GUARD)
+        with pytest.raises(parmap.PoolBroken, match="all hosts are lost"):
+            parmap.pmap(abs, [-1])
+    assert isinstance(error, parmap.PoolBroken)
+    assert str(error).count("no disk") == 3
+
+
+def test_hosts_that_are_all_back_in_time_go_on(plan):
+    with plan as session:
+        call = session.submit(waited, 1)
+        for node in lab.NODES:
+            (pid,) = lab.processes(node, "parmap.backends.dask.agent")
+            os.kill(pid, signal.SIGKILL)
+        assert call.result(GUARD) == 1
+
+
 def workers_on(node):
     return lab.processes(node, "parmap.backends.dask.worker")
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import multiprocessing
 import os
+import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+import warnings
 from concurrent.futures import wait
 
 import numpy as np
@@ -19,6 +25,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
+from tests.mapping import ChunksContract
 
 distributed = pytest.importorskip("distributed")
 
@@ -40,7 +47,12 @@ def command(*words):
     """Start a command of Dask; give it, and the first address that it says."""
     process = subprocess.Popen(
         [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]],
-        env={**os.environ, "PYTHONPATH": os.fspath(os.getcwd())},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.fspath(os.getcwd()),
+            # Every two seconds it drops copies of data, which are then sent and unpickled again.
+            "DASK_DISTRIBUTED__SCHEDULER__ACTIVE_MEMORY_MANAGER__START": "False",
+        },
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -74,11 +86,54 @@ class TestByAddress(PlanContract):
         for process in cls.processes:
             process.wait(GUARD)
 
+    def test_what_dasks_threads_draw_is_laid_to_nobody(self):
+        """They do draw there: so nothing is seeded, and of tasks only their own code counts."""
+        with pytest.raises(TypeError, match="others draw from Python's"):
+            parmap.pmap(slowly, range(4), rng=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", parmap.UnseededRandomWarning)
+            parmap.pmap(lambda i: (random.__name__, time.sleep(0.1)), range(20), chunks=1)
+        with pytest.warns(parmap.UnseededRandomWarning, match="slowly draws"):
+            parmap.pmap(slowly, range(20))
+
 
 @pytest.fixture(scope="module")
 def two():
     with parmap.plan("dask", workers=2) as session:
         yield session
+
+
+def slowly(i):
+    time.sleep(0.02)  # Dask's timers go off meanwhile
+    return random.random()
+
+
+def test_dasks_own_threads_leave_the_global_generators_alone(two):
+    """Not a number differs from the loop's, nothing is said of draws that no task made."""
+    with parmap.plan("sequential"):
+        want = parmap.pmap(slowly, range(24), rng=1)
+    random.seed(7)
+    state = random.getstate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", parmap.UnseededRandomWarning)
+        for _ in range(3):
+            assert parmap.pmap(slowly, range(24), rng=1) == want
+            parmap.pmap(lambda i: (time.sleep(0.1), random.Random(i).random()), range(8))
+    assert random.getstate() == state  # the script's own, beside which the scheduler runs
+
+
+def test_dasks_modules_have_a_generator_of_their_own(two):
+    def look(_):
+        import distributed.protocol.compression
+        import distributed.worker
+        import tornado.ioloop
+
+        modules = (distributed.worker, tornado.ioloop)
+        drawn = distributed.protocol.compression.randint(1, 6)  # imported by name
+        return [one.random is random for one in modules], drawn in range(1, 7), random.__name__
+
+    for there in (look(0), two.submit(look, 0).result(GUARD)):
+        assert there == ([False, False], True, "random")
 
 
 def test_a_killed_worker_costs_no_result(two):
@@ -376,3 +431,167 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     os.killpg(script.process.pid, signal.SIGINT)
     out, _ = script.end()
     assert out.endswith("interrupted\n[1, 2]\n")
+
+
+JOB = """
+import os, sys, parmap
+number = int(sys.argv[2])
+with parmap.plan("dask", address=sys.argv[1]):
+    print(os.getpid(), parmap.pmap(lambda x: x * number, [1, 2, 3], chunks=1))
+    handle = parmap.share([number])
+    print(parmap.pmap(lambda shared, x: shared[0] + x, [handle] * 2, [10, 20]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may open a namespace of process numbers")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
+def test_two_containers_with_one_name_and_number_share_a_cluster():
+    options = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    scheduler, address = command("dask_scheduler", *options, "--port", "0")
+    worker, _ = command("dask_worker", address, *options, "--nthreads", "1", "--no-nanny")
+    try:
+        outs = [
+            subprocess.run(
+                ["unshare", "--pid", "--fork", sys.executable, "-c", JOB, address, str(number)],
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+                capture_output=True,
+                text=True,
+                timeout=GUARD,
+            ).stdout
+            for number in (10, 1000)
+        ]
+    finally:
+        for process in (worker, scheduler):
+            process.send_signal(signal.SIGINT)
+            process.wait(GUARD)
+            process.stderr.close()
+    assert outs == ["1 [10, 20, 30]\n[20, 30]\n", "1 [1000, 2000, 3000]\n[1010, 1020]\n"]
+
+
+# -- workers that do not come back ---------------------------------------------------------
+
+
+def _kill_the_worker(session):
+    pid = session.submit(os.getpid).result(GUARD)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_that_cannot_be_started_for_a_while_comes_back(monkeypatch):
+    tried = threading.Event()
+
+    def hear(record):
+        return tried.set() if "cannot be started" in record.msg else None
+
+    log = logging.getLogger("parmap.dask")
+    log.addFilter(hear)  # which lets no record pass: they are expected
+    with parmap.plan("dask", workers=1) as session:
+        with monkeypatch.context() as gone:
+            gone.setattr(sys, "executable", "/no/such/python")
+            _kill_the_worker(session)
+            assert tried.wait(GUARD)
+        log.removeFilter(hear)
+        assert session.submit(abs, -1).result(GUARD) == 1
+
+
+def test_workers_that_are_lost_for_good_break_the_call(monkeypatch):
+    from parmap.backends.dask import cluster
+
+    with parmap.plan("dask", workers=1) as session:
+        monkeypatch.setattr(cluster, "_PATIENCE", 3.0)
+        monkeypatch.setattr(sys, "executable", "/no/such/python")
+        _kill_the_worker(session)
+        calls = [session.submit(abs, -1) for _ in range(3)]
+        for call in calls:
+            assert isinstance(call.exception(GUARD), parmap.PoolBroken)
+        for later in (parmap.submit, lambda fn, x: parmap.pmap(fn, [x])):
+            with pytest.raises(parmap.PoolBroken, match="none has started within 3 s"):
+                later(abs, -1)
+
+
+# -- what Slurm says -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0:07", 7), ("12:03", 723), ("1:00:00", 3600), ("2-01:00:05", 176405), ("INVALID", 0)],
+)
+def test_the_queue_tells_how_long_a_job_has_run(text, seconds):
+    from parmap.backends.dask import board
+
+    line = f"12|FAILED|{text}|node3|Reason|odd"
+    assert board._read(line) == ("12", board.Seen("FAILED", "Reason|odd", seconds, "node3"))
+    assert board._read("13|PENDING")[1] == board.Seen("PENDING")
+
+
+@pytest.mark.parametrize(
+    ("header", "avoid", "option"),
+    [
+        ("#SBATCH -J x", [], []),
+        ("#SBATCH --exclude=a", [], []),
+        ("#SBATCH -J x", ["b", "c"], ["--exclude=b,c"]),
+        ("#SBATCH -J x\n#SBATCH --exclude=a[1-2]", ["b"], ["--exclude=a[1-2],b"]),
+        ("#SBATCH -x a\n#SBATCH -J x", ["b"], ["--exclude=a,b"]),
+        ("#SBATCH --exclude a", ["b"], ["--exclude=a,b"]),
+        ("#SBATCH --exclude=/file", ["b"], []),
+    ],
+)
+def test_nodes_that_the_user_excludes_stay_excluded(header, avoid, option):
+    from parmap.backends.dask import jobs
+
+    assert jobs._exclude(header, avoid) == option
+
+
+# -- what a worker is to multiprocessing ---------------------------------------------------
+
+
+def who(_):
+    me, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    return me.name, me._identity, me.pid == os.getpid(), parent.pid, parent.is_alive()
+
+
+def test_workers_are_named_and_numbered_also_those_that_are_replaced(two):
+    mine = (True, os.getpid(), True)
+    all_of_them = {("parmap-1", (1,), *mine), ("parmap-2", (2,), *mine)}
+
+    def everybody():
+        said = set()
+        while len(said) < 2:
+            said |= set(parmap.pmap(who, range(8), chunks=1))
+        return said
+
+    assert everybody() == all_of_them
+    os.kill(two.submit(os.getpid).result(GUARD), signal.SIGKILL)
+    assert everybody() == all_of_them
+
+
+def test_proxies_work_in_workers(two):
+    def fill(shared, lock, x):
+        with lock:
+            shared[x] = x * x
+            return shared[x]
+
+    with multiprocessing.Manager() as manager:
+        shared, lock = manager.dict(), manager.Lock()
+        squares = [x * x for x in range(10)]
+        assert parmap.pmap(lambda x: fill(shared, lock, x), range(10)) == squares
+        assert dict(shared) == dict(enumerate(squares))
+
+
+def test_the_key_goes_to_no_cluster_of_somebody_else():
+    """Who reads it may run code in the script's own processes."""
+    options = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    scheduler, address = command("dask_scheduler", *options, "--port", "0")
+    worker, _ = command("dask_worker", address, *options, "--nthreads", "1", "--no-nanny")
+    try:
+        with parmap.plan("dask", address=address):
+            theirs = parmap.submit(lambda: bytes(multiprocessing.current_process().authkey))
+            assert theirs.result(GUARD) != multiprocessing.current_process().authkey
+    finally:
+        for process in (worker, scheduler):
+            process.send_signal(signal.SIGINT)
+            process.wait(GUARD)
+            process.stderr.close()
+
+
+class TestMap(ChunksContract):
+    plan = parmap.plan("dask", workers=2)

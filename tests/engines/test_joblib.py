@@ -13,6 +13,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
+from tests.mapping import ChunksContract, MapContract
 
 joblib = pytest.importorskip("joblib")
 
@@ -79,6 +80,10 @@ class TestOneWorker(PlanContract):
 
 class TestForeign(PlanContract):
     plan = parmap.plan("joblib", backend="foreign", workers=2)
+
+    @pytest.mark.skip(reason="nobody can know that these workers are threads of this process")
+    def test_threads_of_tasks_may_make_calls_and_wait(self):
+        """They would wait for ever."""
 
 
 def test_an_unknown_backend_is_refused_as_it_starts():
@@ -232,6 +237,59 @@ def test_processes_inside_of_threads():
     assert os.getpid() not in {pid for row in inner for _, pid in row}
 
 
+def here(_=None):
+    return os.getpid(), os.getcwd(), os.environ.get("PARMAP_MARK")
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_workers_end_with_the_session_and_the_next_ones_see_what_is_then(
+    backend, tmp_path, monkeypatch, in_both
+):
+    for mark in ("first", "second"):
+        folder = tmp_path / mark
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("PARMAP_MARK", mark)
+        with parmap.plan("joblib", backend=backend, workers=2):
+            seen = in_both(here)
+        assert [found[1:] for found in seen] == [(os.fspath(folder), mark)] * 2
+        for pid, *_ in seen:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+def test_the_pool_that_the_user_had_before_is_left_alone():
+    def theirs():
+        return set(joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(20)))
+
+    before = theirs()
+    for workers in (2, 3):  # another number would resize it
+        with parmap.plan("joblib", workers=workers):
+            assert not before & set(parmap.pmap(lambda _: os.getpid(), range(20), chunks=1))
+            # A death is one of the session's own.
+            assert isinstance(parmap.submit(os._exit, 1).exception(GUARD), parmap.WorkerDied)
+    for pid in before:
+        os.kill(pid, 0)
+
+
+def test_a_task_that_nobody_waits_for_does_not_hold_up_the_end(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with parmap.plan("joblib", workers=2) as session:
+        pids = tmp_path / "pid"
+
+        def wait_for_ever():
+            pids.write_text(str(os.getpid()))
+            fifo.read_bytes()
+            fifo.read_bytes()
+
+        future = session.executor.submit(wait_for_ever)
+        fifo.write_bytes(b"it runs")
+        future.cancel()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pids.read_text()), 0)
+
+
 def kind(x):
     return type(x).__name__, x.flags.writeable
 
@@ -328,3 +386,11 @@ def test_a_script_without_a_guard(run, backend):
     )
     died = [] if backend == "threading" else ["WorkerDied"]
     assert out.splitlines() == ["2000000.0", *died, "[0, -1, -2]"]
+
+
+class TestMapOfLoky(ChunksContract):
+    plan = parmap.plan("joblib", workers=2)
+
+
+class TestMapOfThreading(MapContract):
+    plan = parmap.plan("joblib", backend="threading", workers=2)

@@ -21,6 +21,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
+from tests.mapping import ChunksContract
 
 ray = pytest.importorskip("ray")
 
@@ -404,3 +405,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(parmap.BackendUnavailable, match=r"parmap-plans\[ray\]"):
         parmap.plan("ray").start()
+
+
+class TestMap(ChunksContract):
+    plan = parmap.plan("ray", workers=2)

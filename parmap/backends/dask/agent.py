@@ -146,13 +146,18 @@ class Agent:
         if budget.threads is not None:
             blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
         options = {"host": host, "memory_limit": _memory() // count, **told["options"]}
-        line = order(told["scheduler"], options, told["security"])
         if self._lined:
             output, self._output = os.pipe()
             self._handing_on = threading.Thread(target=self._hand_on, args=(output,), daemon=True)
             self._handing_on.start()
         self._keepers = [
-            Keeper(line, environ, self._started, output=self._output) for _ in range(count)
+            Keeper(
+                order(told["scheduler"], options, told["security"], number=number),
+                environ,
+                self._started,
+                output=self._output,
+            )
+            for number in range(1, count + 1)
         ]
         await asyncio.gather(*(keeper.start() for keeper in self._keepers))
         await asyncio.Event().wait()
@@ -190,6 +195,13 @@ class Agent:
             with contextlib.suppress(OSError), socket.create_connection(self._scheduler, _PAUSE):
                 heard = time.monotonic()
             time.sleep(_PAUSE)
+        host, port = self._scheduler
+        # The end of the job's log, which the caller shows if no job stays.
+        sys.stderr.write(
+            f"{socket.gethostname()}: the scheduler at {host}:{port} has not answered for "
+            f"{self._told['patience']:g} s\n"
+        )
+        sys.stderr.flush()
         self._end(1)
 
     def _end(self, code: int) -> None:

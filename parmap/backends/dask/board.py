@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parmap.backends.dask import guardian
 
@@ -22,14 +24,85 @@ __all__ = ["Board"]
 # Seconds between looks at the queue, and until it is told that jobs wait there.
 _LOOK = 3.0
 _PATIENCE = 10.0
-# One that ends within so many seconds, so many times in a row, may not be able to run.
+# A slot whose jobs end within so many seconds, so many times in a row, is failing; so is one
+# whose jobs the system refuses so many times in a row.
 _SHORT_LIFE = 30.0
 _SHORT_LIVES = 3
+_REFUSALS = 5
+_LONGEST_PAUSE = 600.0
+_AT_MOST = 5  # slots that an error names
 _GONE = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
     *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 }
+# After these another node may do better. Somebody's `scancel` says nothing about the node.
+_OF_THE_NODE = {"BOOT_FAIL", "COMPLETED", "FAILED", "NODE_FAIL"}
 _log = logging.getLogger("parmap.dask")
+
+
+class Seen(NamedTuple):
+    """What the queue says of a job.
+
+    Parameters
+    ----------
+    state, reason : str, default ""
+        As Slurm calls them.
+    seconds : float, default 0.0
+        How long the job has run, or had run when it ended.
+    node : str, default ""
+        Where.
+    """
+
+    state: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+    node: str = ""
+
+    def __str__(self) -> str:
+        """Say how the job ended."""
+        where = f" on {self.node}" if self.node else ""
+        reason = f" ({self.reason})" if self.reason not in ("", "None") else ""
+        return f"{self.state}{reason} after {self.seconds:g} s{where}"
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One of our jobs, and the jobs that were submitted in its place.
+
+    Parameters
+    ----------
+    since : float
+        When the newest job was submitted.
+    short : int, default 0
+        How many of its jobs in a row have ended too soon.
+    refused : int, default 0
+        How many times in a row the system has refused the next job.
+    ended : str, default ""
+        How the newest job ended, or why the next was refused; empty while a job waits or runs.
+    again : float, default 0.0
+        Before this time no other job is submitted.
+    """
+
+    since: float = field(default_factory=time.monotonic)
+    short: int = 0
+    refused: int = 0
+    ended: str = ""
+    again: float = 0.0
+
+    @property
+    def failing(self) -> bool:
+        """Whether its jobs do not stay, so that none is there now."""
+        return bool(self.ended) and (self.short >= _SHORT_LIVES or self.refused >= _REFUSALS)
+
+    def pause(self) -> None:
+        """Submit the next job later the more often that has failed."""
+        failures = max(self.short, self.refused)
+        wait = min(2.0**failures, _LONGEST_PAUSE) if failures else 0.0
+        self.again = time.monotonic() + wait
+
+    def renew(self) -> None:
+        """Note that another job was submitted."""
+        self.since, self.refused, self.ended = time.monotonic(), 0, ""
 
 
 class Board:
@@ -37,6 +110,9 @@ class Board:
 
     Only Slurm is asked: what the commands of others say was not tried. Here, too, it is settled
     how many jobs there are, where that may change.
+
+    A job that ends soon after its start costs its slot a pause that grows, and its node all
+    later jobs, where the system has others. One bad node costs no other slot anything.
 
     Parameters
     ----------
@@ -47,8 +123,13 @@ class Board:
 
     Attributes
     ----------
-    states : dict of str to tuple
-        State and reason, by the jobs' numbers.
+    states : dict of str to Seen
+        What the queue says, by the jobs' numbers.
+    answers : bool
+        Whether the queue has answered the last time that it was asked.
+    hopeless : bool
+        Whether no slot has a job any more, for they all end as soon as they run, or are refused.
+        Then no job is submitted any more.
     """
 
     def __init__(self, own: Path, cancel: str) -> None:
@@ -58,25 +139,32 @@ class Board:
             text=True,
             start_new_session=True,  # neither Ctrl-C nor the end of a terminal is for it
         )
-        self._jobs: list[Any] = []
+        # A machine may have the commands of two systems.
+        self._asks = shlex.split(cancel)[:1] == ["scancel"]
+        self._slots: dict[Any, _Slot] = {}
         self._watch: asyncio.Task[None] | None = None
-        self._submitted: dict[str, float] = {}
-        self._short: Counter[Any] = Counter()
         self._scale: Callable[[], None] | None = None
-        self.states: dict[str, tuple[str, str]] = {}
+        self._avoided: dict[str, None] = {}  # nodes, in the order of their failures
+        self.states: dict[str, Seen] = {}
+        self.answers = self.hopeless = False
 
     def add(self, job: Any) -> None:
         """Watch a job."""
-        self._jobs.append(job)
+        self._slots[job] = _Slot()
         self._tell(f"+{job.job_id}")
-        self._submitted[job.job_id] = time.monotonic()
         if self._watch is None:
             self._watch = asyncio.create_task(self._look())
 
+    def renew(self, job: Any, number: str) -> None:
+        """Watch a job that was submitted in the place of another, by its number."""
+        self._tell(f"+{number}")
+        self._tell(f"-{job.job_id}")
+        job.job_id = number
+        self._slots[job].renew()
+
     def remove(self, job: Any) -> None:
         """Watch it no longer."""
-        if job in self._jobs:
-            self._jobs.remove(job)
+        if self._slots.pop(job, None) is not None:
             self._tell(f"-{job.job_id}")
 
     def close(self) -> None:
@@ -90,68 +178,140 @@ class Board:
 
     def _tell(self, line: str) -> None:
         assert self._guardian.stdin is not None
-        with contextlib.suppress(OSError):  # somebody has killed it
+        with contextlib.suppress(OSError, ValueError):  # somebody has killed it, or it is closed
             print(line, file=self._guardian.stdin, flush=True)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether jobs end as soon as they run, again and again."""
-        return any(count >= _SHORT_LIVES for count in self._short.values())
 
     @property
     def waiting(self) -> str:
         """Say which jobs wait in the queue, and why."""
-        reasons = Counter(reason for state, reason in self.states.values() if state == "PENDING")
+        reasons = Counter(seen.reason for seen in self.states.values() if seen.state == "PENDING")
         said = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
-        return f"{reasons.total()} of {len(self._jobs)} jobs wait in the queue: {said}" * bool(said)
+        if not said:
+            return ""
+        without = f"; not on {', '.join(self._avoided)}, where jobs failed" * bool(self._avoided)
+        return f"{reasons.total()} of {len(self._slots)} jobs wait in the queue: {said}{without}"
+
+    @property
+    def ended(self) -> list[str]:
+        """Say how the newest jobs have ended, or why the next ones were refused."""
+        said = [slot.ended for slot in self._slots.values() if slot.ended]
+        more = len(said) - _AT_MOST
+        return [*said[:_AT_MOST], *([f"and {more} more"] if more > 0 else [])]
+
+    def all_run(self, seconds: float) -> bool:
+        """Whether each job has run for so long, so that none waits or has ended."""
+        seen = [self.states.get(job.job_id, Seen()) for job in self._slots]
+        return all(one.state == "RUNNING" and one.seconds >= seconds for one in seen)
 
     async def _look(self) -> None:
         told = ""
-        while self._jobs:
+        while self._slots and not self.hopeless:
             await asyncio.sleep(_LOOK)
             if self._scale is not None:
                 self._scale()
-            if not shutil.which("squeue"):
+            self.answers = self._asks and await self._ask()
+            if not self.answers:
                 continue
-            await self._ask()
-            oldest = min(map(self._age, self._jobs), default=0.0)
+            oldest = min((self._age(slot) for slot in self._slots.values()), default=0.0)
             if self.waiting != told and oldest > _PATIENCE:
                 told = self.waiting
                 if told:
                     _log.warning("%s", told)
-            for job in list(self._jobs):
-                await self._replace(job)
+            for job in list(self._slots):
+                await self._look_after(job)
+            slots = self._slots.values()
+            self.hopeless = bool(slots) and all(slot.failing for slot in slots)
         self._watch = None
 
-    def _age(self, job: Any) -> float:
-        return time.monotonic() - self._submitted.get(job.job_id, time.monotonic())
+    @staticmethod
+    def _age(slot: _Slot) -> float:
+        return time.monotonic() - slot.since
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> bool:
         """Ask for all of the user's jobs: one question, however many there are."""
-        process = await asyncio.create_subprocess_exec(
-            *("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        if not shutil.which("squeue"):
+            return False
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%M|%N|%r"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+        except OSError:  # too much is open, or runs
+            return False
         said, _ = await process.communicate()
         if process.returncode:
-            return  # it is too busy to answer, say
-        rows = [line.split("|") for line in said.decode().splitlines()]
-        known = {number: (state, reason) for number, state, reason in rows}
-        self.states = {}
-        for job in self._jobs:
+            return False  # it is too busy to answer, say
+        known = dict(map(_read, said.decode(errors="replace").splitlines()))
+        before, self.states = self.states, {}
+        for job, slot in self._slots.items():
+            last = before.get(job.job_id, Seen())
             # One submitted just now may not be listed yet; one that ended long ago is not.
-            unlisted = ("COMPLETED", "") if self._age(job) > _PATIENCE else ("", "")
+            unlisted = last._replace(state="COMPLETED", reason="")
+            unlisted = unlisted if self._age(slot) > _PATIENCE else Seen()
             self.states[job.job_id] = known.get(job.job_id, unlisted)
+        return True
 
-    async def _replace(self, job: Any) -> None:
-        state, _ = self.states.get(job.job_id, ("", ""))
-        if state not in _GONE or self.hopeless:
+    async def _look_after(self, job: Any) -> None:
+        """Replace a job that has ended, when its slot's pause is over."""
+        slot, seen = self._slots.get(job), self.states.get(job.job_id, Seen())
+        if slot is None or seen.state not in _GONE:
             return
-        self._short[job] = self._short[job] + 1 if self._age(job) < _SHORT_LIFE else 0
-        if self.hopeless:
-            _log.warning("Jobs end as soon as they run (%s): no more are submitted", state)
+        if not slot.ended:
+            self._note(job, slot, seen)
+        if time.monotonic() < slot.again:
             return
-        _log.warning("Job %s has ended (%s): another takes its place", job.job_id, state)
-        with contextlib.suppress(RuntimeError):  # it cannot be submitted now: again next time
-            await job.again()
+        try:
+            await self._submit(job)
+        except (OSError, RuntimeError, ValueError) as error:  # what sbatch says, or of it
+            slot.refused += 1
+            slot.pause()
+            slot.ended = f"the next job is refused: {_essence(error)}"
+            _log.warning("No job can take the place of job %s: %s", job.job_id, _essence(error))
+
+    def _note(self, job: Any, slot: _Slot, seen: Seen) -> None:
+        """Draw the lesson from a job's end."""
+        short = seen.seconds < _SHORT_LIFE
+        slot.short = slot.short + 1 if short else 0
+        slot.ended = f"job {job.job_id}: {seen}"
+        slot.pause()
+        if short and seen.node and seen.state in _OF_THE_NODE:
+            self._avoided[seen.node] = None
+        if slot.failing:
+            _log.warning("%d jobs in a row did not stay; the last was %s", slot.short, slot.ended)
+        else:
+            _log.warning("Job %s has ended (%s): another takes its place", job.job_id, seen.state)
+
+    async def _submit(self, job: Any) -> None:
+        """Submit another job, to a node where none has failed, if there is such a node."""
+        if self._avoided:
+            try:
+                await job.again([*self._avoided])
+            except RuntimeError:
+                await job.again([])
+                self._avoided.clear()  # it is they, or none
+        else:
+            await job.again([])
+
+
+def _read(line: str) -> tuple[str, Seen]:
+    number, state, ran, node, reason = (*line.split("|", 4), "", "", "", "")[:5]
+    return number, Seen(state, reason, _seconds(ran), node)
+
+
+def _seconds(text: str) -> float:
+    """Read Slurm's ``days-hours:minutes:seconds``; what it cannot tell is 0."""
+    days, _, rest = text.rpartition("-")
+    total = 0
+    try:
+        for part in rest.split(":"):
+            total = 60 * total + int(part)
+        return float(total + 24 * 60 * 60 * int(days or 0))
+    except ValueError:  # it says INVALID where the clocks of two machines differ
+        return 0.0
+
+
+def _essence(error: Exception) -> str:
+    """Give the last line that says something: what a command wrote comes last."""
+    lines: Sequence[str] = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -18,13 +18,14 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
+from parmap.backends.dask.dice import keep_apart
 from parmap.backends.dask.keeper import Keeper, environment
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
-from parmap.worker import blas
+from parmap.worker import blas, family
 from parmap.worker.values import Budget
 
-__all__ = ["Exits", "awaited", "cluster", "connected", "processes", "threads"]
+__all__ = ["Exits", "awaited", "cluster", "connected", "lost", "processes", "threads"]
 
 _HOST = "127.0.0.1"
 _ANY_PORT = f"{_HOST}:0"
@@ -70,6 +71,22 @@ def _local(specs: dict[int, dict[str, Any]], workers: int, *, dashboard: bool) -
     return awaited(here, workers, lambda: why, hopeless=hopeless)
 
 
+def lost(seconds: int) -> str:
+    """Say that the workers on this machine are lost for good; nothing as long as one may come.
+
+    Parameters
+    ----------
+    seconds : int
+        For how long there has been none.
+    """
+    if seconds < _PATIENCE:
+        return ""
+    return (
+        f"all workers of Dask have ended, and none has started within {seconds} s: what they "
+        "wrote stands above"
+    )
+
+
 def cluster(
     specs: Mapping[Any, dict[str, Any]],
     options: dict[str, Any],
@@ -90,6 +107,7 @@ def cluster(
     security : distributed.Security, optional
         Who may connect. Default: everybody who can reach it.
     """
+    keep_apart()  # the scheduler, and the client, are in this process
     # At the end it tells, with a traceback, that a worker has hung up first.
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     options = {"port": 0, "dashboard": dashboard, "dashboard_address": _ANY_PORT, **options}
@@ -192,7 +210,8 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         def started(number: int, ending: asyncio.Task[int]) -> None:
             exits[_HOST, number] = ending
 
-        told = order(scheduler, {**options, "dashboard_address": _ANY_PORT})
+        kin = {"number": name + 1, "key": family.authkey()}
+        told = order(scheduler, {**options, "dashboard_address": _ANY_PORT}, **kin)
         self.keeper = Keeper(told, environ, started)
 
     async def start(self) -> None:

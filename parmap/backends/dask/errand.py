@@ -114,7 +114,7 @@ class Errand:
         """Send it, and give what comes back."""
         for attempt in range(1, _LOSSES + 1):
             sent = [await self._sent(arg) for arg in self._args]
-            if self.future.cancelled():
+            if self.future.done():  # cancelled, say
                 break
             self._task = task = self._client.submit(self._call, *sent, pure=False)
             try:
@@ -124,7 +124,7 @@ class Errand:
                 return await task
             except asyncio.CancelledError:
                 # Dask cancels tasks whose data are gone.
-                if self.future.cancelled() or attempt == _LOSSES or not self._connected:
+                if self.future.done() or attempt == _LOSSES or not self._connected:
                     raise
             finally:
                 # Now, not when the collector comes to it: an error's traceback holds this frame.

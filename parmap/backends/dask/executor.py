@@ -11,7 +11,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
 import distributed
@@ -22,11 +22,13 @@ from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, WorkerDied
 from parmap.failures import PoolBroken
+from parmap.identity import fresh_key
 from parmap.worker.values import embedded
 
 __all__ = ["DaskExecutor", "serving"]
@@ -35,7 +37,7 @@ __all__ = ["DaskExecutor", "serving"]
 _ROUND_TRIP = 0.01
 
 
-class DaskExecutor(Executor):
+class DaskExecutor(MappingExecutor):
     """A PEP 3148 executor on a client of Dask.
 
     Parameters
@@ -50,8 +52,13 @@ class DaskExecutor(Executor):
         Whether Dask's page is served, as far as the plan knows.
     restarts : bool, default False
         Whether workers that end are replaced, though nobody tells how they ended.
+    own : bool, default False
+        Whether parmap started the workers.
     exits : dict, optional
         How the worker processes end that are this one's own; then they are replaced.
+    lost : callable, optional
+        Is told for how many seconds there has been no worker, and returns why none will come;
+        the empty string as long as one may come. Default: one may always come.
     """
 
     def __init__(
@@ -63,11 +70,14 @@ class DaskExecutor(Executor):
         dashboard: bool = True,
         exits: Exits | None = None,
         restarts: bool = False,
+        lost: Callable[[int], str] = lambda _: "",
+        own: bool = False,
     ) -> None:
         self._client, self._closing = client, list(closing)
         self._shows, self._exits = dashboard, exits or {}
         self._restarts = restarts or bool(self._exits)
         self._tasks = Outstanding(self._close)
+        self._ending = Ending(lost)
         self._slots: dict[str, int] = {}  # by the workers' addresses
         self._watch: Any = None
         try:
@@ -77,7 +87,7 @@ class DaskExecutor(Executor):
         except BaseException:
             self._close()
             raise
-        self.traits = self._facts(nannies=nannies)
+        self.traits = self._facts(nannies=nannies, own=own)
 
     # -- the executor --------------------------------------------------------------------
 
@@ -93,6 +103,7 @@ class DaskExecutor(Executor):
         return self._begin(Errand(self._client, fn, args, made=made))
 
     def _begin(self, errand: Errand) -> Future[Any]:
+        self._ending.check()
         self._tasks.add(errand.future)
         errand.future.add_done_callback(functools.partial(self._ended, errand))
         self._client.loop.add_callback(self._serve, errand)
@@ -144,12 +155,21 @@ class DaskExecutor(Executor):
     # -- in the client's loop ------------------------------------------------------------
 
     async def _serve(self, errand: Errand) -> None:
-        """Run a task, and resolve its future: the one place that does."""
+        """Run a task, and resolve its future."""
         value = error = None
+        self._ending.serving.add(errand)
         try:
+            self._ending.check()
             value = await errand.run()
         except BaseException as caught:  # noqa: BLE001 - it is the future's
             error = await self._translated(caught)
+        self._resolve(errand, value, error)
+
+    def _resolve(self, errand: Errand, value: Any, error: BaseException | None) -> None:
+        """Resolve a future: the one place that does. Who comes second does nothing."""
+        if errand not in self._ending.serving:
+            return
+        self._ending.serving.remove(errand)
         if not errand.future.set_running_or_notify_cancel():
             return
         resolve(errand.future, value, error)
@@ -180,10 +200,20 @@ class DaskExecutor(Executor):
                 raise
             # The scheduler is gone, or going: the tasks tell their callers.
             self._watch.stop()
+            return
+        if self._ending.comes(workers=bool(self._slots)):
+            await self._break()
+
+    async def _break(self) -> None:
+        """Fail what is out, for no worker will come any more."""
+        errands = list(self._ending.serving)
+        for errand in errands:
+            self._resolve(errand, None, PoolBroken(self._ending.why))
+        await asyncio.gather(*(errand.stop() for errand in errands))
 
     # -- the workers ---------------------------------------------------------------------
 
-    def _facts(self, *, nannies: bool) -> Traits:
+    def _facts(self, *, nannies: bool, own: bool) -> Traits:
         hosts = {get_address_host(address) for address in self._slots}
         return Traits(
             same_host=hosts <= {"127.0.0.1", get_ip()},
@@ -191,7 +221,9 @@ class DaskExecutor(Executor):
             replaces_workers=nannies,
             places=True,
             keeps=True,
+            noisy=not own,  # Dask's own threads draw there
             round_trip=_ROUND_TRIP,
+            inside=not self._slots.keys().isdisjoint(_here()),
         )
 
     def _set_up(self, setup: Callable[[], object]) -> None:
@@ -206,6 +238,12 @@ class DaskExecutor(Executor):
         self._closing.insert(0, unregister)
 
 
+def _here() -> set[str]:
+    """Give the addresses of the workers that are in this process."""
+    workers = list(distributed.Worker._instances)  # noqa: SLF001 - Dask's only list of them
+    return {one.address for one in workers if one.status is distributed.core.Status.running}
+
+
 def serving(
     own: Any,
     setup: Callable[[], object] | None,
@@ -213,6 +251,7 @@ def serving(
     dashboard: bool,
     exits: Exits | None = None,
     restarts: bool = False,
+    lost: Callable[[int], str] = lambda _: "",
 ) -> DaskExecutor:
     """Make an executor on a cluster that was started here, and ends with it.
 
@@ -220,12 +259,55 @@ def serving(
     ----------
     own : distributed.deploy.Cluster
         The cluster.
-    setup, dashboard, exits, restarts
+    setup, dashboard, exits, restarts, lost
         See `DaskExecutor`.
     """
     client, close = connected(own, own=True)
     closing = (*close, own.close)
-    return DaskExecutor(client, closing, setup, dashboard=dashboard, exits=exits, restarts=restarts)
+    return DaskExecutor(
+        *(client, closing, setup),
+        dashboard=dashboard,
+        exits=exits,
+        restarts=restarts,
+        lost=lost,
+        own=True,
+    )
+
+
+class Ending:
+    """Whether the workers are lost for good, so that all tasks fail.
+
+    Parameters
+    ----------
+    lost : callable
+        See `DaskExecutor`.
+
+    Attributes
+    ----------
+    why : str
+        What has happened; empty as long as workers are there, or may come.
+    serving : set of Errand
+        The tasks whose futures are open; only in the client's loop.
+    """
+
+    def __init__(self, lost: Callable[[int], str]) -> None:
+        self._lost, self._looks = lost, 0
+        self.why = ""
+        self.serving: set[Errand] = set()
+
+    def check(self) -> None:
+        """Refuse a task once all workers are lost."""
+        if self.why:
+            raise PoolBroken(self.why)
+
+    def comes(self, *, workers: bool) -> bool:
+        """Look, each second; tell when the end has just come."""
+        # Looks are counted, for this process may have been stopped for a while.
+        self._looks = 0 if workers else self._looks + 1
+        if workers or self.why:
+            return False
+        self.why = self._lost(self._looks)
+        return bool(self.why)
 
 
 class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
@@ -238,7 +320,9 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
     """
 
     def __init__(self, setup: Callable[[], object]) -> None:
-        self.name = f"parmap-setup-{id(self)}"
+        # Dask knows plugins by their names: one of another script must not take this one's place.
+        token, number = fresh_key()
+        self.name = f"parmap-setup-{token.hex()}-{number}"
         self._setup = setup
 
     async def setup(self, worker: Any) -> None:  # noqa: ARG002

@@ -21,7 +21,8 @@ import logging
 import os
 import site
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,7 +40,10 @@ _BEAT = 5.0
 _PATIENCE = 15.0
 # Seconds that a closed line has to end by itself.
 _GRACE = 5.0
+# Seconds before a lost host is connected to again; twice as many after each life that is short.
+_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+_SHORT_LIFE = 30.0
 _TAIL = 20  # lines
 _LONGEST_LINE = 1 << 20
 _log = logging.getLogger("parmap.dask")
@@ -65,6 +69,8 @@ class Host(ProcessInterface):  # type: ignore[misc]
     ----------
     tail : deque of str
         The last lines that it wrote to its standard error.
+    trouble : str
+        Why it was lost the last time.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
         self._tasks: list[asyncio.Task[None]] = []
         self._watch: asyncio.Task[None] | None = None
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
+        self.trouble = ""
 
     async def start(self) -> None:
         """Start its agent, without waiting until the workers have found the scheduler."""
@@ -130,22 +137,28 @@ class Host(ProcessInterface):  # type: ignore[misc]
 
     async def _stay(self) -> None:
         """Connect again whenever the line is cut, with ever longer pauses."""
-        pause = 1.0
+        pause = _PAUSE
         while True:
             assert self._process is not None
+            began = time.monotonic()
             code = await self._process.wait()
-            why = self.tail[-1] if self.tail else f"status {code}"
+            self.trouble = self.tail[-1] if self.tail else f"status {code}"
             _log.warning(
                 "Host %s is lost (%s): what it had in hand runs elsewhere",
                 self.found.reach.name,
-                why,
+                self.trouble,
             )
-            pause = 1.0 if self._living else min(2 * pause, _LONGEST_PAUSE)
+            if time.monotonic() - began > _SHORT_LIFE:
+                pause = _PAUSE
             await self._hang_up()
             await self._give_up()
             await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
             self.tail.clear()
-            await self._connect()
+            try:
+                await self._connect()
+            except OSError as error:  # the old process is still known, and known to have ended
+                self.tail.append(str(error))
 
     async def _give_up(self) -> None:
         """Tell the scheduler that its workers are gone: it would wait for half a minute."""
@@ -205,7 +218,7 @@ def started(
     security: distributed.Security | None,
     patience: float,
     dashboard: bool,
-) -> tuple[Any, Exits]:
+) -> tuple[Any, Exits, Callable[[int], str]]:
     """Start a scheduler here, and workers on hosts.
 
     Parameters
@@ -221,9 +234,18 @@ def started(
     security : distributed.Security or None
         Who may connect.
     patience : float
-        Seconds until all workers must be there.
+        Seconds until all workers must be there; and, if all are lost, until one must be back.
     dashboard : bool
         Whether to serve Dask's page.
+
+    Returns
+    -------
+    cluster : distributed.SpecCluster
+        The cluster, when its workers are there.
+    exits : dict
+        How the worker processes end.
+    lost : callable
+        See `parmap.backends.dask.executor.DaskExecutor`.
     """
     exits: Exits = {}
     told = orders(threads, environ, security)
@@ -237,20 +259,28 @@ def started(
     listens = {"host": listening(found), "protocol": "tcp" if security is None else "tls"}
     here = cluster(specs, listens, dashboard=dashboard, security=security)
 
-    def why() -> str:
-        lines = [
-            f"  {host.found.reach.name}: {' / '.join(host.tail) or 'nothing was said'}"
-            for host in here.workers.values()
+    def said() -> list[str]:
+        return [
+            f"  {host.found.reach.name}: "
+            f"{' / '.join(host.tail) or host.trouble or 'nothing was said'}"
+            for host in list(here.workers.values())
         ]
-        known = len(here.scheduler_info["workers"])
-        return "\n".join(
-            [
-                f"{known} of {workers} workers came within {patience:g} s. What the hosts said:",
-                *lines,
-            ]
-        )
 
-    return awaited(here, workers, why, patience=patience), exits
+    def why() -> str:
+        known = len(here.scheduler_info["workers"])
+        first = f"{known} of {workers} workers came within {patience:g} s. What the hosts said:"
+        return "\n".join([first, *said()])
+
+    def lost(seconds: int) -> str:
+        if seconds < patience:
+            return ""
+        first = (
+            f"all hosts are lost, and none has come back within {seconds} s (start_timeout= waits "
+            "for longer). What they said:"
+        )
+        return "\n".join([first, *said()])
+
+    return awaited(here, workers, why, patience=patience), exits, lost
 
 
 def orders(

@@ -13,15 +13,18 @@ The guardian is a process of its own: it cancels and removes also where this one
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import math
 import os
+import re
 import secrets
 import shlex
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,8 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
             super().__init__(scheduler=scheduler, name=name, log_directory=log, **options)
             self._command_template = f"{options['python']} -m {_AGENT} {shlex.quote(file)}"
             self._board = board
+            # Under `_turn`: the newest job's number. To submit and to cancel take a while.
+            self._turn = asyncio.Lock()
 
         async def start(self) -> None:
             """Submit it."""
@@ -78,23 +83,46 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
             if self._board is not None:
                 self._board.add(self)
 
-        async def again(self) -> None:
-            """Submit another in its place."""
+        async def again(self, avoid: Iterable[str]) -> None:
+            """Submit another in its place, to none of some nodes."""
             assert self._board is not None
-            with self.job_file() as script:
-                number = self._job_id_from_submit_output(await self._submit_job(script))
-            self._board.remove(self)
-            self.job_id = number
-            self._board.add(self)
+            async with self._turn:
+                if self.status is Status.closed:
+                    return
+                self.submit_command = shlex.join(
+                    [*shlex.split(kind.submit_command), *_exclude(self.job_header, avoid)]
+                )
+                with self.job_file() as script:
+                    number = self._job_id_from_submit_output(await self._submit_job(script))
+                self._board.renew(self, number)
 
         async def close(self) -> None:
             """Cancel it."""
-            await super().close()
-            if self._board is not None:
-                self._board.remove(self)
-            self.status = Status.closed  # as the cluster wants it, which the class forgets
+            async with self._turn:  # or one that is being submitted would be left
+                await super().close()
+                if self._board is not None:
+                    self._board.remove(self)
+                self.status = Status.closed  # as the cluster wants it, which the class forgets
 
     return Job
+
+
+def _exclude(header: str, avoid: Iterable[str]) -> list[str]:
+    """Give the option of `sbatch` that excludes nodes, and those that the script excludes.
+
+    Parameters
+    ----------
+    header : str
+        The script's, with options of the user's, which those of the command line replace.
+    avoid : iterable of str
+        The nodes.
+    """
+    users = re.findall(r"^#SBATCH\s+(?:--exclude[=\s]\s*|-x\s*)(\S+)", header, re.MULTILINE)
+    nodes = [*users[-1:], *avoid]
+    # The user's may stand in a file, which cannot be named together with others.
+    if len(nodes) == len(users[-1:]) or "/" in nodes[0]:
+        return []
+    return [f"--exclude={','.join(nodes)}"]
 
 
 def started(
@@ -113,7 +141,7 @@ def started(
     folder: str,
     patience: float,
     dashboard: bool,
-) -> Any:
+) -> tuple[Any, Callable[[int], str]]:
     """Start a scheduler here, and submit jobs.
 
     Parameters
@@ -144,6 +172,13 @@ def started(
         Seconds to wait for `least` workers.
     dashboard : bool
         Whether to serve Dask's page.
+
+    Returns
+    -------
+    cluster : distributed.SpecCluster
+        The cluster, when enough workers are there.
+    lost : callable
+        See `parmap.backends.dask.executor.DaskExecutor`.
     """
     _sweep(Path(folder))
     own = _private(Path(folder))
@@ -175,14 +210,15 @@ def started(
         except BaseException:
             here.close()
             raise
-        close, here.close = here.close, lambda *given: _closed(close, board, *given)
-        return awaited(
+        here.close = functools.partial(_closed, here.close, board)
+        awaited(
             here,
             least,
             lambda: _why(board, log, patience),
             patience=patience,
             hopeless=lambda: board.hopeless,
         )
+        return here, functools.partial(_lost, board, log, patience)
     except BaseException:
         board.close()
         raise
@@ -233,8 +269,8 @@ class Load:
             self._here.loop.add_callback(self._here._correct_state)  # noqa: SLF001 - as `scale` does
 
 
-def _closed(close: Callable[..., Any], board: Board, *given: Any) -> None:
-    close(*given)
+def _closed(close: Callable[..., Any], board: Board, *given: Any, **named: Any) -> None:
+    close(*given, **named)  # at the interpreter's end with Dask's own timeout
     board.close()
 
 
@@ -260,12 +296,37 @@ def _sweep(folder: Path) -> None:
 
 def _why(board: Board, log: Path, patience: float) -> str:
     """Say why no workers came: the queue, and the end of the newest log."""
-    ended = f"jobs end as soon as they run: {board.states}" if board.hopeless else ""
-    lines = [ended or f"no workers came within {patience:g} s"]
+    lines = [f"no workers came within {patience:g} s"]
+    if board.hopeless:
+        lines = ["jobs end as soon as they run, and none is left:"]
+    lines += [f"  {ended}" for ended in board.ended]
     if board.waiting:
         lines.append(f"{board.waiting}. start_timeout= waits for longer")
+    return "\n".join([*lines, *_words(log)])
+
+
+def _lost(board: Board, log: Path, patience: float, seconds: int) -> str:
+    """Say why no worker will come any more; nothing as long as one may.
+
+    A job that waits in the queue may start at any time. Time decides only if all jobs run, or
+    if the queue says nothing, or is not asked.
+    """
+    if board.hopeless:
+        return _why(board, log, patience)
+    if seconds < patience or (board.answers and not board.all_run(patience)):
+        return ""
+    jobs = "All jobs run, but their workers do not connect"
+    if not board.answers:
+        jobs = "The batch system does not say whether jobs wait or have ended"
+    said = f"no worker is left, and none has come for {seconds} s (start_timeout= waits for longer)"
+    return "\n".join([f"{said}. {jobs}", *_words(log)])
+
+
+def _words(log: Path) -> list[str]:
+    """Give the end of the newest log of a job."""
+    lines: list[str] = []
     logs = sorted(log.glob("*"), key=lambda one: one.stat().st_mtime) if log.exists() else []
     for newest in [one for one in logs if one.stat().st_size][-1:]:
         tail = newest.read_text(errors="replace").splitlines()[-_TAIL:]
         lines += ["The end of the job's log:", *(f"  {line}" for line in tail)]
-    return "\n".join(lines)
+    return lines

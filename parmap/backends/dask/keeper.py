@@ -60,6 +60,7 @@ class Keeper:
         self._process: asyncio.subprocess.Process | None = None
         self._ending: asyncio.Task[int] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._over = False
         self.hopeless = False
 
     async def start(self) -> None:
@@ -79,6 +80,10 @@ class Keeper:
 
     def let_go(self) -> None:
         """Have it write what tasks have printed, and end: by the end of its input."""
+        self._over = True
+        self._release()
+
+    def _release(self) -> None:
         leash, self._leash = self._leash, None
         if leash is not None:
             os.close(leash)
@@ -90,7 +95,7 @@ class Keeper:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _begin(self) -> None:
-        self.let_go()  # of the one before
+        self._release()  # the one before
         theirs, self._leash = os.pipe()
         try:
             # Shorter than what a pipe holds.
@@ -114,14 +119,18 @@ class Keeper:
             assert self._ending is not None
             began = time.monotonic()
             code = await asyncio.shield(self._ending)
-            if self._leash is None:  # it was let go
+            if self._over:
                 return
             short = short + 1 if time.monotonic() - began < _SHORT_LIFE else 0
             self.hopeless = short >= _SHORT_LIVES
             _log.warning("A worker of Dask has ended (status %s) and is replaced", code)
             if self.hopeless:  # or its task is what ends it
                 await asyncio.sleep(_SHORT_LIFE)
-            await self._begin()
+            try:
+                await self._begin()
+            except OSError as error:  # the interpreter is gone, or too many files are open
+                _log.warning("A worker of Dask cannot be started: %s", error)
+                await asyncio.sleep(_SHORT_LIFE)
 
 
 def environment(path: list[str], more: Mapping[str, str] | None = None) -> dict[str, Any]:

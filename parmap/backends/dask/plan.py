@@ -90,7 +90,9 @@ class Dask(Plan):
         workers = self.count()
         start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
         own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
-        return serving(own, self.initializer, dashboard=self.dashboard, exits=exits)
+        return serving(
+            own, self.initializer, dashboard=self.dashboard, exits=exits, lost=cluster.lost
+        )
 
     @property
     def _found(self) -> bool:

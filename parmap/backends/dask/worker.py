@@ -19,6 +19,8 @@ from typing import Any
 import distributed
 
 import parmap.worker.run  # noqa: F401 - before the first task, not in it
+from parmap.backends.dask.dice import keep_apart
+from parmap.worker import family
 
 __all__ = ["PROMPT", "order"]
 
@@ -27,7 +29,14 @@ __all__ = ["PROMPT", "order"]
 PROMPT = 0.0005
 
 
-def order(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None = None) -> bytes:
+def order(
+    scheduler: str,
+    options: dict[str, Any],
+    security: dict[str, Any] | None = None,
+    *,
+    number: int = 0,
+    key: bytes | None = None,
+) -> bytes:
     """Say what a worker is to do, for its standard input.
 
     Parameters
@@ -38,13 +47,20 @@ def order(scheduler: str, options: dict[str, Any], security: dict[str, Any] | No
         Of `distributed.Worker`.
     security : dict, optional
         Of `distributed.Security`.
+    number : int
+        Its place among the workers of its machine, from 1 on.
+    key : bytes, optional
+        Of the script's processes; only for workers of this machine, to which this goes by a pipe
+        that nobody else reads. See `parmap.worker.family`.
     """
-    return json.dumps([scheduler, options, security]).encode() + b"\n"
+    kin = [number, None if key is None else key.hex()]
+    return json.dumps([kin, scheduler, options, security]).encode() + b"\n"
 
 
 async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None) -> None:
     if security is not None:
         options = {**options, "security": distributed.Security(**security)}
+    keep_apart()
     worker = distributed.Worker(scheduler, **options)
     worker.batched_stream.interval = PROMPT
     await worker
@@ -69,7 +85,10 @@ def _main() -> None:
     os.dup2(nothing, 0)  # for tasks that read
     os.close(nothing)
     threading.Thread(target=_hang_on, args=(leash,), name="parmap-leash", daemon=True).start()
-    asyncio.run(_serve(*json.loads(line)))
+    (number, key), *told = json.loads(line)
+    parent = family.Parent("MainProcess", os.getppid())
+    family.become(parent, number, None if key is None else bytes.fromhex(key))
+    asyncio.run(_serve(*told))
 
 
 if __name__ == "__main__":

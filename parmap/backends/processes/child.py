@@ -7,7 +7,6 @@ import faulthandler
 import mmap
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -25,8 +24,9 @@ from parmap.backends.processes.wire import (
     send,
 )
 from parmap.errors import SerializationError
-from parmap.worker import blas, context
-from parmap.worker.parcel import pack_error
+from parmap.sockets import Socket
+from parmap.worker import blas, context, family
+from parmap.worker.globals import torch_of
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
 
@@ -48,7 +48,7 @@ def main(channel: int, notes: int) -> None:
     )
     context.frame.set(None)
     context.worker.note(-1)
-    parent = socket.socket(fileno=channel)
+    parent = Socket(fileno=channel)
     _keep_from_children(parent, notes)
     worker = _Child(parent)
     signal.signal(signal.SIGINT, worker.interrupt)
@@ -56,6 +56,8 @@ def main(channel: int, notes: int) -> None:
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
         worker.serve()
     flush()
+    family.leave()
+    flush()  # what that has printed
 
 
 class _Child:
@@ -65,7 +67,7 @@ class _Child:
     an interrupt that comes late, when the task has just ended, must not hit the next one.
     """
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: Socket) -> None:
         self._channel = channel
         self._placed = {key: _Placed(frames) for key, frames in heirlooms.items()}
         self._running = False
@@ -95,7 +97,7 @@ class _Child:
                 case Kind.DROP:
                     self._placed.pop(key, None)
                 case Kind.SETUP:
-                    send(self._channel, _setup(frames))
+                    send(self._channel, _setup(key, frames))
                 case Kind.SETTLE:
                     _settle(decode(frames))
 
@@ -149,9 +151,11 @@ class _Placed:
         return self._value
 
 
-def _setup(frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
-    path, argv, budget = decode(frames[:1])
-    sys.path[:], sys.argv[:] = path, argv
+def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
+    path, argv, budget, (parent, key) = decode(frames[:1])
+    sys.path[:], sys.argv = path, argv
+    family.become(parent, slot, key)
+    family.renew()
     if budget is not None:
         cores.grant(budget.cores)
         if budget.threads is not None:
@@ -162,12 +166,13 @@ def _setup(frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
-        return Kind.BROKEN, 0, encode_result(pack_error(error, crosses=True))
+        return Kind.BROKEN, 0, _failed(error)[1]
     return Kind.READY, 0, ()
 
 
 def _settle(place: Place) -> None:
     sys.path[:] = place.path
+    family.entrust(place.key)
     if place.directory is not None:
         # Gone meanwhile, or closed to us: a task that needs it will say so.
         with contextlib.suppress(OSError):
@@ -175,12 +180,14 @@ def _settle(place: Place) -> None:
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:
+    from parmap.worker.raised import pack_error  # which most workers never need
+
     return Kind.ERROR, encode_result(pack_error(error, crosses=True))
 
 
-def _keep_from_children(channel: socket.socket, notes: int) -> None:
+def _keep_from_children(channel: Socket, notes: int) -> None:
     """See that the channel ends with this process, not with one that a task started."""
-    channel.set_inheritable(False)
+    os.set_inheritable(channel.fileno(), False)
     os.set_inheritable(notes, False)
 
     def leave() -> None:
@@ -195,6 +202,9 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # Python's own reseeds itself at a fork
+    torch = torch_of()
+    if torch is not None:
+        torch.seed(None)
 
 
 def flush() -> None:

@@ -47,9 +47,9 @@ class Desk:
     Callbacks of futures run outside the lock, for they may submit.
 
     Who may come in between, in the thread that holds `_lock`: a finalizer or a signal handler,
-    which may submit, cancel, drop and close. So the lock is reentrant, what it guards changes in single
-    steps, and what one step has found is looked at anew after the next. They may not wait for
-    results, for the crew needs the lock to bring any: a call there is refused, see `busy`.
+    which may submit, cancel, drop and close. So the lock is reentrant, what it guards changes in
+    single steps, and what one step has found is looked at anew after the next. They may not wait
+    for results, for the crew needs the lock to bring any: a call there is refused, see `busy`.
     KeyboardInterrupt may strike after any call: `take` then has the worker in its hands, and
     ends it.
     A fork may find the lock held by a thread that it does not have: there nothing takes it.

@@ -12,6 +12,8 @@ from parmap.plans import Plan
 if TYPE_CHECKING:  # see parmap.plans
     from concurrent.futures import Executor
 
+    from parmap.backends.processes.zygote import Zygote
+
 __all__ = ["Processes"]
 
 _STARTS = ("fresh", "fork")
@@ -50,10 +52,9 @@ class Processes(Plan):
         # Imported here: only this plan needs selectors, sockets and subprocesses. The zygote
         # starts while this process loads the rest.
         from parmap.backends.processes.system import unforked
-        from parmap.backends.processes.zygote import Zygote
 
         with unforked:  # until the pool has it, a fork would keep the channel to it open
-            zygote = Zygote("fresh") if self.start_method == "fresh" else None
+            zygote = _zygote(workers) if self.start_method == "fresh" else None
             try:
                 from parmap.backends.processes.pool import ProcessExecutor
 
@@ -69,3 +70,14 @@ class Processes(Plan):
                 budget=budget,
                 zygote=zygote,
             )
+
+
+def _zygote(workers: int) -> Zygote:
+    from parmap.backends.processes.zygote import Zygote
+
+    try:
+        return Zygote("fresh")
+    except OSError as error:
+        from parmap.backends.processes.limits import refused  # only to explain a failure
+
+        raise refused(error, workers) from error

@@ -8,22 +8,23 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.processes.crew import Crew
 from parmap.backends.processes.records import Task
 from parmap.backends.processes.system import unforked
 from parmap.backends.processes.wire import Place, Reference, encode, encode_call
 from parmap.backends.processes.zygote import Zygote
 from parmap.errors import SerializationError
-from parmap.worker import blas
+from parmap.worker import blas, family
 from parmap.worker.values import Budget
 
 __all__ = ["ProcessExecutor"]
 
 
-class ProcessExecutor(Executor):
+class ProcessExecutor(MappingExecutor):
     """A PEP 3148 executor on worker processes, which outlives the death of any of them.
 
     Parameters
@@ -57,8 +58,10 @@ class ProcessExecutor(Executor):
             raise ValueError("max_workers must be greater than 0")
         self.workers = max_workers
         try:
+            argv = getattr(sys, "argv", [])  # none where Python is part of another program
+            kin = (family.here(), family.authkey())
             setup = [
-                *encode((sys.path, sys.argv, budget), "sys.argv"),
+                *encode((sys.path, argv, budget, kin), "sys.argv"),
                 *encode((initializer, initargs), "setup"),
             ]
         except BaseException:

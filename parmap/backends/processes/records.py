@@ -22,6 +22,7 @@ from parmap.backends.processes.wire import (
 )
 from parmap.backends.processes.zygote import Burial
 from parmap.errors import WorkerDied
+from parmap.sockets import Socket
 
 __all__ = ["Task", "Worker"]
 
@@ -96,7 +97,9 @@ class Worker:
     ----------
     number : int
         Its name, between the parent and the zygote.
-    channel : socket.socket
+    slot : int
+        Its place among the workers, from 1 on.
+    channel : Socket
         The parent's end.
     notes : int
         The descriptor of the file that it notes its position in; the record's own.
@@ -105,9 +108,14 @@ class Worker:
     """
 
     def __init__(
-        self, number: int, channel: socket.socket, notes: int, known: Iterable[int] = ()
+        self,
+        number: int,
+        slot: int,
+        channel: Socket,
+        notes: int,
+        known: Iterable[int] = (),
     ) -> None:
-        self.number, self.channel, self.notes = number, channel, notes
+        self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
         self.inbox = Inbox(channel, blocking=False)
         self._writing = self._over = False
         self.pid = 0  # until the zygote tells

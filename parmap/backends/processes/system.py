@@ -8,12 +8,18 @@ import os
 import sys
 import threading
 
+import parmap
+from parmap.errors import BackendUnavailable
+from parmap.sockets import STANDARD, moved
+
 __all__ = [
+    "ROOT",
     "anonymous_file",
     "anonymous_memory",
     "die_with_parent",
     "fresh_memory",
     "interpreter",
+    "open_standard",
     "prepare",
     "unforked",
 ]
@@ -32,15 +38,17 @@ if hasattr(os, "register_at_fork"):
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(parmap.__file__)))  # parmap is here
+
 
 def anonymous_file() -> int:
     """Open a file without a name, which is gone once nobody has it open; give its descriptor."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("parmap", os.MFD_CLOEXEC)
+        return moved(os.memfd_create("parmap", os.MFD_CLOEXEC))
     import tempfile
 
     with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return moved(os.dup(file.fileno()))
 
 
 def anonymous_memory(size: int) -> int:
@@ -51,7 +59,7 @@ def anonymous_memory(size: int) -> int:
     """
     if not hasattr(os, "memfd_create"):
         return _unlinked_memory(size)
-    descriptor = os.memfd_create("parmap", os.MFD_CLOEXEC)
+    descriptor = moved(os.memfd_create("parmap", os.MFD_CLOEXEC))
     try:
         os.ftruncate(descriptor, size)
     except BaseException:
@@ -66,7 +74,7 @@ def _unlinked_memory(size: int) -> int:
 
     memory = SharedMemory(create=True, size=size)
     memory.unlink()
-    descriptor = os.dup(memory._fd)  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
+    descriptor = moved(os.dup(memory._fd))  # type: ignore[attr-defined]  # noqa: SLF001 - no public name
     memory.close()
     return descriptor
 
@@ -77,7 +85,10 @@ def fresh_memory(size: int) -> mmap.mmap:
     A page fault for each 4 KiB takes longer than to receive them: 64 MiB through a socket
     took 22 ms into huge pages, 51 ms into a bytearray.
     """
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:  # a limit on the address space, as batch systems set it
+        raise MemoryError(f"no memory for a message of {size} bytes ({error})") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -114,4 +125,33 @@ def interpreter() -> list[str]:
 
     # The standard library has no public name for this; multiprocessing uses this one.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
-    return [sys.executable, *flags]
+    # It leaves out this one, which the script may also have set by now.
+    digits = f"-Xint_max_str_digits={sys.get_int_max_str_digits()}"
+    return [_program(), *flags, digits]
+
+
+def _program() -> str:
+    if sys.executable:
+        return sys.executable
+    # Unknown where Python is part of another program, or was started in an odd way.
+    known = os.path.join(
+        sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    )
+    if os.access(known, os.X_OK):
+        return known
+    raise BackendUnavailable(
+        "sys.executable does not name a Python interpreter that workers could run: set it to the "
+        "path of one, or start them as forks of this process, by start='fork'"
+    )
+
+
+def open_standard() -> None:
+    """Open what is closed of standard input, output and error: as nothing.
+
+    Else the next files to be opened would be taken for them, by programs that tasks start.
+    """
+    for descriptor in range(STANDARD):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import errno
+import itertools
 import os
 import pickle
 import socket
@@ -18,10 +19,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 from parmap.backends.processes.memory import Block, Slot, opened
 from parmap.backends.processes.system import fresh_memory
+from parmap.sockets import QUIET, Socket
+from parmap.worker import family
 from parmap.worker.parcel import PROTOCOL, Parcel, dumps, plain_pickle
 from parmap.worker.values import Embedded, Job, Outcome
 
@@ -64,7 +68,7 @@ _GATHER = 512
 class Kind(IntEnum):
     """What a message is."""
 
-    SETUP = 1  # parent: sys.path, sys.argv, initializer; answered by READY or BROKEN
+    SETUP = 1  # parent: sys.path, sys.argv, budget, family, initializer; READY or BROKEN
     PLACE = 2  # parent: a value under a key
     DROP = 3  # parent: forget the key
     TASK = 4  # parent: (fn, args, kwargs); answered by RESULT or ERROR
@@ -72,7 +76,7 @@ class Kind(IntEnum):
     BROKEN = 6
     RESULT = 7
     ERROR = 8
-    SETTLE = 9  # parent: sys.path and the directory, for the tasks that follow
+    SETTLE = 9  # parent: its Place, for the tasks that follow
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # a third of what it takes to call the enumeration
@@ -89,7 +93,7 @@ _PACKED = frozenset({Reference, Parcel, Embedded, Job})
 
 
 class Place(NamedTuple):
-    """Where a script imports from, and its directory: both may change while workers live.
+    """What of a script may change while workers live: where it imports from, its directory.
 
     Parameters
     ----------
@@ -97,18 +101,23 @@ class Place(NamedTuple):
         ``sys.path``.
     directory : str or None
         None if it has been removed.
+    key : bytes or None, default None
+        Of its processes; see `parmap.worker.family`.
     """
 
     path: tuple[str, ...]
     directory: str | None
+    key: bytes | None = None
 
     @classmethod
     def here(cls) -> Place:
         """Give that of now."""
         try:
-            return cls(tuple(sys.path), os.getcwd())
-        except FileNotFoundError:
-            return cls(tuple(sys.path), None)
+            directory = os.getcwd()
+        except OSError:
+            directory = None
+        # As the class does it, which is one call more for each task.
+        return tuple.__new__(cls, (tuple(sys.path), directory, family.authkey()))
 
 
 def encode(value: Any, what: str) -> list[Buffer]:
@@ -125,7 +134,7 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     then does in 3 µs what takes cloudpickle 20, which looks at each class.
     """
     packed = not kwargs and _PACKED.issuperset(map(type, args))
-    if packed and getattr(fn, "__module__", "").startswith("parmap.worker."):
+    if packed and type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker."):
         return _plain((fn, args, kwargs))
     return encode((fn, args, kwargs), "call")
 
@@ -189,15 +198,15 @@ def _block(frames: Sequence[memoryview]) -> Block | None:
     try:
         return Block(frames)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return None  # this process has all the files that it may open: by the channel, then
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EFBIG):
+            return None  # it may open no more files, or none so large: by the channel, then
         raise
 
 
 Message: TypeAlias = "tuple[Kind, int, Sequence[Frame]]"  # with the key, and the frames
 
 
-def send(channel: socket.socket, *messages: Message) -> None:
+def send(channel: Socket, *messages: Message) -> None:
     """Write messages; blocks while the other end reads them."""
     small: list[Buffer] = []  # several small ones are one write, and one waking of the reader
     for kind, key, frames in messages:
@@ -214,23 +223,29 @@ def send(channel: socket.socket, *messages: Message) -> None:
             small += [head, *views]
             continue
         if small:
-            channel.sendall(b"".join(small))
+            channel.sendall(b"".join(small), QUIET)
             small.clear()
         if block is not None:  # its descriptor goes with the first bytes
-            head = head[socket.send_fds(channel, [head], [block.descriptor]) :]
+            head = head[channel.sendmsg([head], _rights(block.descriptor), QUIET) :]
         _gather(channel, [memoryview(head), *(view.cast("B") for view in views if view.nbytes)])
     if small:
-        channel.sendall(b"".join(small))
+        channel.sendall(b"".join(small), QUIET)
 
 
-def _gather(channel: socket.socket, rest: list[memoryview]) -> None:
+def _rights(*descriptors: int) -> list[tuple[int, int, Any]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+
+
+def _gather(channel: Socket, rest: list[memoryview]) -> None:
     """Write pieces of memory as they lie."""
-    while rest:
-        sent = channel.sendmsg(rest[:_GATHER])
-        while rest and sent >= rest[0].nbytes:
-            sent -= rest.pop(0).nbytes
+    at = 0  # what lies before has been sent: to take it out of the list each time moves the rest
+    while at < len(rest):
+        sent = channel.sendmsg(rest[at : at + _GATHER], (), QUIET)
+        while at < len(rest) and sent >= rest[at].nbytes:
+            sent -= rest[at].nbytes
+            at += 1
         if sent:
-            rest[0] = rest[0][sent:]
+            rest[at] = rest[at][sent:]
 
 
 class Inbox:
@@ -238,19 +253,19 @@ class Inbox:
 
     Parameters
     ----------
-    channel : socket.socket
+    channel : Socket
         What to read.
     blocking : bool
         Whether `read` waits for a whole message.
     """
 
-    def __init__(self, channel: socket.socket, *, blocking: bool) -> None:
+    def __init__(self, channel: Socket, *, blocking: bool) -> None:
         self._channel = channel
         self._flags = _CLOEXEC | (0 if blocking else socket.MSG_DONTWAIT)
         self._scratch = bytearray(_SCRATCH)
         self._have = 0  # bytes of the scratch that are filled
         self._large: tuple[Kind, int, Sequence[int], list[Buffer]] | None = None
-        self._rest: list[memoryview] = []  # what of the large message is still to be filled
+        self._rest: deque[memoryview] = deque()  # what of the large message is still to be filled
         self._descriptors: deque[int] = deque()  # of blocks whose messages are not whole yet
 
     def read(self) -> tuple[Kind, int, list[Buffer]] | None:
@@ -276,7 +291,8 @@ class Inbox:
                 raise EOFError from None
 
     def _receive(self) -> None:
-        into = self._rest[:_GATHER] if self._large else [memoryview(self._scratch)[self._have :]]
+        large = itertools.islice(self._rest, _GATHER)
+        into = list(large) if self._large else [memoryview(self._scratch)[self._have :]]
         count, beside, _, _ = self._channel.recvmsg_into(into, _BESIDE, self._flags)
         for _, _, data in beside:
             self._descriptors.extend(array.array("i", data))
@@ -289,7 +305,7 @@ class Inbox:
 
     def _fill(self, count: int) -> None:
         while self._rest and count >= self._rest[0].nbytes:
-            count -= self._rest.pop(0).nbytes
+            count -= self._rest.popleft().nbytes
         if count:
             self._rest[0] = self._rest[0][count:]
 
@@ -332,7 +348,7 @@ class Inbox:
     ) -> None:
         """Have the rest of a message received straight into its frames."""
         self._large = message
-        self._rest = [memoryview(frame) for frame in message[3] if len(frame)]
+        self._rest = deque(memoryview(frame) for frame in message[3] if len(frame))
         came = memoryview(self._scratch)[start : self._have]
         self._have = 0
         while came.nbytes:

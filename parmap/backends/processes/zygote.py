@@ -12,6 +12,7 @@ thread starts; all else is the same.
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import os
 import select
@@ -22,7 +23,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap.backends.processes.system import die_with_parent, interpreter, prepare, unforked
+from parmap.backends.processes.system import (
+    ROOT,
+    anonymous_file,
+    die_with_parent,
+    interpreter,
+    open_standard,
+    prepare,
+    unforked,
+)
+from parmap.sockets import QUIET, Socket, pair
 
 if TYPE_CHECKING:
     import subprocess  # loaded by the parent alone
@@ -32,11 +42,13 @@ __all__ = ["Birth", "Burial", "Zygote", "main"]
 _REQUEST = struct.Struct("<BQ")  # what, worker
 _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
 _FORK, _KILL, _BURY = 1, 2, 3
+_GIVEN = 2  # descriptors that come with a request for a worker
+_NOW = socket.MSG_DONTWAIT | QUIET
 
 
 # Named tuples, and not dataclasses, where a zygote would wait for each: 0.7 ms to make one.
 class Birth(NamedTuple):
-    """A worker was forked."""
+    """A worker was forked; or not, then `pid` is an error's number, negative."""
 
     worker: int
     pid: int
@@ -66,18 +78,28 @@ class Zygote:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             with unforked:
-                self.control, theirs = socket.socketpair()
+                self.control, theirs = pair()
                 with theirs:
-                    self.pid, self._process = (
-                        _forked(self.control, theirs) if start == "fork" else _spawned(theirs)
-                    )
+                    self.pid, self._process = self._begun(theirs, start)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def fork(self, worker: int, channel: socket.socket, notes: int) -> None:
+    def _begun(self, theirs: Socket, start: str) -> tuple[int, subprocess.Popen[bytes] | None]:
+        try:
+            return _forked(self.control, theirs) if start == "fork" else _spawned(theirs)
+        except BaseException:
+            self.control.close()
+            raise
+
+    def fork(self, worker: int, channel: Socket, notes: int) -> None:
         """Ask for a worker, which gets `channel` and the descriptor `notes`.
 
-        Never fails: where the zygote is gone, the channel closes as if the worker had died.
+        Where the zygote is gone, the channel closes as if the worker had died.
+
+        Raises
+        ------
+        OSError
+            If the system lets no more descriptors be sent.
         """
         fds = array.array("i", [channel.fileno(), notes])
         self._tell(_FORK, worker, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
@@ -93,7 +115,7 @@ class Zygote:
     def _tell(self, what: int, worker: int, rights: Sequence[tuple[int, int, Any]] = ()) -> None:
         while True:
             try:
-                self.control.sendmsg([_REQUEST.pack(what, worker)], rights, socket.MSG_DONTWAIT)
+                self.control.sendmsg([_REQUEST.pack(what, worker)], rights, _NOW)
                 return
             except BlockingIOError:
                 # It does not read: it may itself be waiting until its answers are read.
@@ -101,7 +123,9 @@ class Zygote:
                 waiting.register(self.control, select.POLLIN | select.POLLOUT)
                 waiting.poll()
                 self._listen()
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # so many descriptors are on their way
+                    raise
                 return  # it is gone, and `replies` will say so
 
     def _listen(self) -> None:
@@ -144,6 +168,7 @@ class Zygote:
     def close(self) -> None:
         """End it, with any worker that it has, and wait until it is gone."""
         self.control.close()
+        self._heard, self._ended = b"", False
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -159,23 +184,58 @@ def _read(what: int, worker: int, first: int, second: int) -> Birth | Burial:
     return Birth(worker, first) if what == _FORK else Burial(worker, first, second)
 
 
-def _spawned(theirs: socket.socket) -> tuple[int, subprocess.Popen[bytes]]:
+# The path comes in a file: a long one does not fit on a command line. The collector would come
+# round several times, and find nothing: 4 ms. An end by _exit, or PYTHONINSPECT asks for commands.
+_CODE = """\
+import gc, marshal, os, sys, typing
+gc.disable()
+with open({path}, "rb") as file:
+    sys.path[:] = marshal.load(file)
+import parmap
+del sys.path[0]
+from parmap.backends.processes.zygote import main
+main({control}, collect=True)
+os._exit(0)
+"""
+
+
+def _spawned(theirs: Socket) -> tuple[int, subprocess.Popen[bytes]]:
     import subprocess
 
-    # Imports ignore what is no text, and a Path's repr is no literal.
-    path = [entry for entry in list[object](sys.path) if isinstance(entry, str)]
-    code = (
-        # The collector would come round several times, and find nothing: 4 ms.
-        f"import gc, sys; gc.disable(); sys.path[:] = {path!r}; "
-        f"from parmap.backends.processes.zygote import main; main({theirs.fileno()})"
-    )
-    process = subprocess.Popen(
-        [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-    )
+    path = _path()
+    try:
+        fds = [theirs.fileno(), path]
+        code = _CODE.format(control=theirs.fileno(), path=path)
+        process = subprocess.Popen(
+            [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=fds
+        )
+    finally:
+        os.close(path)
     return process.pid, process
 
 
-def _forked(ours: socket.socket, theirs: socket.socket) -> tuple[int, None]:
+def _path() -> int:
+    """Write ``sys.path`` into a file, behind where parmap is; give its descriptor.
+
+    Of a path with relative entries parmap may have come when the directory was another.
+    """
+    import marshal
+
+    # Imports ignore what is no text.
+    path = [str.__str__(entry) for entry in list[object](sys.path) if isinstance(entry, str)]
+    file = anonymous_file()
+    try:
+        data = memoryview(marshal.dumps([ROOT, *path]))
+        while data:
+            data = data[os.write(file, data) :]
+        os.lseek(file, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
     from parmap.backends.processes import child
 
     # What stands in the buffers would be written once more by each of the forks.
@@ -184,15 +244,23 @@ def _forked(ours: socket.socket, theirs: socket.socket) -> tuple[int, None]:
     if pid == 0:
         try:
             ours.close()  # or it would never see the parent's end
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            main(theirs.fileno())
+            os.closerange(0, 1)  # `main` opens it again, empty
+            main(theirs.fileno(), collect=gc.isenabled())
         finally:
             os._exit(0)
     return pid, None
 
 
-def main(control: int) -> None:
-    """Be a zygote: serve requests until the parent closes the channel."""
+def main(control: int, *, collect: bool) -> None:
+    """Be a zygote: serve requests until the parent closes the channel.
+
+    Parameters
+    ----------
+    control : int
+        The descriptor of the channel.
+    collect : bool
+        Whether the workers' collector runs, unless a task stops it.
+    """
     # Loaded here, and not where the parent loads this file: it is a worker's side. All that a
     # worker needs to begin is loaded now, for each would load it again.
     import cloudpickle  # noqa: F401 - a script's functions come by it, and it takes 13 ms
@@ -201,25 +269,42 @@ def main(control: int) -> None:
     from parmap.worker import run  # noqa: F401 - the first task would load it
 
     prepare()
+    open_standard()
     # Ctrl-C in a terminal reaches all processes; workers set their own handler.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    # A loop of asyncio, which a fork inherits, would be woken by this one's signals.
+    signal.set_wakeup_fd(-1)
+    # The script may have the system reap its children, or do so in a handler; but how a worker
+    # ends only this process may learn. Tasks find what the script has set.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # What stands now stays: workers then share its pages for longer.
     gc.freeze()
-    gc.enable()
-    with socket.socket(fileno=control) as channel:
-        pids: dict[int, int] = {}
-        while True:
-            data, fds, _, _ = socket.recv_fds(channel, _REQUEST.size, 2, socket.MSG_WAITALL)
-            if len(data) < _REQUEST.size:
-                break
-            what, worker = _REQUEST.unpack(data)
-            if what == _FORK:
-                _reply(channel, what, worker, _fork(pids, worker, fds, channel, child.main))
-            elif worker in pids:
-                os.kill(pids[worker], signal.SIGKILL)
-                if what == _BURY:
-                    _reply(channel, what, worker, *_buried(pids.pop(worker)))
+    if collect:
+        gc.enable()
+
+    def serve(channel: int, notes: int) -> None:
+        if before is not None:  # else it is a library's, in C
+            signal.signal(signal.SIGCHLD, before)
+        child.main(channel, notes)
+
+    with Socket(fileno=control) as channel:
+        _obey(channel, serve)
+
+
+def _obey(channel: Socket, serve: Callable[[int, int], None]) -> None:
+    pids: dict[int, int] = {}
+    while True:
+        data, fds, _, _ = socket.recv_fds(channel, _REQUEST.size, 2, socket.MSG_WAITALL)  # type: ignore[arg-type]
+        if len(data) < _REQUEST.size:
+            break
+        what, worker = _REQUEST.unpack(data)
+        if what == _FORK:
+            _reply(channel, what, worker, _fork(pids, worker, fds, channel, serve))
+        elif worker in pids:
+            os.kill(pids[worker], signal.SIGKILL)
+            if what == _BURY:
+                _reply(channel, what, worker, *_buried(pids.pop(worker)))
     for pid in pids.values():
         os.kill(pid, signal.SIGKILL)
 
@@ -228,11 +313,16 @@ def _fork(
     pids: dict[int, int],
     worker: int,
     fds: list[int],
-    control: socket.socket,
+    control: Socket,
     serve: Callable[[int, int], None],
 ) -> int:
+    """Fork a worker; give its number, or that of the error, negative."""
     zygote = os.getpid()
-    pid = os.fork()
+    try:
+        # The system drops descriptors for which this process has no room.
+        pid = os.fork() if len(fds) == _GIVEN else -errno.EMFILE
+    except OSError as error:
+        pid = -(error.errno or errno.EAGAIN)
     if pid == 0:
         try:
             control.close()
@@ -242,7 +332,8 @@ def _fork(
             os._exit(0)
     for fd in fds:
         os.close(fd)
-    pids[worker] = pid
+    if pid > 0:
+        pids[worker] = pid
     return pid
 
 
@@ -256,8 +347,8 @@ def _buried(pid: int) -> tuple[int, int]:
     )
 
 
-def _reply(channel: socket.socket, what: int, worker: int, first: int, second: int = 0) -> None:
+def _reply(channel: Socket, what: int, worker: int, first: int, second: int = 0) -> None:
     try:
-        channel.sendall(_REPLY.pack(what, worker, first, second))
+        channel.sendall(_REPLY.pack(what, worker, first, second), QUIET)
     except OSError:
         return  # the parent is gone; the next read says so

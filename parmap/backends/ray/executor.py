@@ -11,11 +11,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.ray.cluster import Nodes
 from parmap.engine.callbacks import resolve
@@ -56,7 +57,7 @@ class Errand:
     killed: bool = False
 
 
-class RayExecutor(Executor):
+class RayExecutor(MappingExecutor):
     """A PEP 3148 executor on Ray's tasks.
 
     Ray calls back, in a thread of its own, when a task has ended. From there a queue leads to
@@ -94,8 +95,8 @@ class RayExecutor(Executor):
         self._setup = None if setup is None else embedded(setup, "setup")
         self._tasks = Outstanding(self._close)
         self._ready = ray.put(None)  # of what is there Ray's own thread says so at once
-        # Under `_lock` tasks move between these. It is reentrant: a finalizer or a signal handler may
-        # submit in between, and so each step looks anew at what it finds. Who cancels, as a
+        # Under `_lock` tasks move between these. It is reentrant: a finalizer or a signal handler
+        # may submit in between, and so each step looks anew at what it finds. Who cancels, as a
         # forgotten iterator does, does not take it: the thread here hears of it through `_ended`.
         self._lock = threading.RLock()
         self._out: set[Errand] = set()  # Ray has them

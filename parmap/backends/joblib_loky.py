@@ -1,0 +1,70 @@
+"""joblib's backend ``"loky"`` with worker processes of its own, which end with the session.
+
+joblib's own backend takes its workers from one pool for the whole process. They outlive the
+session, with the environment and the working directory of the time when they started. And
+each user of that pool resizes it, replaces it or breaks it for all others.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+__all__ = ["owning"]
+
+
+def owning(joblib: Any, name: str) -> Any:
+    """Give a backend that owns its workers, where joblib's would share them; else the name.
+
+    Parameters
+    ----------
+    joblib : module
+        The package.
+    name : str
+        The backend's name.
+    """
+    # A user may have registered another backend under the same name.
+    if joblib.parallel.BACKENDS.get(name) is not joblib.parallel.LokyBackend:
+        return name
+    return _backend(joblib)()
+
+
+@functools.cache
+def _backend(joblib: Any) -> Any:
+    """Derive the backend's class: joblib is imported when a session starts, not before."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    class OwnLoky(joblib.parallel.LokyBackend):  # type: ignore[misc]
+        """Loky's workers, started here and ended by `terminate`."""
+
+        def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+            """Start the workers; the other options concern memory-mapped arrays."""
+            workers = int(self.effective_n_jobs(n_jobs))
+            if workers == 1:
+                raise joblib.parallel.FallbackToBackend(
+                    joblib.parallel.SequentialBackend(nesting_level=self.nesting_level)
+                )
+            self._workers = ProcessPoolExecutor(
+                workers, env=self._prepare_worker_env(n_jobs=workers)
+            )
+            self.parallel = parallel
+            return workers
+
+        def terminate(self) -> None:
+            """End the workers, also one that runs a task for which nobody waits any more."""
+            workers, self._workers = self._workers, None
+            if workers is not None:
+                waiting = list(workers._pending_work_items.values())  # noqa: SLF001
+                kill = any(not item.future.done() for item in waiting)
+                workers.shutdown(wait=True, kill_workers=kill)
+            self.reset_batch_stats()
+
+        def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: FBT001, FBT002
+            """End the workers, now."""
+            workers, self._workers = self._workers, None
+            if workers is not None:
+                workers.shutdown(wait=True, kill_workers=True)
+            if ensure_ready:
+                self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
+
+    return OwnLoky

@@ -1,0 +1,180 @@
+"""What a call says of random numbers that repeat, or that nobody can draw again: each once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import parmap
+from parmap.engine.hints import hints_of
+from parmap.engine.traits import Traits
+from parmap.errors import UnseededRandomWarning
+from parmap.untouched import name_of
+from parmap.worker.globals import Move, is_few, numpy_state
+
+__all__ = ["Unseeded", "users_line"]
+
+# Generators that are remembered while a call runs. One that many elements have is among the first.
+_REMEMBERED = 16
+
+
+class Unseeded:
+    """Watches over the random numbers of one call.
+
+    Parameters
+    ----------
+    functions : sequence of callable
+        The user's functions.
+    traits : Traits
+        Facts about the place.
+    streams : bool
+        Whether the call has ``rng=``.
+    alone : bool
+        Whether the caller's own code stands still while tasks run.
+    where : (str, int), optional
+        The file and line to point at. Default: the user's, when there is something to say.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Callable[..., Any]],
+        traits: Traits,
+        *,
+        streams: bool,
+        alone: bool,
+        where: tuple[str, int] | None = None,
+    ) -> None:
+        self._functions, self._traits, self._where = functions, traits, where
+        self._streams, self._alone = streams, alone
+        self._draws: Any = None
+        # Whether somebody else may draw while a task runs.
+        self._beside = (traits.shares_memory or traits.threaded) and not traits.same_thread
+        self._before = numpy_state() if self._beside and alone else None
+        self._said: set[str] = set()
+        # Generators that elements brought, and which those were.
+        self._sent: list[tuple[Any, Sequence[int]]] = []
+
+    # -- copies ----------------------------------------------------------------------------
+
+    def placed(self, found: Sequence[Any]) -> None:
+        """Warn of generators that were packed with the job, of which each worker gets a copy."""
+        if found:
+            self._say_copied(found[0])
+
+    def sent(self, found: Sequence[Any], indices: Sequence[int]) -> None:
+        """Warn of generators that were packed with elements, and before were with others."""
+        for generator in found:
+            before = next((own for one, own in self._sent if one is generator), None)
+            if before is None:
+                if len(self._sent) < _REMEMBERED:
+                    self._sent.append((generator, indices))
+            elif indices[0] not in before:  # a chunk may be sent again, whole or in parts
+                self._say_copied(generator)
+
+    def _say_copied(self, generator: Any) -> None:
+        if self._streams:
+            cure = "Draw from the parameter rng instead"
+        else:
+            name = name_of(self._functions[0])
+            cure = f"Give the call rng=1 (any whole number), and {_TAKE.format(name)}"
+        self._say(
+            "copied",
+            f"{_either(self._functions)} uses a random generator that is copied to the workers (a "
+            f"{type(generator).__name__}, which it captures, or which several elements have): the "
+            f"copies draw the same numbers. {cure}; or give each element a generator of its own, "
+            "as pmap(f, data, rng.spawn(len(data))) does",
+        )
+
+    # -- draws -----------------------------------------------------------------------------
+
+    def hear(self, moves: Sequence[Move], taken: int = 1) -> None:
+        """Warn of global generators that moved, where results depend on that.
+
+        Parameters
+        ----------
+        moves : sequence of Move
+            What moved during a chunk.
+        taken : int, default 1
+            How many elements have been handed out.
+        """
+        if "drawn" in self._said:
+            return
+        from parmap.engine.draws import draws_of  # to read code takes modules that calls do not
+
+        if self._draws is None:
+            self._draws = draws_of(self._functions)
+        own = [move.generator for move in moves if move.generator in self._draws.drawn]
+        names = own or [move.generator for move in moves if self._is_told(move, taken)]
+        names = [name for name in names if name not in self._draws.seeded]  # by the function itself
+        if names:
+            ours = [fn for fn in self._functions if not draws_of([fn]).drawn.isdisjoint(names)]
+            self._say_drawn(names, ours)
+
+    def _is_told(self, move: Move, taken: int) -> bool:
+        """Whether a move tells something, of a generator that the function's code does not name.
+
+        Then it was a library; a module, as it was loaded; or somebody else's thread.
+        """
+        noise = self._traits.noisy and move.generator == "random"
+        if noise or move.loading or (self._beside and not self._alone):
+            return False
+        if self._streams:
+            return True
+        now = numpy_state() if move.generator == "numpy.random" else None
+        if self._before is None or now is None:
+            return not move.few
+        # What moved while one task ran, others may have moved; so all of the call's count.
+        return not is_few(self._before, now, taken)
+
+    def _say_drawn(self, names: Sequence[str], ours: Sequence[Callable[..., Any]]) -> None:
+        hinted = [fn for fn in self._functions if hints_of([fn])]
+        suspects, own = ours or hinted or self._functions, bool(ours)
+        name, whose = _either(suspects), f"the global generator of {' and of '.join(names)}"
+        who = name if own else f"{name}, or a function that it calls,"
+        if self._streams:
+            text = (
+                f"{name} takes rng, and {'it' if own else who} still draws from {whose}, which "
+                "rng= then leaves unseeded: its results cannot be reproduced. Draw from rng "
+                "instead: rng.normal()"
+            )
+        else:
+            text = (
+                f"{who} draws from {whose} without a seed: its results cannot be reproduced. Give "
+                f"the call rng=1 (any whole number), and {_TAKE.format(name_of(suspects[0]))}"
+            )
+        library = _TORCH if names == ["torch"] else _LIBRARY
+        self._say("drawn", f"{text}. A library takes a seed from it: {library}")
+
+    def _say(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            where = self._where or users_line()
+            warnings.warn_explicit(text, UnseededRandomWarning, *where, registry=_warned)
+
+
+_TAKE = "take the stream as a parameter: def {}(..., rng): rng.normal()"
+_LIBRARY = "random_state=int(rng.integers(2**31))"
+_TORCH = "generator=torch.Generator().manual_seed(int(rng.integers(2**63)))"
+
+
+def _either(functions: Sequence[Callable[..., Any]]) -> str:
+    return " or ".join(dict.fromkeys(map(name_of, functions)))
+
+
+# Python shows a warning once per place and text; where, it keeps in a registry.
+_warned: dict[Any, Any] = {}
+_HOME = os.path.dirname(parmap.__file__) + os.sep
+
+
+def users_line() -> tuple[str, int]:
+    """Give the file and line of the innermost call that is not parmap's own."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as inspect.currentframe does
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_HOME):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return "parmap", 0
