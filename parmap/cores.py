@@ -76,7 +76,7 @@ def available_cores(*, explain: bool = False) -> int | dict[str, float]:
     >>> max(1, math.ceil(grants[who])) == parmap.available_cores()
     True
     """
-    grants = _grants(_ROOT, os.environ)
+    grants = _grants(_ROOT, users_environ())
     if explain:
         return grants
     # Up, as the JVM, Go, loky and dask do: of a quota of 1.5 cores, one worker could never use
@@ -85,11 +85,31 @@ def available_cores(*, explain: bool = False) -> int | dict[str, float]:
     return max(1, ceil(min(grants.values(), default=1)))
 
 
+# What parmap has set in the environment for the calls that run, and what was there before, if
+# anything. Filled by `parmap.worker.variables`.
+aside: dict[str, tuple[str, str | None]] = {}
+
+
+def users_variable(name: str) -> str | None:
+    """Give a variable of the environment as the user has set it."""
+    text = os.environ.get(name)
+    ours, before = aside.get(name, (None, None))
+    return before if text is not None and text == ours else text  # else it was set since
+
+
+def users_environ() -> Mapping[str, str]:
+    """Give the environment as the user has set it."""
+    if not aside:
+        return os.environ
+    users = ((name, users_variable(name)) for name in os.environ.copy())
+    return {name: text for name, text in users if text is not None}
+
+
 def _grants(root: str, environ: Mapping[str, str]) -> dict[str, float]:
     own = share.get()
     said = {
         "machine": os.cpu_count(),
-        "affinity mask": _affinity(),
+        "affinity mask": affinity(),
         **_quotas(root),
         **_batch_system(root, environ),
         "OMP_NUM_THREADS": _openmp(environ),
@@ -99,7 +119,8 @@ def _grants(root: str, environ: Mapping[str, str]) -> dict[str, float]:
     return {source: float(cores) for source, cores in said.items() if cores is not None}
 
 
-def _affinity() -> int | None:
+def affinity() -> int | None:
+    """Count the cores of this process's affinity mask, where there is one."""
     # Only Linux and the BSDs have affinity masks; macOS and Windows lack the call.
     try:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

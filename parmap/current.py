@@ -122,7 +122,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_plan(spec: object, /, **options: Any) -> Plan:
-    """Set the process-wide plan, for scripts and notebooks.
+    """Set the process-wide plan, for scripts and notebooks, and for all threads.
+
+    The workers of the plan before are closed, once no call uses them.
 
     Parameters
     ----------
@@ -188,8 +190,8 @@ def current_session() -> Session:
 def _frame() -> Any:
     """Give what this context is in, but for blocks that were left elsewhere."""
     frame = context.frame.get()
-    while frame is not None and not isinstance(frame, context.Task) and frame.strayed:
-        frame = frame.outer
+    while frame is not None and not isinstance(frame, context.Task) and frame.block.strayed:
+        frame = frame.block.outer
     return frame
 
 
@@ -200,7 +202,7 @@ def _candidates() -> list[Session]:
     if threading.current_thread() is threading.main_thread():
         return []
     blocks = [one for one in context.blocks.copy() if not one.foreign]
-    around = {id(one.outer) for one in blocks}
+    around = {id(one.block.outer) for one in blocks}
     return [one for one in blocks if id(one) not in around]
 
 

@@ -60,7 +60,10 @@ class SerializationError(ParmapError, PicklingError):
 
 
 class UnseededRandomWarning(UserWarning):
-    """A task drew from a global random generator, without ``rng=``."""
+    """Random numbers of a task repeat, or nobody can draw them again.
+
+    A generator is copied to the workers, or a task draws from a global one that has no seed.
+    """
 
 
 class WorkerDied(ParmapError):  # noqa: N818 - the design's public name

@@ -26,7 +26,8 @@ class MapOptions(TypedDict, total=False):
     rng : int, SeedSequence, Generator, BitGenerator or Streams, optional
         Random streams: element i gets ``SeedSequence(rng).spawn(n)[i]`` as the keyword
         ``rng``, a `numpy.random.Generator`; a function without that parameter finds NumPy's
-        and Python's global generators seeded from it. See `Streams`.
+        and Python's global generators seeded from it, and torch's where that is loaded. See
+        `Streams`.
     errors : {"raise", "return", "group"}, default "raise"
         What to do with elements that fail: raise the first failure, in input order; put a
         `Failure` in the place of each; or run all, then raise one `FailureGroup`.

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
-from parmap import registry
+from parmap import blocks, registry
 from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
@@ -147,9 +147,7 @@ class Plan(ABC):
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
         session = opened(self, outer=context.frame.get())
-        context.here.plan = True
-        context.blocks.append(session)
-        session.token = context.frame.set(session)
+        blocks.entered(session)
         return session
 
     def __exit__(
@@ -159,30 +157,15 @@ class Plan(ABC):
         trace: TracebackType | None,
     ) -> None:
         """Close the session that `__enter__` opened in this context."""
-        session = context.frame.get()
-        if session not in context.blocks or session.plan is not self:
-            session = self._strayed(session)
-        elif not session.reset():
-            context.frame.set(session.outer)
-        context.blocks.remove(session)
-        session.leave(cancel=error is not None)
-        for hear in context.left if self.nested else ():
-            hear(self)
-
-    def _strayed(self, frame: Any) -> Session:
-        """Find the session that was opened in another context, as in an async fixture."""
-        outer = set()
-        while frame is not None and not isinstance(frame, context.Task):
-            outer.add(frame)
-            frame = frame.outer
-        found = [one for one in context.blocks if one.plan is self and one not in outer]
-        if len(found) != 1:
+        session = blocks.left(self)
+        if session is None:
             raise PlanError(
                 f"{self} is left in another order, or in another context, than it was entered in: "
                 "use one `with` block per plan, and leave it in the task or thread that entered it"
             )
-        found[0].reset()
-        return cast("Session", found[0])
+        session.leave(cancel=error is not None)
+        for hear in context.left if self.nested else ():
+            hear(self)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each of its calls runs inside this plan."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import itertools
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from parmap.blocks import Block
 from parmap.engine.callbacks import Callbacks
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
@@ -21,7 +21,7 @@ from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, SerializationError, SessionClosed
 from parmap.loans import Loans
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
-from parmap.worker import blas, context
+from parmap.worker import blas
 from parmap.worker.parcel import ATOMS, PROTOCOL, Parcel, pack
 from parmap.worker.run import keep_chunk, run_chunk
 from parmap.worker.values import Budget, Chunk, Embedded, Job, Origin, Outcome, embedded
@@ -99,7 +99,7 @@ class Session:
     """
 
     def __init__(self, plan: Startable, executor: Executor, outer: object = None) -> None:
-        self.plan, self.outer = plan, outer
+        self.plan, self.block = plan, Block(outer)
         self.executor: Any = executor
         # Of some places the facts are known only when they run: then the executor has them.
         self.traits: Traits = getattr(self.executor, "traits", None) or plan.traits
@@ -108,10 +108,6 @@ class Session:
         self._pid = os.getpid()
         self.callbacks = Callbacks()
         self.loans = Loans()
-        # How its block ends in the context that it was entered in; and whether it was left in
-        # another: then the plan around it is in force again wherever this one still is.
-        self.token: contextvars.Token[Any] | None = None
-        self.strayed = False
         drop: Any = self.executor.drop if self.traits.places else _nothing  # type: ignore[attr-defined]
         self._values = Values(drop)
 
@@ -288,21 +284,11 @@ class Session:
                 f"the session of {self.plan} is over: its `with` block has ended. "
                 "Enter the plan again"
             )
-        if self.foreign:
+        if self._pid != os.getpid():
             raise SessionClosed(
                 f"the session of {self.plan} belongs to process {self._pid}, of which this one "
                 f"({os.getpid()}) is a fork: enter a plan of its own here"
             )
-
-    def reset(self) -> bool:
-        """Make the plan around the block current, if this is the context that it began in."""
-        token, self.token = self.token, None  # it holds the context, and that this session
-        assert token is not None
-        try:
-            context.frame.reset(token)
-        except ValueError:
-            self.strayed = True
-        return not self.strayed
 
     def leave(self, *, cancel: bool = False) -> None:
         """End the session's block: close it, unless calls of other threads have it on loan.
@@ -332,7 +318,7 @@ class Session:
         self._values.close()
         for spares in self.loans.spares:
             spares.end()
-        if not self.foreign:
+        if self._pid == os.getpid():
             self.executor.shutdown(wait=True, cancel_futures=cancel)
             self.callbacks.join()
 
@@ -387,7 +373,7 @@ def _carried(job: Job) -> Job | None:
 def _hold(budget: Budget | None) -> blas.Held | None:
     if budget is None or budget.threads is None:
         return None
-    return blas.hold(budget.threads, exact=budget.exact)
+    return blas.hold(budget.threads, exact=budget.exact, later=True)
 
 
 def _nothing(_: object) -> None:

@@ -13,7 +13,7 @@ import sys
 from types import GetSetDescriptorType
 from typing import Any, TypeGuard, TypeVar
 
-__all__ = ["bytes_of", "has", "is_a", "name_of", "own", "shown"]
+__all__ = ["bytes_of", "class_name", "has", "is_a", "name_of", "own", "shown"]
 
 T = TypeVar("T")
 
@@ -51,14 +51,15 @@ def name_of(fn: object) -> str:
     while type(fn) is functools.partial:
         fn = fn.func
     if issubclass(type(fn), type):
-        return _class_name(fn)
+        return class_name(fn)
     known = _library(type(fn))
     name = getattr(fn, "__name__", None) if known in _PYTHON or known in _LIBRARIES else None
     name = name or own(fn).get("__name__")
-    return name if type(name) is str else _class_name(type(fn))
+    return name if type(name) is str else class_name(type(fn))
 
 
-def _class_name(kind: Any) -> str:
+def class_name(kind: Any) -> str:
+    """Return a class's name, past what its metaclass makes of it."""
     return type.__dict__["__name__"].__get__(kind)  # type: ignore[no-any-return]
 
 

@@ -127,7 +127,7 @@ class Limits(InSession):
 
     def run(self) -> None:
         blas._limits._names = set()  # or it would look for libraries only once
-        outer = blas.hold(1)
+        outer = blas.hold(1, later=True)
         inner = blas.hold(2)
         blas._limits.cover(blas.Hold(3, exact=False))
         blas._limits._covered = None

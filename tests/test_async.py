@@ -346,7 +346,7 @@ def test_the_session_as_the_loops_default_executor(plan):
 def test_futures_are_of_the_standard_library():
     with parmap.plan("processes", workers=1):
         future = parmap.submit(abs, -1)
-        assert type(future) is concurrent.futures.Future
+        assert isinstance(future, concurrent.futures.Future)
         assert future.result(GUARD) == 1
 
 
@@ -584,3 +584,35 @@ def test_a_signal_handler_may_close_a_map(tmp_path):
         thread.join()
         signal.signal(signal.SIGUSR1, before)
         assert parmap.pmap(abs, [-1]) == [1]
+
+
+@pytest.mark.parametrize("wait", [1e10, 1e300])
+def test_a_retry_may_be_due_in_centuries(wait):
+    """Nobody waits for it here: the map is closed instead."""
+    failed = threading.Event()
+
+    def fail(x):
+        failed.set()
+        raise OSError(x)
+
+    with parmap.plan("threads", workers=1):
+        retry = parmap.Retry(1, wait=wait)
+        results = parmap.imap(fail, range(1), retries=retry)
+        consumer = threading.Thread(target=lambda: seen.append(list(results)))
+        seen = []
+        consumer.start()
+        assert failed.wait(GUARD)
+        results.close()
+        consumer.join(GUARD)
+        assert seen == [[]]
+
+        async def main():
+            later = parmap.imap(fail, range(1), retries=retry)
+            waiting = asyncio.ensure_future(anext(later))
+            await asyncio.to_thread(failed.wait, GUARD)
+            later.close()
+            with pytest.raises(StopAsyncIteration):
+                await waiting
+
+        failed.clear()
+        run(main)

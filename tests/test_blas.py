@@ -15,7 +15,9 @@ import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parmap.worker import blas, dials
+import parmap
+from parmap import cores
+from parmap.worker import blas, dials, variables
 
 # Each brings a library of its own: two OpenBLAS, and an OpenMP.
 LOADING = np, scipy.linalg, sklearn.linear_model
@@ -427,6 +429,155 @@ class TestHold:
             assert number() == {6}
             """
         )
+
+
+class TestLater:
+    """What loads while a call runs in the caller's own process."""
+
+    @pytest.mark.parametrize("openmp", [None, 1, 4])
+    def test_a_task_that_is_first_to_load_a_library_has_its_share(self, script, openmp):
+        script(
+            """
+            import parmap
+            before = {name: os.environ.get(name) for name in blas._VARIABLES}
+            def task(x):
+                alone = x > 0 or "numpy" not in sys.modules
+                import numpy, scipy.linalg, sklearn.linear_model
+                return alone, numbers(), {os.environ[name] for name in blas._VARIABLES}
+            with parmap.plan("threads", workers=cores):
+                for results in parmap.pmap(task, range(3), chunks=3), parmap.pmap(task, [3] * 3):
+                    one = {"openblas": {1}, "openmp": {1}}
+                    assert results == [(True, one, {"1"})] * 3
+                assert {name: os.environ.get(name) for name in before} == before
+                # And outside of calls they are as if they had been loaded by the script.
+                users = int(before["OMP_NUM_THREADS"] or cores)
+                assert numbers() == {"openblas": {min(users, cores)}, "openmp": {users}}
+                # What the user then sets is the user's.
+                turned(1)
+                parmap.pmap(task, [4] * 3)
+                assert numbers() == {"openblas": {1}, "openmp": {1}}
+            """,
+            openmp=openmp,
+        )
+
+    def test_an_adopted_pool_has_its_share_and_then_its_own(self, script):
+        script(
+            """
+            import multiprocessing, parmap
+            from concurrent.futures import ProcessPoolExecutor
+            def task(x):
+                import numpy
+                return numbers()["openblas"]
+            with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
+                with parmap.plan(pool):
+                    assert parmap.pmap(task, range(4), chunks=2) == [{1}] * 4
+                assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() is None
+            """
+        )
+
+    @settings(max_examples=60)
+    @given(
+        st.sampled_from([None, "1", "3", "6,2", "what"]),
+        st.lists(
+            st.one_of(
+                st.integers(0, 7),  # release one of those held
+                st.tuples(st.integers(1, 8), st.booleans()),  # or hold a number
+                st.sampled_from(["9", "12"]),  # or a task sets it, not to a number of ours
+            ),
+            max_size=10,
+        ),
+    )
+    def test_calls_overlap_in_any_order_and_all_comes_back(self, users, steps):
+        name, tokens = "OMP_NUM_THREADS", []
+        with pytest.MonkeyPatch.context() as patch:
+            for one in blas._VARIABLES:
+                patch.delenv(one, raising=False)
+            if users is not None:
+                patch.setenv(name, users)
+            before = {one: os.environ.get(one) for one in blas._VARIABLES}
+            for what in steps:
+                if isinstance(what, str):
+                    os.environ[name] = before[name] = users = what
+                    continue
+                if isinstance(what, tuple):
+                    tokens.append(blas.hold(what[0], exact=what[1], later=True))
+                elif tokens:
+                    blas.release(tokens.pop(what % len(tokens)))
+                own = blas.number(users)
+                limits = [t.threads if t.exact else min(t.threads, own or 99) for t in tokens]
+                if limits and min(limits) != own:
+                    assert os.environ[name] == os.environ["MKL_NUM_THREADS"] == str(min(limits))
+                else:
+                    assert os.environ.get(name) == users
+                # Who asks for the user's gets the user's.
+                assert cores.users_environ().get(name) == users
+            for token in tokens:
+                blas.release(token)
+            assert {one: os.environ.get(one) for one in blas._VARIABLES} == before
+        assert cores.aside == {}
+
+    def test_it_comes_back_after_an_error_and_an_early_end(self, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "64")
+
+        def fails(x):
+            raise ValueError(os.environ["OMP_NUM_THREADS"])
+
+        with parmap.plan("threads", workers=2, threads_per_worker=3):
+            with pytest.raises(ValueError, match=r"^3"):
+                parmap.pmap(fails, range(4))
+            assert os.environ["OMP_NUM_THREADS"] == "64"
+            results = parmap.imap(os.getenv, ["OMP_NUM_THREADS"] * 100)
+            assert next(results) == "3"
+            assert parmap.available_cores(explain=True)["OMP_NUM_THREADS"] == 64
+            results.close()
+            assert os.environ["OMP_NUM_THREADS"] == "64"
+            assert parmap.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"
+        assert os.environ["OMP_NUM_THREADS"] == "64"
+
+    def test_what_a_task_sets_itself_stays(self, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "64")
+        monkeypatch.setenv("NUMBA_NUM_THREADS", "64")
+
+        def task(x):
+            os.environ["OMP_NUM_THREADS"] = "5"
+            del os.environ["NUMBA_NUM_THREADS"]
+
+        with parmap.plan("threads", workers=2, threads_per_worker=3):
+            parmap.pmap(task, [1])
+        assert os.environ["OMP_NUM_THREADS"] == "5"
+        assert "NUMBA_NUM_THREADS" not in os.environ
+
+    def test_a_call_may_end_while_another_begins(self, monkeypatch):
+        # A finalizer, say, which comes at any time.
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        first = blas.Hold(2, exact=False)
+
+        class Late:
+            exact = False
+
+            @property
+            def threads(self):
+                variables.release(first)
+                return 4
+
+        variables.hold(first)
+        late = Late()
+        variables.hold(late)
+        assert os.environ["OMP_NUM_THREADS"] == "4"
+        variables.release(late)
+        assert "OMP_NUM_THREADS" not in os.environ
+
+    def test_workers_that_start_meanwhile_have_their_own_share(self, monkeypatch):
+        for name in blas._VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        expected = [str(parmap.available_cores())]
+        token = blas.hold(1, later=True)
+        try:
+            for spec in ("processes(workers=1)", "processes(workers=1, start='fork')"):
+                with parmap.plan(spec):
+                    assert parmap.pmap(os.getenv, ["OMP_NUM_THREADS"]) == expected
+        finally:
+            blas.release(token)
 
 
 def here_and_now(fn, *args, **kwargs):

@@ -352,13 +352,6 @@ class ProcessesExecutorTest(test_process_pool.ProcessPoolExecutorTest, _Processe
             self.assertEqual((died.exception.pid, died.exception.signal), (pid, "SIGTERM"))
             self.assertNotEqual(other.result(_GUARD), pid)
 
-    def test_map_chunksize(self):
-        """``chunksize=`` changes no result; it is taken and ignored, as by a thread pool."""
-        expected = list(map(pow, range(40), range(40)))
-        for size in (6, 40, 50):
-            found = self.executor.map(pow, range(40), range(40), chunksize=size)
-            self.assertEqual(list(found), expected)
-
     def test_traceback(self):
         """The worker's traceback is the cause, in parmap's class for it."""
         error = self.executor.submit(self._test_traceback).exception(_GUARD)

@@ -192,3 +192,36 @@ def test_what_a_task_leaves_running_ends_with_its_worker(run):
         """
     )
     assert out == "[True]\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="its tracker is found there")
+@pytest.mark.parametrize("start_method", ["fresh", "fork"])
+def test_shared_memory_that_tasks_open_outlives_the_workers(run, start_method):
+    """A tracker of the worker's own would remove it, and warn, when the worker ends."""
+    out = run(
+        f"""
+        import parmap
+
+        def first(name):
+            from multiprocessing import shared_memory
+            memory = shared_memory.SharedMemory(name=name)
+            value = memory.buf[0]
+            memory.close()
+            return value
+
+        def calls(name):
+            with parmap.plan("processes", workers=2, start={start_method!r}):
+                return parmap.pmap(first, [name] * 4)
+
+        with parmap.plan("processes", workers=1, start={start_method!r}):
+            parmap.pmap(abs, [-1])
+            from multiprocessing import shared_memory
+            memory = shared_memory.SharedMemory(create=True, size=10)
+            memory.buf[0] = 7
+            print(parmap.pmap(first, [memory.name]))  # by a worker that was there before
+        print(calls(memory.name), calls(memory.name))
+        memory.close()
+        memory.unlink()
+        """
+    )
+    assert out == "[7]\n[7, 7, 7, 7] [7, 7, 7, 7]\n"

@@ -40,7 +40,7 @@ FLOORS = [
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
     | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"}
-    | {"parmap.lent", "parmap.loans", "parmap.spare"},
+    | {"parmap.blocks", "parmap.lent", "parmap.loans", "parmap.spare"},
     {"parmap.options"},
     {"parmap.maps", "parmap.futures"},
     {"parmap.graph", "parmap.picture", "parmap.grids", "parmap.doctor", "parmap.__main__"},

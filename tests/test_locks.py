@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOT = Path(parmap.__file__).parent
 # Every lock of parmap, and the section of tests/sections.py that strikes at each step under it.
 LOCKS = {
     ("worker/blas.py", "self._lock"): "limits",
+    ("worker/variables.py", "self._lock"): "limits",
     ("worker/setup.py", "_lock"): "setup",
     ("current.py", "self._lock"): "process-wide",
     ("backends/joblib.py", "self._lock"): "joblib",
@@ -31,6 +33,7 @@ LOCKS = {
     ("backends/ray/cluster.py", "_lock"): "ray",
     ("backends/ray/executor.py", "self._lock"): "ray",
 }
+_MADE = r"= threading\.[A-Z]\w+\("
 KINDS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier"}
 # Those of asyncio belong to one thread; a coroutine gives way only where it awaits.
 SWEPT = {name for name in SECTIONS if name not in ("joblib", "ray")}  # those need their library
@@ -42,13 +45,15 @@ LEAST = {"_Limits._drain": 0.8}
 def constructions(path: Path) -> set[tuple[str, str]]:
     """Find where a file makes locks: its name, and what it assigns them to."""
     tree = ast.parse(path.read_text())
-    targets = {
-        id(node.value): ast.unparse(
-            node.targets[0] if isinstance(node, ast.Assign) else node.target
-        )
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None
-    }
+    targets: dict[int, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            names = getattr(node.targets[0], "elts", [])
+            pairs = zip(names, node.value.elts, strict=False)
+            targets |= {id(value): ast.unparse(name) for name, value in pairs}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            name = getattr(node, "target", None) or node.targets[0]
+            targets[id(node.value)] = ast.unparse(name)
     return {
         (path.relative_to(ROOT).as_posix(), targets.get(id(node), f"line {node.lineno}"))
         for node in ast.walk(tree)
@@ -75,13 +80,11 @@ def test_every_lock_is_listed_and_swept():
 @pytest.mark.parametrize(("file", "name"), LOCKS)
 def test_every_lock_says_who_may_come_in_between(file, name):
     lines = (ROOT / file).read_text().splitlines()
-    (place,) = [i for i, line in enumerate(lines) if f"{name} = threading." in _plain(line)]
-    # Beside it, or in the docstring of its class, which stands above.
-    assert any("finalizer" in line for line in lines[max(0, place - 45) : place + 1])
-
-
-def _plain(line: str) -> str:
-    return line.replace(": Any", "")
+    places = [i for i, line in enumerate(lines) if name in line and re.search(_MADE, line)]
+    assert places
+    for place in places:
+        # Beside it, or in the docstring of its class, which stands above.
+        assert any("finalizer" in line for line in lines[max(0, place - 45) : place + 1])
 
 
 def swept(section: str, kind: str) -> dict[str, list[int]]:

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 
 import parmap
 from parmap.backends.processes.wire import Inbox, Kind, decode, encode, encode_result, send
+from parmap.sockets import QUIET
 
 # A hang guard, and no measure of speed.
 _GUARD = 60
@@ -530,10 +531,13 @@ class _Tape:
         self.data = bytearray()
         self._chance = chance
 
-    def sendall(self, data):
+    def sendall(self, data, flags):
+        assert flags == QUIET
         self.data += data
 
-    def sendmsg(self, views):
+    def sendmsg(self, views, rights, flags):
+        assert flags == QUIET
+        assert not rights
         data = b"".join(views)
         taken = self._chance.randint(1, len(data))
         self.data += data[:taken]

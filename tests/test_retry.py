@@ -158,7 +158,7 @@ def test_a_wrong_retry_says_what_is_wrong(wrong, error, says):
 
 
 @pytest.mark.parametrize("plan", ["sequential", "threads(workers=1)", "processes(workers=1)"])
-@pytest.mark.parametrize("wait", [1e10, 1e308, 10**400])
+@pytest.mark.parametrize("wait", [1e10, 1e308, 10**400], ids=["1e10", "1e308", "10**400"])
 def test_a_wait_of_centuries_holds_up_nobody(plan, wait):
     """The system's own clocks refuse it."""
 

@@ -515,7 +515,7 @@ def test_the_users_objects_are_left_alone():
 # -- torch -----------------------------------------------------------------------------------
 
 TORCH = """
-    import random, sys, threading, warnings
+    import random, warnings
     import parmap
     {loading}
     def draw(i):
@@ -524,32 +524,35 @@ TORCH = """
     def taking(i, rng):
         import torch
         return float(torch.randn(3).sum())
-    drawn = []
-    for plan in ("sequential", "processes(workers=2)", "processes(workers=2, start='fork')"):
-        with parmap.plan(plan):
-            drawn.append(parmap.pmap(draw, range(4), rng=1, chunks=1))
-            drawn.append(parmap.pmap(draw, range(4), rng=1, chunks=3))
-    assert all(one == drawn[0] for one in drawn), drawn
+    want = [parmap.pmap(draw, range(4), rng=1, chunks=chunks) for chunks in (1, 3)]
     import torch
     torch.manual_seed(5)
-    want = torch.randn(2).tolist()
+    number = float(torch.randn(1))
     torch.manual_seed(5)
     parmap.pmap(draw, range(4), rng=1)
-    with warnings.catch_warnings(record=True) as said, parmap.plan("processes", workers=2):
+    with warnings.catch_warnings(record=True) as said, parmap.plan("{plan}"):
         warnings.simplefilter("always")
+        assert [parmap.pmap(draw, range(4), rng=1, chunks=chunks) for chunks in (1, 3)] == want
+        assert not [one for one in said if one.category is parmap.UnseededRandomWarning], said
         rows = parmap.pmap(draw, range(8), chunks=1)
         parmap.pmap(taking, range(8), rng=1, chunks=1)
-    assert torch.randn(2).tolist() == want  # the caller's own is as it was
+    assert want[0] == want[1]
+    assert float(torch.randn(1)) == number  # the caller's own is as it was
     assert len({{row[0] for row in rows}}) == 8
-    assert "torch" in str(said[-1].message) and "taking takes rng" in str(said[-1].message), said
-    assert "generator=torch.Generator()" in str(said[-1].message)
+    last = str(said[-1].message)
+    assert last.startswith("taking takes rng") and "torch" in last, said
+    assert "generator=torch.Generator()" in last
 """
 
 
-@pytest.mark.parametrize("loading", ["", "import torch"], ids=["late", "early"])
-def test_torch_is_seeded_like_the_others_and_given_back(loading):
+@pytest.mark.parametrize(
+    ("loading", "plan"),
+    [("", "processes(workers=1)"), ("import torch", "processes(workers=2, start='fork')")],
+    ids=["loaded by the function", "loaded before, and forked"],
+)
+def test_torch_is_seeded_like_the_others_and_given_back(loading, plan):
     pytest.importorskip("torch")
-    code = textwrap.dedent(TORCH).format(loading=loading)
+    code = textwrap.dedent(TORCH).format(loading=loading, plan=plan)
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 

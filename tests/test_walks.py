@@ -44,10 +44,10 @@ class Channel:
     def __init__(self):
         self.data, self.given, self.writes = bytearray(), 0, 0
 
-    def sendall(self, data):
+    def sendall(self, data, flags=0):
         self.data += data
 
-    def sendmsg(self, buffers):
+    def sendmsg(self, buffers, beside=(), flags=0):
         self.given, self.writes = self.given + len(buffers), self.writes + 1
         size = len(self.data)
         for buffer in buffers[:7]:  # and the rest another time, as a full socket does

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Drive"]
 
-# The shortest wait for a retry that is due, in seconds, while another thread is inside a step.
-_PAUSE = 0.001
+# The shortest wait for a retry that is due, in seconds, while another thread is inside a step; and
+# the longest, for the system refuses to wait for centuries. After it, the waiter looks again.
+_PAUSE, _LONGEST = 0.001, 3600.0
 
 
 class Landed(SimpleQueue["Future[Outcome]"]):
@@ -215,7 +216,9 @@ class Drive:
         return self._over or self._closing or operator.length_hint(self.values) > 0
 
     def _left(self) -> float | None:
-        return None if self._due is None else max(_PAUSE, self._due - time.monotonic())
+        if self._due is None:
+            return None
+        return min(max(_PAUSE, self._due - time.monotonic()), _LONGEST)
 
     def _block(self) -> None:
         """Wait in this thread, until the call is ready."""

@@ -20,15 +20,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from parmap import events
 from parmap.engine.blame import after_death
-from parmap.engine.chunking import Auto, Policy
 from parmap.engine.jobs import job_for
 from parmap.engine.load import weight
 from parmap.engine.pieces import Cutting, Feed, Piece
-from parmap.engine.retry import Retry
+from parmap.engine.settings import Settings
 from parmap.engine.shelf import Shelf, shelf_for
 from parmap.engine.site import Site
 from parmap.engine.unseeded import Unseeded
@@ -38,49 +37,12 @@ from parmap.untouched import is_a
 from parmap.worker.generators import Noticing
 from parmap.worker.parcel import PackedError, Parcel
 from parmap.worker.raised import pack_error, unpack_error
-from parmap.worker.rng import Root
 from parmap.worker.values import Origin, Outcome
 
 __all__ = ["Call", "Settings"]
 
 # Chunks in the backend's hands, per worker: one that runs and one that waits for it.
 _DEPTH = 2
-
-
-class Settings(NamedTuple):
-    """How to run a call: the validated map options.
-
-    Parameters
-    ----------
-    policy : Policy, default Auto()
-        How to cut the input.
-    errors : {"raise", "return", "group"}, default "raise"
-        What to do with an element that fails.
-    retries : Retry, default Retry(0)
-        When a failing element is run again.
-    timeout : float or None, default None
-        Seconds per element.
-    label : str, default ""
-        What to call the call in notes and progress.
-    observers : tuple of callable, default ()
-        Who is told of events.
-    ordered : bool, default True
-        Whether results come in the input's order.
-    window : int or None, default None
-        The most elements that are pulled but not yet consumed.
-    root : Root or None, default None
-        Where the elements' random streams begin.
-    """
-
-    policy: Policy = Auto()
-    errors: Literal["raise", "return", "group"] = "raise"
-    retries: Retry = Retry(0)
-    timeout: float | None = None
-    label: str = ""
-    observers: tuple[events.Observer, ...] = ()
-    ordered: bool = True
-    window: int | None = None
-    root: Root | None = None
 
 
 class Call:

@@ -48,17 +48,17 @@ def single(
     unseeded = Unseeded(
         [fn], site.traits, streams=job.root is not None, alone=False, where=users_line()
     )
-    with Noticing() as found:
-        placed = site.place(job, 1, waits=False)
     outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
-    try:
-        unseeded.placed(found)
-        with Noticing() as found:
+    with Noticing() as found:
+        placed = site.place(job, 1, waits=False)
+        try:
+            unseeded.placed(found)
+            found.clear()
             inner = site.send(placed, chunk)
-    except BaseException:
-        site.drop(placed)
-        raise
+        except BaseException:
+            site.drop(placed)
+            raise
 
     def settle(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one

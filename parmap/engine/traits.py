@@ -35,6 +35,9 @@ class Traits(NamedTuple):
         and gives a future of ``made(reference)``.
     abandons : bool, default False
         The executor has ``abandon(future)``, which stops a task that runs.
+    trusted : bool, default False
+        Worker processes have the script's key, by which processes of `multiprocessing` know each
+        other, so that a manager's proxies work in tasks. It comes by a channel of the script's own.
     noisy : bool, default False
         Threads in the workers' processes that run no tasks may draw from Python's global
         generator.
@@ -55,6 +58,7 @@ class Traits(NamedTuple):
     places: bool = False
     keeps: bool = False
     abandons: bool = False
+    trusted: bool = False
     noisy: bool = False
     copies: bool = False
     inside: bool = False

@@ -13,7 +13,7 @@ import parmap
 from parmap.engine.hints import hints_of
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
-from parmap.untouched import name_of
+from parmap.untouched import class_name, name_of
 from parmap.worker.globals import Move, is_few, numpy_state
 
 __all__ = ["Unseeded", "users_line"]
@@ -81,12 +81,12 @@ class Unseeded:
         else:
             name = name_of(self._functions[0])
             cure = f"Give the call rng=1 (any whole number), and {_TAKE.format(name)}"
-        self._say(
-            "copied",
+        self.warn(
             f"{_either(self._functions)} uses a random generator that is copied to the workers (a "
-            f"{type(generator).__name__}, which it captures, or which several elements have): the "
-            f"copies draw the same numbers. {cure}; or give each element a generator of its own, "
-            "as pmap(f, data, rng.spawn(len(data))) does",
+            f"{class_name(type(generator))}, which it captures, or which several elements have): "
+            f"the copies draw the same numbers. {cure}; or give each element a generator of its "
+            "own, as pmap(f, data, rng.spawn(len(data))) does",
+            "copied",
         )
 
     # -- draws -----------------------------------------------------------------------------
@@ -135,23 +135,27 @@ class Unseeded:
         suspects, own = ours or hinted or self._functions, bool(ours)
         name, whose = _either(suspects), f"the global generator of {' and of '.join(names)}"
         who = name if own else f"{name}, or a function that it calls,"
+        library = _TORCH if names == ["torch"] else _LIBRARY
         if self._streams:
-            text = (
+            self.warn(
                 f"{name} takes rng, and {'it' if own else who} still draws from {whose}, which "
                 "rng= then leaves unseeded: its results cannot be reproduced. Draw from rng "
-                "instead: rng.normal()"
+                f"instead: rng.normal(). A library takes a seed from it: {library}",
+                "drawn",
             )
         else:
-            text = (
+            take = _TAKE.format(name_of(suspects[0]))
+            self.warn(
                 f"{who} draws from {whose} without a seed: its results cannot be reproduced. Give "
-                f"the call rng=1 (any whole number), and {_TAKE.format(name_of(suspects[0]))}"
+                f"the call rng=1 (any whole number), and {take}. A library takes a seed from it: "
+                f"{library}",
+                "drawn",
             )
-        library = _TORCH if names == ["torch"] else _LIBRARY
-        self._say("drawn", f"{text}. A library takes a seed from it: {library}")
 
-    def _say(self, what: str, text: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+    def warn(self, text: str, kind: str) -> None:
+        """Warn once of each kind of thing."""
+        if kind not in self._said:
+            self._said.add(kind)
             where = self._where or users_line()
             warnings.warn_explicit(text, UnseededRandomWarning, *where, registry=_warned)
 

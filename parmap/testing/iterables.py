@@ -113,8 +113,8 @@ _KINDS = {
     "a dict": lambda: dict.fromkeys(range(COUNT)),
     "an iterator of a list": lambda: iter(list(range(COUNT))),
 }
-_CHUNKS = ("auto", "static", "guided", 3, parmap.Static(cyclic=True), parmap.Dynamic(cost=_first))
-_NAMES = ("auto", "static", "guided", "threes", "cyclic", "costly first")
+_CHUNKS = ("auto", "static", parmap.Guided(shuffle=True), parmap.Dynamic(cost=_first))
+_NAMES = ("auto", "static", "shuffled", "costly first")
 chunked = pytest.mark.parametrize("chunks", _CHUNKS, ids=_NAMES)
 
 

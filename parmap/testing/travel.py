@@ -34,6 +34,12 @@ def _spring() -> NoReturn:
     raise ValueError("sprung")
 
 
+def _fill(shared: Any, lock: Any, x: int) -> Any:
+    with lock:
+        shared[x] = x * x
+        return shared[x]
+
+
 _OPENED: dict[str, Callable[[Path], Any]] = {
     "text": Path.open,
     "text to read and write": lambda path: path.open("r+"),
@@ -144,6 +150,8 @@ class TravelContract(Contract):
                     call()
                 assert _line_of(file) == "0"  # and the caller's has not moved
 
+    # The task leaves its file open, perhaps in this process.
+    @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
     def test_a_result_that_is_an_open_file(self, tmp_path: Path) -> None:
         """A task cannot return its open file from another process, and nothing stands for it."""
         self.need_same_host()
@@ -226,3 +234,13 @@ class TravelContract(Contract):
             parmap.pmap(lambda x: parmap.pmap(inner, range(x)), [0, 3])
         assert ["element 0" in note for note in caught.value.__notes__] == [True, False]
         assert "element 1" in caught.value.__notes__[1]
+
+    def test_a_managers_proxies_work_in_tasks(self) -> None:
+        """Wherever workers are processes of the script's own: they know its key."""
+        if not (self.shares_memory() or self.session.traits.trusted):
+            pytest.skip("the workers of this plan do not have the script's key")
+        with multiprocessing.Manager() as manager:
+            shared, lock = manager.dict(), manager.Lock()
+            fill = functools.partial(_fill, shared, lock)
+            assert parmap.pmap(fill, range(10), chunks=1) == [x * x for x in range(10)]
+            assert dict(shared) == {x: x * x for x in range(10)}

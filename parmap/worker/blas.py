@@ -21,32 +21,13 @@ from collections.abc import Container, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from parmap.worker.dials import LOKY, Dial, dial_of, loky, numba, number, turn
+from parmap import cores
+from parmap.worker import variables
+from parmap.worker.dials import Dial, dial_of, loky, numba, turn
+from parmap.worker.variables import NAMES as _VARIABLES
+from parmap.worker.variables import number
 
-__all__ = [
-    "Held",
-    "Hold",
-    "Library",
-    "borrowed",
-    "hold",
-    "keep",
-    "loaded",
-    "release",
-    "set_environment",
-]
-
-# These take OMP_NUM_THREADS where their own is not set: a user who set that has set them all.
-_FOLLOW = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-_VARIABLES = (
-    *_FOLLOW,  # before the one that they follow
-    "OMP_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    LOKY,
-)
+__all__ = ["Held", "Library", "borrowed", "hold", "keep", "loaded", "release", "set_environment"]
 
 
 def set_environment(
@@ -63,18 +44,13 @@ def set_environment(
     environ : mapping, default `os.environ`
         Where to set it, such as the environment of a process to be started.
     """
+    users = cores.users_environ() if environ is os.environ else environ
     for name in _VARIABLES:
-        limit = threads
-        if not exact:
-            given = (name, "OMP_NUM_THREADS") if name in _FOLLOW else (name,)
-            users = next(filter(None, (number(environ.get(one)) for one in given)), threads)
-            limit = min(threads, users)
-        if name == "NUMEXPR_NUM_THREADS":
-            # Asked for more than its maximum, it complains and takes one thread only.
-            limit = min(limit, number(environ.get("NUMEXPR_MAX_THREADS")) or 64)
+        limit = variables.limited(name, threads, users, exact=exact)
         if limit != number(environ.get(name)):
             environ[name] = str(limit)
     if environ is os.environ:
+        cores.aside = {}  # what is set now is the worker's own
         _limits.cover(Hold(threads, exact))
 
 
@@ -111,13 +87,15 @@ def borrowed(threads: int, *, exact: bool = False) -> Iterator[None]:
         vars(_mine).update(outer)
 
 
-def hold(threads: int, *, exact: bool = False) -> Held:
+def hold(threads: int, *, exact: bool = False, later: bool = False) -> Held:
     """Limit what is the whole process's, until `release`; the smallest that is held counts.
 
     Parameters
     ----------
     threads, exact
         As for `keep`.
+    later : bool, default False
+        Whether to limit also what loads until then, by the environment.
 
     Returns
     -------
@@ -126,7 +104,9 @@ def hold(threads: int, *, exact: bool = False) -> Held:
     """
     held = Held(Hold(threads, exact))
     try:
-        _limits.hold(held.limit)
+        _limits.hold(held.limit)  # which first looks at what is loaded already
+        if later:
+            variables.hold(held.limit)
     except BaseException:  # Ctrl-C, while a library is turned: nobody would release it
         release(held)
         raise
@@ -135,7 +115,14 @@ def hold(threads: int, *, exact: bool = False) -> Held:
 
 def release(held: Held) -> None:
     """End a hold: after the last one, all is as it was before the first."""
-    _limits.release(held.limit)
+    _release(held.limit)
+
+
+def _release(token: Hold) -> None:
+    if variables.holds(token):
+        _mine.free(_limits.meet(token, worker=False))  # what has loaded meanwhile
+        variables.release(token)
+    _limits.release(token)
 
 
 class Library(NamedTuple):
@@ -180,10 +167,11 @@ class Held:
     lost, and nobody could release it.
     """
 
-    __slots__ = ("_release", "limit")
+    __slots__ = ("_release", "exact", "limit", "threads")
 
     def __init__(self, limit: Hold) -> None:
-        self.limit, self._release = limit, _limits.release
+        self.limit, self._release = limit, _release
+        self.threads, self.exact = limit.threads, limit.exact
 
     def __del__(self) -> None:
         self._release(self.limit)
@@ -317,6 +305,10 @@ class _Limits:
             for dial, before in list(self._held.values()):
                 turn(dial, before)
             self._held.clear()
+            # From now on each shows what it is to go back to.
+            self._dials = [
+                dial._replace(natural=None) if dial.shared else dial for dial in self._dials
+            ]
         self._holds.discard(token)
 
     def _look(self) -> list[Dial]:
@@ -324,9 +316,10 @@ class _Limits:
             modules = sys.modules.copy()  # in one step, as other threads may import
             new = modules.keys() - self._names
             if any(_brings_libraries((name, modules[name])) for name in new):
-                libraries = _scan()
-                self._dials = [loky(), *numba(), *filter(None, map(dial_of, libraries))]
-                self._libraries = libraries
+                known = {dial.name: dial for dial in self._dials}
+                self._libraries = _scan()
+                found = [loky(), *numba(), *filter(None, map(dial_of, self._libraries))]
+                self._dials = [known.get(dial.name, dial) for dial in found]
             self._names = set(modules)  # last, or what was interrupted would never be found
         return [dial for dial in self._dials if not dial.shared]
 
@@ -336,7 +329,7 @@ class _Limits:
     def _settle(self, skip: Container[str] = (), over: Hold | None = None) -> None:
         for dial in self._dials if self._asked(over) else ():
             if dial.shared and dial.name not in skip:
-                _, before = self._held.setdefault(dial.name, (dial, dial.get()))
+                _, before = self._held.setdefault(dial.name, (dial, dial.before()))
                 # Asked anew for each: what comes in between may hold, too.
                 turn(dial, min((one.of(before) for one in self._asked(over)), default=before))
 
@@ -353,8 +346,16 @@ class _Mine(threading.local):
         changed = (limit.threads, limit.exact) != (self.threads, self.exact)
         for dial in _limits.meet(limit, worker=worker):
             if changed or dial.name not in self.before:
-                turn(dial, limit.of(self.before.setdefault(dial.name, dial.get())))
+                turn(dial, limit.of(self.before.setdefault(dial.name, dial.before())))
         self.threads, self.exact, self.modules = limit.threads, limit.exact, modules
+
+    def free(self, dials: list[Dial]) -> None:
+        """Give this thread what a library that has loaded with our limit would have had."""
+        for dial in dials:
+            if dial.natural is not None and dial.name not in self.before:
+                self.before[dial.name] = dial.natural
+                turn(dial, dial.natural)
+                self.threads = 0  # if it is a worker's thread, the next chunk limits it again
 
 
 def _brings_libraries(item: tuple[str, Any]) -> bool:

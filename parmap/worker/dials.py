@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["LOKY", "Dial", "dial_of", "loky", "numba", "number", "turn"]
+from parmap.worker import variables
+from parmap.worker.variables import LOKY, number
 
-LOKY = "LOKY_MAX_CPU_COUNT"  # what joblib, and so scikit-learn, takes n_jobs=-1 for
+__all__ = ["Dial", "dial_of", "loky", "numba", "turn"]
 
 
 class Dial(NamedTuple):
@@ -23,15 +24,11 @@ class Dial(NamedTuple):
     set: Callable[[Any], object]
     shared: bool  # the process's number, or each thread has its own
     mark: Callable[[], Any]
+    natural: int | None = None  # where it has loaded with our limit: what it would have had
 
-
-def number(text: str | None) -> int | None:
-    """Read a variable as the libraries do: of ``"4,2"``, OpenMP's levels, the first counts."""
-    try:
-        found = int((text or "").partition(",")[0])
-    except ValueError:
-        return None
-    return found if found > 0 else None
+    def before(self) -> int | None:
+        """Give the number that it has to go back to."""
+        return self.get() if self.natural is None else self.natural
 
 
 def turn(dial: Dial, number: int | None) -> None:
@@ -56,7 +53,8 @@ def dial_of(one: Any) -> Dial | None:
             # OpenBLAS over OpenMP takes the number of that, at each call; FlexiBLAS has it
             # from the library behind it; and of one that others registered we know nothing.
             return None
-    return None if get() is None else Dial(one.filepath, get, turn, shared, mark=get)
+    natural = variables.natural(one.internal_api)
+    return None if get() is None else Dial(one.filepath, get, turn, shared, get, natural)
 
 
 def _openblas(one: Any) -> Callable[[int], None]:
@@ -81,7 +79,7 @@ def _mkl(one: Any) -> Dial:
         turn(own)
         return own
 
-    return Dial(one.filepath, one.get_num_threads, turn, shared=False, mark=mark)
+    return Dial(one.filepath, one.get_num_threads, turn, False, mark, variables.natural("mkl"))
 
 
 def numba() -> list[Dial]:

@@ -15,9 +15,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Parent", "authkey", "become", "entrust", "here", "leave", "renew"]
+__all__ = ["Parent", "Trust", "become", "entrust", "here", "leave", "renew", "trust"]
 
 _PROCESS = "multiprocessing.process"
+_TRACKER = "multiprocessing.resource_tracker"
+
+# The key by which a process and its children know each other; and the process and descriptor at
+# which its tracker of shared memory listens. None where that package is not in use.
+Trust = tuple[bytes | None, tuple[int, int] | None]
 
 
 class Parent(NamedTuple):
@@ -49,7 +54,7 @@ class _Child(NamedTuple):
 # Set once in a worker, before its first task.
 _child: _Child | None = None
 # The caller's, which may change it.
-_key: bytes | None = None
+_trust: Trust = (None, None)
 
 
 def here() -> Parent:
@@ -63,28 +68,32 @@ def here() -> Parent:
     return Parent("MainProcess", os.getpid())
 
 
-def authkey() -> bytes | None:
-    """Give the key by which this process and its children know each other.
-
-    None where nothing needs one: `multiprocessing` draws it when it is loaded.
-    """
+def trust() -> Trust:
+    """Give what this process and its children share."""
     process: Any = sys.modules.get(_PROCESS)
+    if process is None:
+        return _trust
+    tracker: Any = sys.modules.get(_TRACKER)
+    listens = None if tracker is None else tracker._resource_tracker._fd
     # Not by its functions: this is asked for each task.
-    return _key if process is None else bytes(process._current_process._config["authkey"])
+    key = bytes(process._current_process._config["authkey"])
+    return key, None if listens is None else (os.getpid(), listens)
 
 
-def entrust(key: bytes | None) -> None:
-    """Take over the caller's key. It must have come by a channel that nobody else can read."""
-    global _key  # noqa: PLW0603 - as the package that it is for
-    if key is None or key == _key:
+def entrust(given: Trust) -> None:
+    """Take over what the caller has. It must have come by a channel that nobody else can read."""
+    global _trust  # noqa: PLW0603 - as the package that it is for
+    if given[0] is None or given == _trust:
         return
-    _key = key
+    _trust = given
     process: Any = sys.modules.get(_PROCESS)
     if process is not None:
-        process.current_process().authkey = key
+        process.current_process().authkey = given[0]
+    if _TRACKER in sys.modules:
+        _track(sys.modules[_TRACKER])
 
 
-def become(parent: Parent, number: int, key: bytes | None = None) -> None:
+def become(parent: Parent, number: int, given: Trust = (None, None)) -> None:
     """Make this process a child.
 
     Parameters
@@ -93,16 +102,18 @@ def become(parent: Parent, number: int, key: bytes | None = None) -> None:
         Whose.
     number : int
         Its place among the children, from 1 on.
-    key : bytes, optional
+    given : Trust, optional
         As for `entrust`.
     """
-    global _child, _key  # noqa: PLW0603 - as above
+    global _child, _trust  # noqa: PLW0603 - as above
     _child = _Child(parent, f"parmap-{number}", (*parent.identity, number))
-    _key = key
-    if (process := sys.modules.get(_PROCESS)) is not None:
-        _tell(process)
-    else:
-        sys.meta_path.insert(0, _Herald)
+    _trust = given
+    awaited = {_PROCESS: _tell, _TRACKER: _track}
+    for name in [*awaited]:
+        if (module := sys.modules.get(name)) is not None:
+            awaited.pop(name)(module)
+    if awaited:
+        sys.meta_path.insert(0, _Herald(awaited))
 
 
 def _tell(process: Any) -> None:
@@ -112,12 +123,27 @@ def _tell(process: Any) -> None:
     me = process.BaseProcess(name=_child.name)
     process._dangling.discard(me)
     me._identity, me._parent_name, me._parent_pid = _child.identity, parent.name, parent.pid
-    if _key is not None:
-        me.authkey = _key
+    if _trust[0] is not None:
+        me.authkey = _trust[0]
     process._process_counter = itertools.count(1)
     process._children = set()
     process._parent_process = process._ParentProcess(parent.name, parent.pid, _sentinel(parent.pid))
     process._current_process = me
+
+
+def _track(tracker: Any) -> None:
+    """Have the caller's tracker know of shared memory that is opened here, as a child does.
+
+    One of this process's own would remove it when this process ends.
+    """
+    if _trust[1] is None or _trust[1][0] == os.getpid():
+        return
+    pid, descriptor = _trust[1]
+    try:  # another end of the same pipe
+        ours = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # no such folder on this system, or it is closed to us
+    tracker._resource_tracker._fd = ours
 
 
 def renew() -> None:
@@ -163,26 +189,37 @@ def leave() -> None:
 
 
 class _Herald:
-    """Hears when the package is loaded; first among the finders of modules until then."""
+    """Hears when modules are loaded; first among the finders of modules until then.
 
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
-        """Have the module made this process's own once it is loaded."""
-        if name != _PROCESS:
+    Parameters
+    ----------
+    awaited : dict of str to callable
+        What to do with each once it is loaded.
+    """
+
+    def __init__(self, awaited: dict[str, Callable[[Any], None]]) -> None:
+        self._awaited = awaited
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Have a module made this process's own once it is loaded."""
+        if name not in self._awaited:
             return None
-        sys.meta_path.remove(_Herald)
-        finders: list[Callable[..., Any]] = [one.find_spec for one in sys.meta_path]
+        then = self._awaited.pop(name)
+        others = [one for one in sys.meta_path if one is not self]
+        if not self._awaited:
+            sys.meta_path[:] = others
+        finders: list[Callable[..., Any]] = [one.find_spec for one in others]
         spec = next(filter(None, (find(name, path, target) for find in finders)), None)
         if spec is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader, then)
         return spec
 
 
 class _Loader:
-    """Loads a module by another loader, and then has `_tell` see it."""
+    """Loads a module by another loader, and then has it seen."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+    def __init__(self, loader: Any, then: Callable[[Any], None]) -> None:
+        self._loader, self._then = loader, then
 
     def create_module(self, spec: Any) -> Any:
         """Leave that to the other."""
@@ -192,4 +229,4 @@ class _Loader:
         """Run the module; it does not see who has loaded it."""
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        _tell(module)
+        self._then(module)

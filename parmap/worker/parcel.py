@@ -140,8 +140,8 @@ def by_value(
     from parmap.worker.generators import generator_types  # most results need none of it
 
     with io.BytesIO() as file:
-        kind = _pickler(array_type(), generator_types(), result)
-        kind(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        pickler = _pickler(array_type(), generator_types(), result)
+        pickler(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 
@@ -169,7 +169,9 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
 
         def reducer_override(self, obj: Any) -> Any:
             # cloudpickle's own asks isinstance(), and so each object for its __class__.
-            if issubclass(type(obj), (type, FunctionType)):
+            if type(obj) is FunctionType:
+                return self._function_reduce(obj)
+            if issubclass(type(obj), type):
                 return super().reducer_override(obj)
             return NotImplemented
 

@@ -104,7 +104,7 @@ def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _lent(threads: int, *, exact: bool) -> Iterator[None]:
-    token = blas.hold(threads, exact=exact)
+    token = blas.hold(threads, exact=exact, later=True)
     try:
         with blas.borrowed(threads, exact=exact):
             yield

@@ -1,9 +1,12 @@
 """Plan ``ssh``, on hosts with real sshds."""
 
 import os
+import random
 import signal
 import socket
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import psutil
@@ -43,6 +46,21 @@ def test_each_host_has_its_cores_as_workers(plan):
         assert session.workers == 3 * parmap.available_cores()
         everywhere = set(parmap.pmap(where, [0.05] * 60, chunks=1))
     assert everywhere == set(lab.NODES)
+
+
+def slowly(i):
+    time.sleep(0.02)  # Dask's timers go off meanwhile
+    return random.random()
+
+
+def test_what_is_seeded_is_as_in_the_loop(plan):
+    """Dask's own threads leave the tasks' global generators alone, on hosts as here."""
+    want = parmap.pmap(slowly, range(24), rng=1)
+    with plan, warnings.catch_warnings():
+        warnings.simplefilter("error", parmap.UnseededRandomWarning)
+        for _ in range(3):
+            assert parmap.pmap(slowly, range(24), rng=1) == want
+        parmap.pmap(lambda i: (time.sleep(0.3), random.Random(i).random()), range(12))
 
 
 def test_what_tasks_print_comes_out(plan, capfd):

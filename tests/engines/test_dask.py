@@ -433,6 +433,11 @@ def test_an_interrupt_ends_the_call_and_leaves_the_session(start):
     assert out.endswith("interrupted\n[1, 2]\n")
 
 
+def test_a_setup_that_holds_an_open_file_is_refused():
+    with open(__file__) as file, pytest.raises(parmap.SerializationError, match=r"setup.*'file'"):
+        parmap.plan("dask", workers=1, setup=lambda: file.read()).start()
+
+
 JOB = """
 import os, sys, parmap
 number = int(sys.argv[2])
@@ -595,3 +600,55 @@ def test_the_key_goes_to_no_cluster_of_somebody_else():
 
 class TestMap(ChunksContract):
     plan = parmap.plan("dask", workers=2)
+
+
+# -- what workers inherit ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket; socket.setdefaulttimeout(0.5)",
+        "import os; os.umask(0o077)",
+        "import sys; sys.path += [f'/nowhere/{n}/' + 'x' * 200 for n in range(1500)]",
+        "import pathlib, sys; sys.path.append(pathlib.Path('/nowhere'))",
+    ],
+)
+def test_a_script_may_set(run, code):
+    out = run(
+        f"""
+        {code}
+        import sys, parmap
+        with parmap.plan("dask", workers=2):
+            print(parmap.pmap(abs, range(-3, 0)))
+            print(set(parmap.pmap(lambda path: set(path) <= {{*sys.path}}, [sys.path[1:]] * 4)))
+            print(len(parmap.pmap(len, [bytes(5 << 20)] * 3)))
+        """
+    )
+    assert out.startswith("[3, 2, 1]\n")
+    assert out.endswith("3\n")
+    assert "{True}" in out or "pathlib" in code
+
+
+def test_workers_are_as_optimized_as_the_script_and_count_as_many_digits(run):
+    out = run(
+        """
+        import sys, parmap
+        sys.set_int_max_str_digits(0)
+        with parmap.plan("dask", workers=1):
+            print(parmap.pmap(lambda x: (sys.flags.optimize, len(str(10 ** x))), [9000]))
+        """,
+        flags=("-O",),
+    )
+    assert out == "[(1, 9001)]\n"
+
+
+def test_a_fork_that_a_task_makes_ends_where_it_comes_back(two):
+    def fork(code):
+        pid = os.fork()
+        if pid == 0 and code:
+            sys.exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else "forgets to leave"
+
+    for timeout in (None, GUARD):
+        assert parmap.pmap(fork, [0, 7, 0], timeout=timeout, chunks=1) == [0, 7, 0]

@@ -210,8 +210,13 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         def started(number: int, ending: asyncio.Task[int]) -> None:
             exits[_HOST, number] = ending
 
-        kin = {"number": name + 1, "key": family.authkey()}
-        told = order(scheduler, {**options, "dashboard_address": _ANY_PORT}, **kin)
+        told = order(
+            scheduler,
+            {**options, "dashboard_address": _ANY_PORT},
+            number=name + 1,
+            key=family.trust()[0],
+            path=[entry for entry in list[object](sys.path) if entry and isinstance(entry, str)],
+        )
         self.keeper = Keeper(told, environ, started)
 
     async def start(self) -> None:

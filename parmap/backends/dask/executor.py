@@ -323,11 +323,15 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
         # Dask knows plugins by their names: one of another script must not take this one's place.
         token, number = fresh_key()
         self.name = f"parmap-setup-{token.hex()}-{number}"
-        self._setup = setup
+        # Packed here: Dask would send a copy of an open file, for one.
+        self._setup = embedded(setup, "setup")
 
     async def setup(self, worker: Any) -> None:  # noqa: ARG002
         """Run it, while the worker goes on answering its scheduler."""
-        await asyncio.to_thread(self._setup)
+        await asyncio.to_thread(self._run)
+
+    def _run(self) -> None:
+        self._setup.open()()
 
 
 def _translated(error: BaseException, client: Any) -> BaseException:

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["Keeper", "environment"]
+import distributed
+
+import parmap
+from parmap.cores import users_environ
+
+__all__ = ["Keeper", "environment", "searched"]
 
 # One that lives for less than so many seconds, so many times in a row, may not be able to start.
 _SHORT_LIFE = 1.0
 _SHORT_LIVES = 10
 # Seconds for what tasks have printed, at the end.
 _LAST_WORDS = 2.0
+_PIPE = 1 << 16  # bytes that a pipe holds, if nothing else is asked for
+_VARIABLE = 100_000  # bytes; Linux takes 128 KiB
 _log = logging.getLogger("parmap.dask")
 
 
@@ -98,7 +106,9 @@ class Keeper:
         self._release()  # the one before
         theirs, self._leash = os.pipe()
         try:
-            # Shorter than what a pipe holds.
+            if len(self._order) >= _PIPE:
+                fcntl.fcntl(self._leash, fcntl.F_SETPIPE_SZ, len(self._order))
+            # Shorter than what the pipe holds.
             os.write(self._leash, self._order)
             self._process = process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "parmap.backends.dask.worker"),
@@ -133,11 +143,30 @@ class Keeper:
                 await asyncio.sleep(_SHORT_LIFE)
 
 
+def searched(path: Iterable[object]) -> str:
+    """Write as much of a path as one variable of the environment holds.
+
+    First comes what a worker needs to hear of the rest.
+    """
+    entries = [entry for entry in path if entry and isinstance(entry, str)]
+    text = os.pathsep.join(entries)
+    if len(os.fsencode(text)) <= _VARIABLE:
+        return text
+    files = map(str, (parmap.__file__, distributed.__file__))
+    first = [os.path.dirname(os.path.dirname(file)) for file in files]
+    # A few that are longer than all others may be left out, too.
+    longest = max(len(os.fsencode(entry)) for entry in entries) + 1
+    return os.pathsep.join([*first, *entries[: _VARIABLE // longest - len(first)]])
+
+
 def environment(path: list[str], more: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Give this process's environment, for a worker that finds modules on a path."""
     return {
         "DASK_LOGGING__DISTRIBUTED": "warning",  # a worker that spills says so
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        **users_environ(),
+        # What the interpreter was told on its command line, or since, and results depend on.
+        "PYTHONOPTIMIZE": str(sys.flags.optimize or ""),
+        "PYTHONINTMAXSTRDIGITS": str(sys.get_int_max_str_digits()),
+        "PYTHONPATH": searched(path),
         **(more or {}),
     }

@@ -90,9 +90,12 @@ class Dask(Plan):
         workers = self.count()
         start: Callable[..., Any] = cluster.processes if self.processes else cluster.threads
         own, exits = start(workers, super().budget(workers), dashboard=self.dashboard)
-        return serving(
+        executor = serving(
             own, self.initializer, dashboard=self.dashboard, exits=exits, lost=cluster.lost
         )
+        # They were started by pipes of this process's own, or are threads of it.
+        executor.traits = executor.traits._replace(trusted=True)
+        return executor
 
     @property
     def _found(self) -> bool:

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import distributed
@@ -36,6 +37,7 @@ def order(
     *,
     number: int = 0,
     key: bytes | None = None,
+    path: Sequence[str] = (),
 ) -> bytes:
     """Say what a worker is to do, for its standard input.
 
@@ -52,9 +54,11 @@ def order(
     key : bytes, optional
         Of the script's processes; only for workers of this machine, to which this goes by a pipe
         that nobody else reads. See `parmap.worker.family`.
+    path : sequence of str
+        Where it looks for modules, first, if the environment has no room for that.
     """
     kin = [number, None if key is None else key.hex()]
-    return json.dumps([kin, scheduler, options, security]).encode() + b"\n"
+    return json.dumps([kin, [*path], scheduler, options, security]).encode() + b"\n"
 
 
 async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None) -> None:
@@ -85,9 +89,10 @@ def _main() -> None:
     os.dup2(nothing, 0)  # for tasks that read
     os.close(nothing)
     threading.Thread(target=_hang_on, args=(leash,), name="parmap-leash", daemon=True).start()
-    (number, key), *told = json.loads(line)
+    (number, key), path, *told = json.loads(line)
+    sys.path[:] = dict.fromkeys([*path, *sys.path])
     parent = family.Parent("MainProcess", os.getppid())
-    family.become(parent, number, None if key is None else bytes.fromhex(key))
+    family.become(parent, number, (None if key is None else bytes.fromhex(key), None))
     asyncio.run(_serve(*told))
 
 

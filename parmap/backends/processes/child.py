@@ -152,9 +152,9 @@ class _Placed:
 
 
 def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
-    path, argv, budget, (parent, key) = decode(frames[:1])
+    path, argv, budget, (parent, trust) = decode(frames[:1])
     sys.path[:], sys.argv = path, argv
-    family.become(parent, slot, key)
+    family.become(parent, slot, trust)
     family.renew()
     if budget is not None:
         cores.grant(budget.cores)
@@ -172,7 +172,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
 
 def _settle(place: Place) -> None:
     sys.path[:] = place.path
-    family.entrust(place.key)
+    family.entrust(place.trust)
     if place.directory is not None:
         # Gone meanwhile, or closed to us: a task that needs it will say so.
         with contextlib.suppress(OSError):

@@ -36,7 +36,12 @@ class Processes(Plan):
 
     name: ClassVar[str] = "processes"
     traits: ClassVar[Traits] = Traits(
-        replaces_workers=True, sees_deaths=True, places=True, abandons=True, copies=True
+        replaces_workers=True,
+        sees_deaths=True,
+        places=True,
+        abandons=True,
+        trusted=True,
+        copies=True,
     )
 
     def __post_init__(self) -> None:

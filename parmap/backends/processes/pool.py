@@ -59,7 +59,7 @@ class ProcessExecutor(MappingExecutor):
         self.workers = max_workers
         try:
             argv = getattr(sys, "argv", [])  # none where Python is part of another program
-            kin = (family.here(), family.authkey())
+            kin = (family.here(), family.trust())
             setup = [
                 *encode((sys.path, argv, budget, kin), "sys.argv"),
                 *encode((initializer, initargs), "setup"),
@@ -94,7 +94,9 @@ class ProcessExecutor(MappingExecutor):
         if not self._crew.begun:  # later the desk refuses by itself what comes too late
             self._desk.check()
             self._begin()
-        keys = tuple([arg.key for arg in args if type(arg) is Reference])
+        keys: tuple[int, ...] = ()
+        if Reference in map(type, args):  # else a comprehension is a call for nothing
+            keys = tuple([arg.key for arg in args if type(arg) is Reference])
         try:
             frames = encode_call(fn, args, kwargs)
             here = Place.here()

@@ -101,13 +101,13 @@ class Place(NamedTuple):
         ``sys.path``.
     directory : str or None
         None if it has been removed.
-    key : bytes or None, default None
-        Of its processes; see `parmap.worker.family`.
+    trust : Trust, default (None, None)
+        What its processes share; see `parmap.worker.family`.
     """
 
     path: tuple[str, ...]
     directory: str | None
-    key: bytes | None = None
+    trust: family.Trust = (None, None)
 
     @classmethod
     def here(cls) -> Place:
@@ -117,7 +117,7 @@ class Place(NamedTuple):
         except OSError:
             directory = None
         # As the class does it, which is one call more for each task.
-        return tuple.__new__(cls, (tuple(sys.path), directory, family.authkey()))
+        return tuple.__new__(cls, (tuple(sys.path), directory, family.trust()))
 
 
 def encode(value: Any, what: str) -> list[Buffer]:

@@ -202,12 +202,16 @@ os._exit(0)
 def _spawned(theirs: Socket) -> tuple[int, subprocess.Popen[bytes]]:
     import subprocess
 
+    from parmap import cores  # not in the zygote itself
+
     path = _path()
+    # What a call on threads has set for now is not for workers that live on.
+    environ = cores.users_environ() if cores.aside else None
     try:
         fds = [theirs.fileno(), path]
         code = _CODE.format(control=theirs.fileno(), path=path)
         process = subprocess.Popen(
-            [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=fds
+            [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=fds, env=environ
         )
     finally:
         os.close(path)

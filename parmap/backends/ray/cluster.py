@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parmap import registry
+from parmap.cores import users_environ
 from parmap.errors import PlanError
 from parmap.failures import PoolBroken
 from parmap.plans import Plan
@@ -122,12 +123,14 @@ def _nothing() -> None:
 def _environment(budget: Budget | None) -> dict[str, str]:
     """Give what is to change in the environment of a Ray of our own, and so of its workers."""
     changes: dict[str, str] = {}
-    environ = ChainMap(changes, os.environ)
+    environ = ChainMap(changes, {**users_environ()})
     environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Tasks that claim no GPU see what they see on other plans.
     environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What is beside the script, or was added to the path, is found there, too.
-    environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    environ["PYTHONPATH"] = os.pathsep.join(
+        entry for entry in list[object](sys.path) if entry and isinstance(entry, str)
+    )
     if budget is not None and budget.threads is not None:
         # Else Ray sets one thread for each CPU that a task claims.
         blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
