@@ -40,7 +40,8 @@ class _ProcessWide:
     """
 
     def __init__(self) -> None:
-        # Reentrant: opening a session may run setup= in this thread, which may make a call.
+        # Reentrant: opening a session may run setup= in this thread, which may make a call; so may
+        # a finalizer or a signal handler in between.
         self._lock = threading.RLock()
         self._plan: Plan | None = None
         self._default: Plan | None = None  # what is in force as long as nobody chooses

@@ -7,7 +7,6 @@ import itertools
 import os
 import pickle
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -16,10 +15,10 @@ from parmap.blocks import Block
 from parmap.engine.callbacks import Callbacks
 from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
+from parmap.engine.placing import Values
 from parmap.engine.single import single
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, SerializationError, SessionClosed
-from parmap.identity import Key
 from parmap.loans import Loans
 from parmap.sharing import Kept, Shared, Trip, handles_exist, share, travelling
 from parmap.worker import blas
@@ -66,7 +65,7 @@ class Placed(NamedTuple):
         What stands for the values of the handles in it.
     handles : tuple of Shared, default ()
         Those handles: their values stay placed as long as the job.
-    hold : Hold, optional
+    hold : Held, optional
         What limits native libraries in this process as long as the call runs.
     star : bool, default False
         Whether a chunk's elements are rows of arguments.
@@ -77,7 +76,7 @@ class Placed(NamedTuple):
     job: Any
     references: tuple[Any, ...] = ()
     handles: tuple[Shared[Any], ...] = ()
-    hold: blas.Hold | None = None
+    hold: blas.Held | None = None
     star: bool = False
     carried: bool = False
 
@@ -109,10 +108,8 @@ class Session:
         self._pid = os.getpid()
         self.callbacks = Callbacks()
         self.loans = Loans()
-        # References to the values of handles, by their keys. Under `_placing` each is placed
-        # once; a handle's end takes its own out without it, for that may come at any time.
-        self._placing = threading.Lock()
-        self._values: dict[Key, Any] = {}
+        drop: Any = self.executor.drop if self.traits.places else _nothing  # type: ignore[attr-defined]
+        self._values = Values(drop)
 
     @property
     def lender(self) -> Session:
@@ -214,9 +211,7 @@ class Session:
 
     def _kept(self, reference: Any) -> Outcome:
         kept = Kept()
-        with self._placing:
-            self._values[kept.key] = reference
-        weakref.finalize(kept, _forget, weakref.ref(self.lender), kept.key).atexit = False
+        self._values.keep(kept, reference)
         return Outcome([kept], (), 0.0, Origin("", 0))
 
     def _sent(
@@ -245,14 +240,7 @@ class Session:
 
     def _place_value(self, handle: Shared[Any]) -> Any:
         """Give the reference to a handle's value, which is placed once."""
-        with self._placing:
-            if handle.key not in self._values:
-                with travelling(None):  # a handle inside of the value goes along with it
-                    reference = self._put(handle.value, "share(...)")
-                self._values[handle.key] = reference
-                forget = weakref.finalize(handle, _forget, weakref.ref(self.lender), handle.key)
-                forget.atexit = False
-            return self._values[handle.key]
+        return self._values.place(handle, self._put)
 
     def _put(self, value: Any, what: str = "") -> Any:
         """Place a value; where no backend does, it travels with each chunk that needs it.
@@ -327,7 +315,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        self._values.clear()
+        self._values.close()
         for spares in self.loans.spares:
             spares.end()
         if self._pid == os.getpid():
@@ -382,17 +370,11 @@ def _carried(job: Job) -> Job | None:
     return Job(fn, *job[1:]) if fn.size <= _CARRIED else None
 
 
-def _hold(budget: Budget | None) -> blas.Hold | None:
+def _hold(budget: Budget | None) -> blas.Held | None:
     if budget is None or budget.threads is None:
         return None
     return blas.hold(budget.threads, exact=budget.exact, later=True)
 
 
-def _forget(session: weakref.ref[Session], key: Key) -> None:
-    """Forget the value of a handle that is gone."""
-    here = session()
-    reference = None if here is None else here._values.pop(key, None)  # noqa: SLF001
-    if reference is None or here is None or here._closed:  # noqa: SLF001
-        return
-    if here.traits.places:
-        here.executor.drop(reference)
+def _nothing(_: object) -> None:
+    """Forget a value that travels with each chunk: there is nothing to do."""

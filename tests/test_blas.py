@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import parmap
 from parmap import cores
-from parmap.worker import blas, variables
+from parmap.worker import blas, dials, variables
 
 # Each brings a library of its own: two OpenBLAS, and an OpenMP.
 LOADING = np, scipy.linalg, sklearn.linear_model
@@ -503,7 +503,7 @@ class TestLater:
                     tokens.append(blas.hold(what[0], exact=what[1], later=True))
                 elif tokens:
                     blas.release(tokens.pop(what % len(tokens)))
-                own = blas._number(users)
+                own = blas.number(users)
                 limits = [t.threads if t.exact else min(t.threads, own or 99) for t in tokens]
                 if limits and min(limits) != own:
                     assert os.environ[name] == os.environ["MKL_NUM_THREADS"] == str(min(limits))
@@ -629,7 +629,7 @@ class TestDials:
             return before
 
         library = SimpleNamespace(MKL_Set_Num_Threads_Local=local)
-        dial = blas._dial(
+        dial = dials.dial_of(
             SimpleNamespace(
                 internal_api="mkl",
                 filepath="mkl",
@@ -663,7 +663,7 @@ class TestDials:
         one = SimpleNamespace(
             filepath="", get_num_threads=lambda: 1, set_num_threads=lambda _: None, **library
         )
-        dial = blas._dial(one)
+        dial = dials.dial_of(one)
         assert (dial and dial.shared) is is_shared
 
     def test_numba_is_asked_only_once_its_threads_run(self, monkeypatch):
@@ -674,9 +674,9 @@ class TestDials:
             set_num_threads=lambda n: number.__setitem__(0, n),
         )
         monkeypatch.setitem(sys.modules, "numba", numba)
-        assert blas._numba() == []
+        assert dials.numba() == []
         monkeypatch.setitem(sys.modules, "numba.np.ufunc.workqueue", object())
-        (dial,) = blas._numba()
+        (dial,) = dials.numba()
         dial.set(9)
         assert number == [4]
         dial.set(1)

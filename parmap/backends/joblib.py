@@ -104,9 +104,12 @@ class JoblibExecutor(MappingExecutor):
         self, begin: Callable[[], Life], life: Life, setup: Callable[[], object] | None
     ) -> None:
         self._begin = begin
-        # Reentrant: a backend may run a task, and so its callbacks, while it is submitted.
+        # Under `_lock` one task is given at a time, and `_life` changes. Reentrant: a backend may
+        # run a task, and so its callbacks, while it is submitted; it pickles what is the user's;
+        # and a finalizer or a signal handler may submit in between. All of them find a `_life`
+        # that takes tasks. Finalizers of parmap's own do not take it: to cancel needs no lock.
         self._lock = threading.RLock()
-        self._life = life  # under `_lock`, and those that run tasks in vain, or have been replaced
+        self._life = life  # and those that run tasks in vain, or have been replaced
         self._spent: list[Life] = []
         life.again = self._again
         self._tasks = Outstanding(self._end)
@@ -155,8 +158,10 @@ class JoblibExecutor(MappingExecutor):
         for start in range(_STARTS):
             try:
                 if start:
-                    over, self._life = self._life, self._begin()
-                    self._life.again = self._again
+                    fresh = self._begin()
+                    # Read after `_begin`, which takes long: a finalizer may have begun one, too.
+                    over, self._life = self._life, fresh
+                    fresh.again = self._again
                     if over.spent:  # other tasks come to their end there
                         self._spent = [one for one in self._spent if not one.ended] + [over]
                     else:

@@ -62,7 +62,8 @@ class Life:
         self._loky = isinstance(self._backend, parallel.LokyBackend)
         pool = isinstance(self._backend, parallel.MultiprocessingBackend)
         self.traits = _traits(self._backend, replaces=self._loky or pool)
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer that cancels a task takes it, in any thread, to let that one go.
+        self._lock = threading.RLock()
         # Under `_lock`: what is out, by numbers; whether a process has died, or tasks run in vain,
         # so that no more tasks are taken; and whether it ends.
         self._out: dict[int, tuple[Ticket, tuple[Any, ...]]] = {}

@@ -13,7 +13,10 @@ __all__ = ["Outstanding"]
 class Outstanding:
     """What PEP 3148 asks of an executor's ``shutdown``, kept in one place.
 
-    Invariant, under `_lock`: nothing is added once `_closed`.
+    Has no lock, for a finalizer may cancel a task, and so call `_discard`, in any thread and at
+    any step. Each change is a single step, and their order keeps the invariant: of a future that
+    is added while another thread closes, either `close` finds it, or `add` finds `_closed`; if
+    both do, it has failed, and `close` need not wait for it.
 
     Parameters
     ----------
@@ -23,10 +26,11 @@ class Outstanding:
 
     def __init__(self, end: Callable[[], None]) -> None:
         self._end = end
-        self._lock = threading.Lock()
+        self._ends = [True]  # who takes it out calls `end`
+        self._ender: int | None = None  # the identifier of that thread
         self._futures: set[Future[Any]] = set()
         self._closed = False
-        self._over = threading.Event()
+        self._over = threading.Event()  # set once; who closes again waits for it, under no lock
 
     def add(self, future: Future[Any]) -> None:
         """Take a task.
@@ -36,11 +40,13 @@ class Outstanding:
         RuntimeError
             If the executor is closed.
         """
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._futures.add(future)
-        future.add_done_callback(self._discard)
+        self._futures.add(future)
+        if self._closed:
+            self._futures.discard(future)
+            error = RuntimeError("cannot schedule new futures after shutdown")
+            future.set_exception(error)  # `close` may wait for it
+            raise error
+        future.add_done_callback(self._futures.discard)
 
     def close(self, *, wait: bool, cancel: bool) -> None:
         """Take no more; `end` when all is resolved: before this returns, if so told.
@@ -52,19 +58,24 @@ class Outstanding:
         cancel : bool
             Whether to cancel first what can be.
         """
-        with self._lock:
-            first, self._closed = not self._closed, True
-            futures = list(self._futures)
+        self._closed = True
+        futures = self._futures.copy()
         for future in futures if cancel else ():
             future.cancel()
-        if first and wait:
+        try:
+            self._ends.pop()
+        except IndexError:
+            # Not from inside of `end` itself, where a finalizer may close once more.
+            if wait and self._ender != threading.get_ident():
+                self._over.wait()
+            return
+        if wait:
             self._finish(futures)
-        elif first:
+        else:
             threading.Thread(target=self._finish, args=(futures,), name="parmap-end").start()
-        elif wait:
-            self._over.wait()
 
-    def _finish(self, futures: list[Future[Any]]) -> None:
+    def _finish(self, futures: set[Future[Any]]) -> None:
+        self._ender = threading.get_ident()
         try:
             wait([future for future in futures if not future.cancelled()])
         except BaseException:
@@ -77,7 +88,3 @@ class Outstanding:
                 self._end()
             finally:
                 self._over.set()
-
-    def _discard(self, future: Future[Any]) -> None:
-        with self._lock:
-            self._futures.discard(future)

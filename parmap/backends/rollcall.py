@@ -79,8 +79,9 @@ class RollCall:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._lock = threading.Lock()
-        self._out: dict[int, Ticket] = {}  # under `_lock`: the tasks that are out
+        # The tasks that are out. It changes in single steps, without a lock: a finalizer that
+        # cancels a task strikes it, in any thread.
+        self._out: dict[int, Ticket] = {}
         self._numbers = itertools.count(1)
         self._folder, self.address = _named()
         self._door = unix()
@@ -94,8 +95,7 @@ class RollCall:
     def number(self, ticket: Ticket) -> int:
         """Give a task the number that it calls in with."""
         number = next(self._numbers)
-        with self._lock:
-            self._out[number] = ticket
+        self._out[number] = ticket
         ticket.future.add_done_callback(lambda _: self._strike(number))
         return number
 
@@ -108,8 +108,7 @@ class RollCall:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _strike(self, number: int) -> None:
-        with self._lock:
-            del self._out[number]
+        self._out.pop(number, None)
 
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -170,9 +169,7 @@ class RollCall:
 
     def _gone(self, line: _Line) -> None:
         """Fail what a process had in hand."""
-        with self._lock:
-            ticket = self._out.get(abs(line.task))
-            all_ = list(self._out.values())
+        ticket = self._out.get(abs(line.task))
         exitcode = None
         if ticket is not None and line.process is not None:
             line.process.join()
@@ -184,7 +181,7 @@ class RollCall:
             ticket.settle(None, WorkerDied(line.pid, exitcode))
         if getattr(self._pool, "_state", None) == "TERMINATE":
             why = "the adopted pool was terminated by its owner: make another, and adopt that"
-            for ticket in all_:
+            for ticket in self._out.copy().values():
                 ticket.settle(None, PoolBroken(why))
 
 

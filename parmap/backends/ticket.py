@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
@@ -63,12 +62,15 @@ class _Claim:
     """The right to resolve a future, which one thread takes."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken = False  # under `_lock`
+        # Whoever gets it out has the right: one step, so no lock. A finalizer may cancel the
+        # future in the very thread that takes it.
+        self._right = [True]
 
     def take(self, future: Future[Any]) -> bool:
         """Take it; False for all but the first, and for a future that is cancelled."""
-        with self._lock:
-            first, self._taken = not self._taken, True
+        try:
+            self._right.pop()
+        except IndexError:
+            return False
         # The second who asks this of a future gets an error.
-        return first and future.set_running_or_notify_cancel()
+        return future.set_running_or_notify_cancel()

@@ -16,17 +16,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Container, Iterator, MutableMapping
+from collections import deque
+from collections.abc import Container, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from parmap import cores
 from parmap.worker import variables
-from parmap.worker.variables import LOKY as _LOKY
+from parmap.worker.dials import Dial, dial_of, loky, numba, turn
 from parmap.worker.variables import NAMES as _VARIABLES
-from parmap.worker.variables import number as _number
+from parmap.worker.variables import number
 
-__all__ = ["Hold", "Library", "borrowed", "hold", "keep", "loaded", "release", "set_environment"]
+__all__ = ["Held", "Library", "borrowed", "hold", "keep", "loaded", "release", "set_environment"]
 
 
 def set_environment(
@@ -46,7 +47,7 @@ def set_environment(
     users = cores.users_environ() if environ is os.environ else environ
     for name in _VARIABLES:
         limit = variables.limited(name, threads, users, exact=exact)
-        if limit != _number(environ.get(name)):
+        if limit != number(environ.get(name)):
             environ[name] = str(limit)
     if environ is os.environ:
         cores.aside = {}  # what is set now is the worker's own
@@ -86,7 +87,7 @@ def borrowed(threads: int, *, exact: bool = False) -> Iterator[None]:
         vars(_mine).update(outer)
 
 
-def hold(threads: int, *, exact: bool = False, later: bool = False) -> Hold:
+def hold(threads: int, *, exact: bool = False, later: bool = False) -> Held:
     """Limit what is the whole process's, until `release`; the smallest that is held counts.
 
     Parameters
@@ -98,18 +99,26 @@ def hold(threads: int, *, exact: bool = False, later: bool = False) -> Hold:
 
     Returns
     -------
-    Hold
-        What `release` takes, in any thread and any order.
+    Held
+        What `release` takes, in any thread and any order. Lost, it is released.
     """
-    token = Hold(threads, exact)
-    _limits.hold(token)  # which first looks at what is loaded already
-    if later:
-        variables.hold(token)
-    return token
+    held = Held(Hold(threads, exact))
+    try:
+        _limits.hold(held.limit)  # which first looks at what is loaded already
+        if later:
+            variables.hold(held.limit)
+    except BaseException:  # Ctrl-C, while a library is turned: nobody would release it
+        release(held)
+        raise
+    return held
 
 
-def release(token: Hold) -> None:
+def release(held: Held) -> None:
     """End a hold: after the last one, all is as it was before the first."""
+    _release(held.limit)
+
+
+def _release(token: Hold) -> None:
     if variables.holds(token):
         _mine.free(_limits.meet(token, worker=False))  # what has loaded meanwhile
         variables.release(token)
@@ -151,22 +160,21 @@ class Hold:
         return other is not None and (self.threads, self.exact) == (other.threads, other.exact)
 
 
-class _Dial(NamedTuple):
-    """Where one library's number is read and set.
+class Held:
+    """A hold that somebody has, until it is released or nobody has it any more.
 
-    `mark` gives what `set` takes to go back, which may mean "none of its own".
+    Ctrl-C may strike between the end of `hold` and the caller's next step: then the result is
+    lost, and nobody could release it.
     """
 
-    name: str
-    get: Callable[[], int | None]
-    set: Callable[[Any], object]
-    shared: bool  # the process's number, or each thread has its own
-    mark: Callable[[], Any]
-    natural: int | None = None  # where it has loaded with our limit: what it would have had
+    __slots__ = ("_release", "exact", "limit", "threads")
 
-    def before(self) -> int | None:
-        """Give the number that it has to go back to."""
-        return self.get() if self.natural is None else self.natural
+    def __init__(self, limit: Hold) -> None:
+        self.limit, self._release = limit, _release
+        self.threads, self.exact = limit.threads, limit.exact
+
+    def __del__(self) -> None:
+        self._release(self.limit)
 
 
 class _Limits:
@@ -176,18 +184,30 @@ class _Limits:
     smallest number that `_holds` and `_worker` ask for, and `_held` knows what it showed
     before the first of them. If nobody asks, `_held` is empty; in a fork it may not be, see
     `forked`.
+
+    Who may hold `_lock` when something comes in between, in the same thread:
+
+    * A finalizer, such as that of a forgotten `imap`, releases a hold. It does not take the lock,
+      nor wait for it: another thread may have it and import threadpoolctl, of which this
+      thread may have the import lock. It leaves the hold in `_over`; whoever has the lock, or takes
+      it next, ends the hold (`_drain`).
+    * A finalizer or a signal handler of the user's may make a call, which holds and releases: the
+      lock is reentrant, and each dial is turned to what is asked for at that moment.
+    * KeyboardInterrupt may leave dials half turned: `hold` then releases, which turns them all.
+    * A fork takes the lock before, so that the child finds no change half made.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock: Any = threading.RLock()
+        self._over: deque[Hold] = deque()  # to be released by who has the lock
         self._holds: set[Hold] = set()
         self._worker: Hold | None = None
         self._users = False  # whether sessions were held here before it was any worker's
         self._covered: Hold | None = None
         self._names: set[str] = set()
         self._libraries: list[Any] = []
-        self._dials = [_loky()]
-        self._held: dict[str, tuple[_Dial, int | None]] = {}
+        self._dials = [loky()]
+        self._held: dict[str, tuple[Dial, int | None]] = {}
         if hasattr(os, "register_at_fork"):
             # Or a fork in the middle of a change would be left with half of it.
             os.register_at_fork(
@@ -197,39 +217,25 @@ class _Limits:
             )
 
     def hold(self, token: Hold) -> None:
-        with self._lock:
+        with self._alone():
             self._look()
             self._users |= self._worker is None
             self._holds.add(token)
             self._settle()
 
     def release(self, token: Hold) -> None:
-        with self._lock:
-            if token not in self._holds:  # a fork closes its copy of the parent's session
-                return
-            self._holds.remove(token)
-            self._settle()
-            if not self._holds and not self._worker:
-                # Also what somebody else has turned since: a task in another thread may have
-                # turned it for a moment, as scikit-learn does, and put back one of our numbers
-                # after a session had ended. To leave what is not ours would leave that.
-                for dial, before in self._held.values():
-                    _turn(dial, before)
-                self._held.clear()
-                # From now on each shows what it is to go back to.
-                self._dials = [
-                    dial._replace(natural=None) if dial.shared else dial for dial in self._dials
-                ]
+        self._over.append(token)
+        self._drain()
 
     def cover(self, limit: Hold) -> None:
         """Note that the environment limits all that will load, if nothing has loaded yet."""
-        with self._lock:
+        with self._alone():
             alone = not any(map(_brings_libraries, sys.modules.copy().items()))
             self._covered = limit if alone else None
 
-    def meet(self, limit: Hold, *, worker: bool) -> list[_Dial]:
+    def meet(self, limit: Hold, *, worker: bool) -> list[Dial]:
         """Settle what is the process's; give the dials that the thread must turn itself."""
-        with self._lock:
+        with self._alone():
             if limit.says(self._covered):
                 # All has come with that number. To look would take 7 ms in each fresh worker
                 # that loads NumPy, on top of NumPy's own 50, and 12 more for scikit-learn.
@@ -244,9 +250,9 @@ class _Limits:
                 self._settle(skip=self._held)
             return own
 
-    def found(self) -> tuple[list[_Dial], list[Any]]:
+    def found(self) -> tuple[list[Dial], list[Any]]:
         """Give the dials that each thread has for itself, and threadpoolctl's controllers."""
-        with self._lock:
+        with self._alone():
             return self._look(), self._libraries
 
     def forked(self) -> None:
@@ -258,28 +264,74 @@ class _Limits:
         The fork of a worker is the worker's, too.
         """
         self._holds.clear()
+        self._over.clear()
         self._users = False
         _mine.threads = 0
         self._lock.release()
 
-    def _look(self) -> list[_Dial]:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._drain()  # what came meanwhile
+
+    def _drain(self) -> None:
+        """End the holds that are over; leave them to whoever has the lock, in any thread."""
+        lock = self._lock
+        if not self._over or lock._is_owned():  # noqa: SLF001 - as the standard library's Condition asks
+            return
+        try:
+            # Again if some came while it was held: their releasers found it held.
+            while self._over and lock.acquire(blocking=False):
+                while self._over:
+                    self._end(self._over[0])
+                    self._over.popleft()
+                lock.release()
+        finally:
+            # Ctrl-C strikes after any call, and so between `acquire` and its result.
+            if lock._is_owned():  # noqa: SLF001
+                lock.release()
+
+    def _end(self, token: Hold) -> None:
+        if token not in self._holds:  # a fork closes its copy of the parent's session
+            return
+        self._settle(over=token)
+        if not self._asked(token):
+            # Also what somebody else has turned since: a task in another thread may have
+            # turned it for a moment, as scikit-learn does, and put back one of our numbers
+            # after a session had ended. To leave what is not ours would leave that.
+            for dial, before in list(self._held.values()):
+                turn(dial, before)
+            self._held.clear()
+            # From now on each shows what it is to go back to.
+            self._dials = [
+                dial._replace(natural=None) if dial.shared else dial for dial in self._dials
+            ]
+        self._holds.discard(token)
+
+    def _look(self) -> list[Dial]:
         if len(sys.modules) != len(self._names):
             modules = sys.modules.copy()  # in one step, as other threads may import
             new = modules.keys() - self._names
-            self._names = set(modules)
             if any(_brings_libraries((name, modules[name])) for name in new):
                 known = {dial.name: dial for dial in self._dials}
                 self._libraries = _scan()
-                found = [_loky(), *_numba(), *filter(None, map(_dial, self._libraries))]
+                found = [loky(), *numba(), *filter(None, map(dial_of, self._libraries))]
                 self._dials = [known.get(dial.name, dial) for dial in found]
+            self._names = set(modules)  # last, or what was interrupted would never be found
         return [dial for dial in self._dials if not dial.shared]
 
-    def _settle(self, skip: Container[str] = ()) -> None:
-        asked = [*self._holds, *filter(None, [self._worker])]
-        for dial in self._dials if asked else ():
+    def _asked(self, over: Hold | None = None) -> list[Hold]:
+        return [one for one in (*self._holds.copy(), self._worker) if one and one is not over]
+
+    def _settle(self, skip: Container[str] = (), over: Hold | None = None) -> None:
+        for dial in self._dials if self._asked(over) else ():
             if dial.shared and dial.name not in skip:
                 _, before = self._held.setdefault(dial.name, (dial, dial.before()))
-                _turn(dial, min(one.of(before) for one in asked))
+                # Asked anew for each: what comes in between may hold, too.
+                turn(dial, min((one.of(before) for one in self._asked(over)), default=before))
 
 
 class _Mine(threading.local):
@@ -294,21 +346,16 @@ class _Mine(threading.local):
         changed = (limit.threads, limit.exact) != (self.threads, self.exact)
         for dial in _limits.meet(limit, worker=worker):
             if changed or dial.name not in self.before:
-                _turn(dial, limit.of(self.before.setdefault(dial.name, dial.before())))
+                turn(dial, limit.of(self.before.setdefault(dial.name, dial.before())))
         self.threads, self.exact, self.modules = limit.threads, limit.exact, modules
 
-    def free(self, dials: list[_Dial]) -> None:
+    def free(self, dials: list[Dial]) -> None:
         """Give this thread what a library that has loaded with our limit would have had."""
         for dial in dials:
             if dial.natural is not None and dial.name not in self.before:
                 self.before[dial.name] = dial.natural
-                _turn(dial, dial.natural)
+                turn(dial, dial.natural)
                 self.threads = 0  # if it is a worker's thread, the next chunk limits it again
-
-
-def _turn(dial: _Dial, number: int | None) -> None:
-    if dial.get() != number:
-        dial.set(number)
 
 
 def _brings_libraries(item: tuple[str, Any]) -> bool:
@@ -328,73 +375,6 @@ def _scan() -> list[Any]:
     import threadpoolctl
 
     return list(threadpoolctl.ThreadpoolController().lib_controllers)
-
-
-def _dial(one: Any) -> _Dial | None:
-    """Give a library's dial, if it has one of its own."""
-    get, turn, shared = one.get_num_threads, one.set_num_threads, False
-    match one.internal_api:
-        case "openblas" if one.threading_layer != "openmp":
-            turn, shared = _openblas(one), True
-        case "openmp":
-            shared = one.prefix == "vcomp"
-        case "mkl":
-            return _mkl(one)
-        case "blis":
-            shared = str(one.version).startswith("0.")
-        case _:
-            # OpenBLAS over OpenMP takes the number of that, at each call; FlexiBLAS has it
-            # from the library behind it; and of one that others registered we know nothing.
-            return None
-    natural = variables.natural(one.internal_api)
-    return None if get() is None else _Dial(one.filepath, get, turn, shared, get, natural)
-
-
-def _openblas(one: Any) -> Callable[[int], None]:
-    # From 3.8 on, threadpoolctl lets but one thread turn it, the first one that does, for
-    # as long as it lives, and ignores all others without a word.
-    free = getattr(one, "clear_controlling_thread", lambda **_: None)
-
-    def turn(threads: int) -> None:
-        free(force=True)
-        one.set_num_threads(threads)
-        free(force=True)
-
-    return turn
-
-
-def _mkl(one: Any) -> _Dial:
-    # Not by threadpoolctl, which before 3.8 turned the process's, after that the thread's.
-    turn = one.dynlib.MKL_Set_Num_Threads_Local
-
-    def mark() -> int:
-        own = int(turn(0))  # which gives what it was, 0 where the thread follows the process
-        turn(own)
-        return own
-
-    return _Dial(one.filepath, one.get_num_threads, turn, False, mark, variables.natural("mkl"))
-
-
-def _numba() -> list[_Dial]:
-    # One of these comes with the first parallel function; before, to ask starts the threads.
-    if not any(f"numba.np.ufunc.{x}" in sys.modules for x in ("omppool", "tbbpool", "workqueue")):
-        return []
-    numba = sys.modules["numba"]
-    get, most = numba.get_num_threads, numba.config.NUMBA_NUM_THREADS
-    return [_Dial("numba", get, lambda n: numba.set_num_threads(min(n, most)), False, mark=get)]
-
-
-def _loky() -> _Dial:
-    def get() -> int | None:
-        return _number(os.environ.get(_LOKY))
-
-    def turn(threads: int | None) -> None:
-        if threads is None:
-            os.environ.pop(_LOKY, None)
-        else:
-            os.environ[_LOKY] = str(threads)
-
-    return _Dial(_LOKY, get, turn, shared=True, mark=get)
 
 
 _limits = _Limits()

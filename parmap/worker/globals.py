@@ -66,20 +66,27 @@ def apart(*, load: bool = False) -> Iterator[None]:
         import random  # noqa: F401
 
         import numpy.random  # noqa: F401
-    me = threading.get_ident()
-    with _lock:
-        alone = _owner.thread in (None, me)
-        if alone:
-            _owner.thread, _owner.depth = me, _owner.depth + 1
-    if not alone:
-        # Swapping under another thread's swap would give back the wrong ones at the end.
-        if load:
+    mine = _Turn(threading.get_ident())
+    try:
+        turn = _turn.setdefault("now", mine)
+        if turn.thread == mine.thread:
+            with _swapped():
+                yield
+        elif load:
+            # Swapping under another thread's swap would give back the wrong ones at the end.
             raise RuntimeError(
                 "another thread of this process runs a call whose tasks use the global random "
                 "generators: take the stream as a parameter instead: def f(..., rng)"
             )
-        yield
-        return
+        else:
+            yield
+    finally:
+        if _turn.get("now") is mine:
+            del _turn["now"]
+
+
+@contextmanager
+def _swapped() -> Iterator[None]:
     own = _spare.pop() if _spare else _Own()
     torch = torch_of()
     try:
@@ -93,9 +100,6 @@ def apart(*, load: bool = False) -> Iterator[None]:
         if torch is None and (late := torch_of()) is not None:
             late.seed(None)  # a task's seed must not stay
         _spare.append(own)
-        with _lock:
-            _owner.depth -= 1
-            _owner.thread = me if _owner.depth else None
 
 
 class _Own:
@@ -112,11 +116,14 @@ class _Own:
             yield
             return
         callers = module.getstate()
-        module.setstate(self._state or module.Random().getstate())
-        try:
+        own = False
+        try:  # all of it: Ctrl-C strikes after any call, and the caller's must come back
+            module.setstate(self._state or module.Random().getstate())
+            own = True
             yield
         finally:
-            self._state = module.getstate()
+            if own:
+                self._state = module.getstate()
             module.setstate(callers)
 
     @contextmanager
@@ -128,8 +135,8 @@ class _Own:
         # is kept for the next draw; it can be read and set only with the whole state, 40 µs.
         state, callers = module.get_state(legacy=False), module.get_bit_generator()
         self._bits = self._bits or module.MT19937()
-        module.set_bit_generator(self._bits)
         try:
+            module.set_bit_generator(self._bits)
             yield
         finally:
             module.set_bit_generator(callers)
@@ -141,36 +148,48 @@ class _Own:
         if module is None:
             yield
             return
-        callers = module.states()
-        if self._torch is None:
-            module.seed(None)
-        else:
-            module.restore(self._torch)
+        callers, own = module.states(), False
         try:
+            if self._torch is None:
+                module.seed(None)
+            else:
+                module.restore(self._torch)
+            own = True
             yield
         finally:
-            self._torch = module.states()
+            if own:
+                self._torch = module.states()
             module.restore(callers)
 
 
-class _Owner:
-    """Which thread has swapped the generators, and how often: one at a time, under `_lock`."""
+class _Turn:
+    """The right to swap the generators; only itself is equal to it."""
 
-    thread: int | None = None
-    depth = 0
+    __slots__ = ("thread",)
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
 
 
-_lock = threading.Lock()
-_owner = _Owner()
+# Whose turn it is: one thread swaps at a time, and may do so again inside of it. It is taken and
+# given back in single steps, without a lock: a call that a finalizer or a signal handler makes
+# in this thread, at any step, finds it taken by this thread, or free.
+_turn: dict[str, _Turn] = {}
+
+
+def _forked() -> None:
+    """Be the child of a fork: of the threads only this one goes on."""
+    turn = _turn.get("now")
+    if turn is not None and turn.thread != threading.get_ident():
+        _turn.clear()
+
 
 # Not one for all: a call inside of a task must not draw from the task's own.
 _spare: list[_Own] = []
 if hasattr(os, "register_at_fork"):
     # Or all workers of a zygote would draw the same numbers.
     os.register_at_fork(after_in_child=_spare.clear)
-    # A fork in the middle of a task has that one thread only, and its number.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release)
-    os.register_at_fork(after_in_child=_lock.release)
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Move(NamedTuple):

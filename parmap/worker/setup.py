@@ -12,9 +12,12 @@ from parmap.worker.values import Embedded
 __all__ = ["prepared"]
 
 # What ran in this process, with its error if it failed. Under `_lock`, so that tasks that begin
-# at the same time wait for it.
+# at the same time wait for it. The setup is the user's, and runs under the lock: it must, for no
+# task may overtake it. So the lock is reentrant, and a setup counts as run before it begins: a
+# task that a finalizer or the setup itself runs in this thread goes on. A setup that waits for such
+# a task in another thread waits for itself, as two modules do that import each other.
 _ran: dict[Any, BaseException | None] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def prepared(setup: Embedded, fn: Callable[..., Any], *args: Any) -> Any:
@@ -34,9 +37,9 @@ def prepared(setup: Embedded, fn: Callable[..., Any], *args: Any) -> Any:
     """
     with _lock:
         if setup.key not in _ran:
+            _ran[setup.key] = None
             try:
                 setup.open()()
-                _ran[setup.key] = None
             except BaseException as error:  # noqa: BLE001 - told to every task
                 _ran[setup.key] = error
         why = _ran[setup.key]

@@ -154,6 +154,7 @@ class _Held:
 
     def _forked(self) -> None:
         """Be the child of a fork: its calls are its own, and what was set stays until they end."""
+        # Anew: a thread that the fork does not have may hold it. As above, finalizers may take it.
         self._lock, self._settling = threading.RLock(), False
         self._asked = []
 

@@ -121,7 +121,9 @@ class Agent:
         self._output: int | None = None
         self._scheduler = ("", 0)
         self._handing_on: threading.Thread | None = None
-        # Under `_speaking` a line is written whole.
+        # Under `_speaking` a line is written whole. Not reentrant, or a line would begin within
+        # another; it need not be: this process runs no code of the user's, none of its
+        # finalizers speaks, and it has no signal handlers.
         self._speaking = threading.Lock()
 
     async def run(self) -> None:

@@ -41,10 +41,18 @@ class Desk:
     Under `_lock`, always:
 
     * a worker is in `_idle` if and only if it lives, is ready, has no task and is not leaving;
-    * where `_queue` holds a task, `_idle` is empty, or a worker is about to be added;
+    * where `_queue` holds a task, `_idle` is empty;
     * `closing` never becomes false again, and `broken` never None.
 
     Callbacks of futures run outside the lock, for they may submit.
+
+    Who may come in between, in the thread that holds `_lock`: a finalizer or a signal handler,
+    which may submit, cancel, drop and close. So the lock is reentrant, what it guards changes in
+    single steps, and what one step has found is looked at anew after the next. They may not wait
+    for results, for the crew needs the lock to bring any: a call there is refused, see `busy`.
+    KeyboardInterrupt may strike after any call: `take` then has the worker in its hands, and
+    ends it.
+    A fork may find the lock held by a thread that it does not have: there nothing takes it.
 
     Parameters
     ----------
@@ -54,9 +62,7 @@ class Desk:
 
     def __init__(self, nudge: Callable[[], None]) -> None:
         self._nudge = nudge
-        # Reentrant: garbage may be collected under it, and an iterator's end calls `abandon` and
-        # `drop`. Both leave the invariants alone.
-        self._lock = threading.RLock()
+        self._lock: Any = threading.RLock()
         self._queue: deque[Task] = deque()
         self._idle: list[Worker] = []
         self._living: dict[int, Worker] = {}
@@ -73,6 +79,11 @@ class Desk:
         """Whether this process is a fork of the one that the workers belong to."""
         return self._pid != os.getpid()
 
+    @property
+    def busy(self) -> bool:
+        """Whether this very thread is in the middle of a change: then it must not wait."""
+        return bool(self._lock._is_owned())  # noqa: SLF001 - as the library's Condition asks
+
     def check(self) -> None:
         """Refuse work when closed or broken, or in a fork."""
         if self.broken is not None:
@@ -87,31 +98,37 @@ class Desk:
 
     def take(self, task: Task) -> None:
         """Give a task to an idle worker, from this very thread, or queue it."""
-        worker = None
+        hands: list[Worker] = []
         try:
             with self._lock:
                 self.check()
-                if self._idle:
-                    # No call between these three, so no Ctrl-C: else the worker could be lost.
-                    worker = self._idle[-1]
-                    worker.task = task
-                    del self._idle[-1]
+                if self._seize(hands):
+                    hands[0].task = task
                     task.begin()
                 elif task.own:
                     self._queue.append(task)
                     return
-            if worker is not None:
+            if hands:
                 # It reads now, so it may read from the caller's arrays.
-                worker.give(task, self._placed)
+                hands[0].give(task, self._placed)
             else:
                 task.copy()  # without the lock, for it may be large; then look again
                 self.take(task)
         except BaseException:
             # Ctrl-C, here or in the middle of a message: the worker would wait for the rest
             # for ever. Its channel's end makes it one that has died.
-            if worker is not None:
+            for worker in hands:
                 worker.hang_up()
             raise
+
+    def _seize(self, hands: list[Worker]) -> bool:
+        """Move an idle worker into somebody's hands, if there is one."""
+        try:
+            # One call, so that neither Ctrl-C nor a finalizer finds it in neither place.
+            hands.extend(itertools.islice(iter(self._idle.pop, None), 1))
+        except IndexError:
+            return False
+        return True
 
     def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> Reference:
         """Keep a value's frames; a worker gets them with the first task that refers to it.
@@ -210,27 +227,34 @@ class Desk:
 
     def rest(self, worker: Worker) -> None:
         """Give a worker that is ready the next task, or let it idle."""
+        given: list[tuple[Worker, Task]] = []
         with self._lock:
             if worker.leaving:  # it was told to, and became ready meanwhile
                 return
-            worker.task = task = self._next_task()
-            if task is None:
-                self._idle.append(worker)
-        if task is not None:
-            worker.give(task, self._placed)
+            worker.task = None
+            self._idle.append(worker)
+            hands: list[Worker] = []
+            while self._queue and self._seize(hands):
+                if (task := self._next_task()) is None:
+                    self._idle.append(hands.pop())
+                else:
+                    hands[-1].task = task
+                    given.append((hands.pop(), task))
+        for one, task in given:
+            one.give(task, self._placed)
 
     def _next_task(self) -> Task | None:
-        while self._queue:
-            task = self._queue.popleft()
-            if task.begin():
-                return task
+        with contextlib.suppress(IndexError):  # the queue is empty
+            while not (task := self._queue.popleft()).begin():
+                continue
+            return task
         return None
 
     def remove(self, worker: Worker) -> Task | None:
         """Take out a worker that has died; give the task that died with it."""
         with self._lock:
             del self._living[worker.number]
-            if worker in self._idle:
+            with contextlib.suppress(ValueError):  # it was not idle
                 self._idle.remove(worker)
             task, worker.task = worker.task, None
         return task
@@ -265,7 +289,8 @@ class Desk:
         now = time.monotonic()
         with self._lock:
             late = [entry for entry in self._overdue if entry[0] <= now]
-            self._overdue = [entry for entry in self._overdue if entry[0] > now]
+            for entry in late:  # one by one: a finalizer may add some in between
+                self._overdue.remove(entry)
             return [w for _, w, task in late if w.task is task and w.number in self._living]
 
     def leaving(self) -> list[Worker]:

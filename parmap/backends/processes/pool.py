@@ -73,7 +73,10 @@ class ProcessExecutor(MappingExecutor):
         self._desk = self._crew.desk
         self._place = Place.here()
         self._settle = encode(self._place, "sys.path")
-        self._beginning = threading.Lock()  # of a crew: by one thread, once
+        # Held while the crew begins, by one thread, once. It is reentrant: a finalizer or a signal
+        # handler may submit meanwhile; it finds `_begins`, and its task waits in the queue.
+        self._beginning = threading.RLock()
+        self._begins = False
         # Forks are made when the first task comes, so that they have what it refers to.
         self._forks = start == "fork"
         if not self._forks:
@@ -125,7 +128,12 @@ class ProcessExecutor(MappingExecutor):
 
     @property
     def resolver(self) -> int | None:
-        """The identifier of the thread that resolves futures; None before it starts."""
+        """The identifier of the thread that must not wait here, as futures are resolved by it.
+
+        That is the crew's; or the one that asks, if it is in the middle of a change at the desk.
+        """
+        if self._desk.busy:
+            return threading.get_ident()
         return self._crew.thread.ident if self._crew.begun else None
 
     @property
@@ -141,14 +149,23 @@ class ProcessExecutor(MappingExecutor):
     def _begin(self) -> None:
         if self._crew.begun:
             return
-        with self._beginning, unforked:
-            self._begin_once()
+        with self._beginning:
+            if self._begins:
+                return
+            self._begins = True
+            try:
+                self._begin_once()
+            finally:
+                self._begins = False
 
     def _begin_once(self) -> None:
         if not self._crew.begun and not self._desk.closing:
             if self._forks:
-                blas.loaded()  # looks once for all workers, and not after a fork of threads
-            self._crew.begin()
+                # Looks once for all workers, and not after a fork of threads. Not under `unforked`:
+                # a fork in another thread may have the lock that this takes, and wait for that.
+                blas.loaded()
+            with unforked:
+                self._crew.begin()
             _open.add(self._crew)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
@@ -90,8 +89,9 @@ class Worker:
     """The parent's record of a worker process.
 
     `task` changes only under the desk's lock, and who sets it, sends it: so a channel has
-    one writer at a time. `sending` is contended only when the channel of a dead worker is
-    closed: a descriptor closed under a writer may be another file's by the time it writes.
+    one writer at a time. A descriptor closed under a writer may be another file's by the time it
+    writes, so `close` leaves that to a writer. Neither waits for the other, without a lock: a
+    writer's thread may be in a finalizer that waits for what the closing one is to bring.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Worker:
     ) -> None:
         self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
         self.inbox = Inbox(channel, blocking=False)
-        self.sending = threading.Lock()
+        self._writing = self._over = False
         self.pid = 0  # until the zygote tells
         self.task: Task | None = None
         self.known = set(known)  # keys of placed values that it has
@@ -126,19 +126,28 @@ class Worker:
 
     def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
         """Send a task, and first the placed values that it refers to."""
-        with self.sending:
-            stale = [key for key in self.known if key not in placed]
-            new = [key for key in task.keys if key not in self.known and key in placed]
-            messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
-            if task.settle is not self.settled:
-                messages.append((Kind.SETTLE, 0, task.settle))
-            # A value may be dropped at any time; the task that it was for does not wait for it.
-            messages += [(Kind.PLACE, key, placed.get(key, ())) for key in new]
-            self.settled = task.settle
-            self.known.difference_update(stale)
-            self.known.update(new)
-            self.send(*messages, (Kind.TASK, 0, task.frames))
+        self._writing = True
+        try:
+            if not self._over:
+                self._give(task, placed)
+        finally:
+            self._writing = False
+            if self._over:
+                self.channel.close()
         task.frames = ()  # they may be large, and are not needed again
+
+    def _give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
+        stale = [key for key in self.known if key not in placed]
+        new = [key for key in task.keys if key not in self.known and key in placed]
+        messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
+        if task.settle is not self.settled:
+            messages.append((Kind.SETTLE, 0, task.settle))
+        # A value may be dropped at any time; the task that it was for does not wait for it.
+        messages += [(Kind.PLACE, key, placed.get(key, ())) for key in new]
+        self.settled = task.settle
+        self.known.difference_update(stale)
+        self.known.update(new)
+        self.send(*messages, (Kind.TASK, 0, task.frames))
 
     def forget(self, key: int) -> None:
         """Have it forget a placed value."""
@@ -161,8 +170,9 @@ class Worker:
             return  # it is closed already
 
     def close(self) -> None:
-        """Close the channel; a writer has its own error by now, and lets go."""
-        with self.sending:
+        """Close the channel, or have its writer close it, who has his own error by now."""
+        self._over = True
+        if not self._writing:
             self.channel.close()
 
     def death(self, burial: Burial | None) -> WorkerDied:

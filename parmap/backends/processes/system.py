@@ -26,7 +26,10 @@ __all__ = [
 
 # Held while this process has a far end of a channel open, or a near end that is not yet
 # listed for closing in forks: a fork made by another thread just then would keep it open,
-# and this end would never see a death, or a worker never its parent's.
+# and this end would never see a death, or a worker never its parent's. Reentrant: it is held by the
+# thread that forks, too, and a finalizer or a signal handler that forks in the middle must not wait
+# for itself; that one fork may keep an end open. Under it no other lock of ours is taken, and no
+# code of the user's runs.
 unforked = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

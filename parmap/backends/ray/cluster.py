@@ -51,7 +51,10 @@ class _Life:
     users: int = 0
 
 
-_lock = threading.Lock()
+# Held while Ray starts and ends, for seconds, and while the user's `workers=` is asked. Reentrant:
+# in this thread, meanwhile, a finalizer may leave a plan, and the user's code may enter one. So a
+# user counts before anything else is asked, and a life that begins is known only once it is there.
+_lock = threading.RLock()
 _life: _Life | None = None  # under `_lock`; Ray itself runs once in a process
 
 
@@ -60,20 +63,23 @@ def enter(ray: Any, plan: Any) -> tuple[Callable[[], None], bool]:
     global _life  # noqa: PLW0603 - see there
     address = plan.address or os.environ.get("RAY_ADDRESS")
     with _lock:
+        life = _life
+        if life is not None:
+            life.users += 1  # first, or a finalizer that leaves might end it
         found = ray.is_initialized()
         if not found:
             _begin(ray, plan, address)
-            _life = _Life(address)
-        elif _life is None:
+            _life = life = _Life(address, users=1)
+        elif life is None:
             return _nothing, False
-        elif plan.address not in (None, _life.address):
-            where = _life.address or "this machine"
+        elif plan.address not in (None, life.address):
+            _leave(ray, life)
+            where = life.address or "this machine"
             raise PlanError(
                 f"address={plan.address!r}: another session uses Ray at {where}, and a process can "
                 "use one Ray at a time: leave that session first"
             )
-        _life.users += 1
-        return functools.partial(_leave, ray, _life), not found and address is None
+        return functools.partial(_leave, ray, life), not found and address is None
 
 
 def _begin(ray: Any, plan: Any, address: str | None) -> None:

@@ -36,6 +36,7 @@ _ROUND_TRIP = 0.003  # there and back for one task, seconds
 _LOOK = 0.5
 # So many seconds has a cancelled task that runs to end, before its worker is killed.
 _GRACE = 1.0
+_STOP = object()  # in a result's place: the task was cancelled
 
 
 class Reference:
@@ -94,11 +95,15 @@ class RayExecutor(MappingExecutor):
         self._setup = None if setup is None else embedded(setup, "setup")
         self._tasks = Outstanding(self._close)
         self._ready = ray.put(None)  # of what is there Ray's own thread says so at once
-        self._lock = threading.Lock()
-        # Under `_lock`.
+        # Under `_lock` tasks move between these. It is reentrant: a finalizer or a signal handler
+        # may submit in between, and so each step looks anew at what it finds. Who cancels, as a
+        # forgotten iterator does, does not take it: the thread here hears of it through `_ended`.
+        self._lock = threading.RLock()
         self._out: set[Errand] = set()  # Ray has them
         self._waiting: deque[Errand] = deque()  # beyond the limit
-        self._stopped: dict[Errand, float] = {}  # cancelled, but still out; since when
+        self._stopped: dict[
+            Errand, float
+        ] = {}  # the thread's own: cancelled, still out; since when
         self._ended: SimpleQueue[tuple[Errand, Any] | None] = SimpleQueue()
         self.traits = Traits(
             same_host=self._nodes.hosts() == {socket.gethostname()},
@@ -115,8 +120,11 @@ class RayExecutor(MappingExecutor):
         errand = Errand(functools.partial(fn, **kwargs) if kwargs else fn, args)
         self._tasks.add(errand.future)
         with self._lock:
+            self._out.add(errand)  # first, so that who comes in between counts it
             full = self._is_full()
-            (self._waiting.append if full else self._out.add)(errand)
+            if full:
+                self._out.discard(errand)
+                self._waiting.append(errand)
         errand.future.add_done_callback(functools.partial(self._stop, errand))
         if not full:
             self._send(errand)
@@ -168,9 +176,9 @@ class RayExecutor(MappingExecutor):
     # -- tasks ---------------------------------------------------------------------------
 
     def _is_full(self) -> bool:
-        """Tell whether a task must wait here, for Ray would run it beside too many others."""
+        """Tell whether so many tasks are out that Ray would run more at once than it may."""
         limit = self._limit
-        return limit is not None and len(self._out) >= limit < sum(self._nodes.room())
+        return limit is not None and len(self._out) > limit < sum(self._nodes.room())
 
     def _send(self, errand: Errand) -> None:
         args = [arg.cargo if type(arg) is Reference else arg for arg in errand.args]
@@ -186,19 +194,20 @@ class RayExecutor(MappingExecutor):
             self._stop(errand, errand.future)
 
     def _stop(self, errand: Errand, future: Future[Any]) -> None:
-        """Take a task back that was cancelled: one that runs is interrupted, as by Ctrl-C."""
-        if not future.cancelled():
-            return
-        with self._lock:
-            waits = errand in self._waiting
-            if waits:
-                self._waiting.remove(errand)
-            elif errand in self._out and errand.ref is not None:
+        """Have a task taken back that was cancelled: without a lock, in any thread, at any time."""
+        if future.cancelled():
+            self._ended.put((errand, _STOP))
+
+    def _take_back(self, errand: Errand) -> None:
+        """End a task that was cancelled: one that runs is interrupted, as by Ctrl-C."""
+        try:
+            self._waiting.remove(errand)
+        except ValueError:  # it does not wait; before it has a name at Ray's, `_send` comes again
+            if errand in self._out and errand.ref is not None and errand not in self._stopped:
                 self._stopped[errand] = time.monotonic()
-        if waits:
-            self._ended.put((errand, None))
-        elif errand.ref is not None:
-            self._cancel(errand.ref, force=False)
+                self._cancel(errand.ref, force=False)
+        else:
+            self._settle(errand, None)
 
     def _cancel(self, ref: Any, *, force: bool) -> None:
         """Have Ray cancel a task, in its own thread: there tasks end, too, one after the other.
@@ -229,6 +238,8 @@ class RayExecutor(MappingExecutor):
                 continue
             if ended is None:
                 closing = True
+            elif ended[1] is _STOP:
+                self._take_back(ended[0])
             else:
                 self._settle(*ended)
             del ended  # or it would live until the next task ends
@@ -240,15 +251,14 @@ class RayExecutor(MappingExecutor):
         Ray's reaches Python code only: not a task that sleeps, or runs in a library.
         """
         late = time.monotonic() - _GRACE
-        with self._lock:
-            deaf = [e for e, since in self._stopped.items() if since < late and not e.killed]
+        deaf = [e for e, since in self._stopped.items() if since < late and not e.killed]
         for errand in deaf:
             errand.killed = True
             self._cancel(errand.ref, force=True)
 
     def _settle_rest(self, error: Exception) -> None:
         with self._lock:
-            rest = (*self._out, *self._waiting)
+            rest = (*self._out.copy(), *self._waiting.copy())
             self._out.clear()
             self._waiting.clear()
             self._stopped.clear()
@@ -274,9 +284,14 @@ class RayExecutor(MappingExecutor):
         with self._lock:
             self._out.discard(ended)
             self._stopped.pop(ended, None)
-            ready = None if not self._waiting or self._is_full() else self._waiting.popleft()
-            if ready is not None:
+            ready = None
+            with contextlib.suppress(IndexError):  # nothing waits
+                ready = self._waiting.popleft()
                 self._out.add(ready)
+                if self._is_full():
+                    self._out.discard(ready)
+                    self._waiting.appendleft(ready)
+                    ready = None
         if ready is not None:
             self._send(ready)
 

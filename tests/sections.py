@@ -1,0 +1,623 @@
+"""Scenarios that run through parmap's critical sections: ``python -m tests.sections NAME KIND``.
+
+Each has the functions whose steps are struck at, and checks in the end that all still works. KIND
+is ``collect`` (a finalizer closes a forgotten `imap`, drops a handle, cancels, submits), ``handle``
+(a signal handler does) or ``interrupt`` (KeyboardInterrupt).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np  # brings a library with threads
+
+import parmap
+from parmap import current
+from parmap.backends.dask.agent import Agent
+from parmap.backends.outstanding import Outstanding
+from parmap.backends.processes.desk import Desk
+from parmap.backends.processes.pool import ProcessExecutor
+from parmap.backends.processes.records import Task, Worker
+from parmap.backends.ticket import Ticket, _Claim
+from parmap.engine.placing import Values, _Placing
+from parmap.worker import blas, setup
+from parmap.worker import globals as generators
+from parmap.worker.values import embedded
+from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
+
+REENTRANT = ("collect", "handle", "interrupt")
+
+
+class Section:
+    """Functions, a scenario that runs through them, and what must hold afterwards."""
+
+    functions: ClassVar[list[Any]]
+    kinds: ClassVar[tuple[str, ...]] = REENTRANT
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        yield
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def strike(self) -> None:
+        """What a finalizer, or a handler, does in between."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        raise NotImplementedError
+
+
+def free(lock: Any) -> None:
+    """Check that another thread can have a lock."""
+    came: Future[bool] = Future()
+
+    def take() -> None:
+        with lock:
+            came.set_result(True)
+
+    threading.Thread(target=take, daemon=True).start()
+    assert came.result(10)
+
+
+class InSession(Section):
+    """What happens in a session: forgotten iterators and handles, futures, calls."""
+
+    plan: parmap.Plan
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        with self.plan as self.session:
+            self.array = np.arange(200_000.0)
+            self.session.map(abs, range(9))
+            self.stock = [self._forgotten() for _ in range(40)]
+            yield
+            self.stock.clear()
+
+    def _forgotten(self) -> tuple[Any, Any]:
+        results = parmap.imap(abs, range(100), chunks=1)
+        next(results)
+        handle = parmap.share([1, 2, 3])
+        if self.session.traits.places:
+            self.session._place_value(handle)
+        return results, handle
+
+    def strike(self) -> None:
+        def call() -> None:
+            future = self.session.submit(abs, -1)
+            future.add_done_callback(lambda _: None)
+            self.session.submit(abs, -2).cancel()
+
+        things = self.stock.pop() if self.stock else ()
+        garbage(*things, Finalizer(call))
+
+    def check(self) -> None:
+        assert self.session.submit(abs, -5).result(GUARD) == 5
+        assert self.session.map(abs, range(-5, 0)) == [5, 4, 3, 2, 1]
+
+
+class Limits(InSession):
+    plan = parmap.plan("threads", workers=2)
+    limits = blas._Limits
+    functions: ClassVar = [
+        *(blas.hold, limits.hold, limits.release, limits.cover, limits.meet, limits.found),
+        *(limits._alone, limits._drain, limits._end, limits._look, limits._asked, limits._settle),
+    ]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        scanned = blas._scan()  # takes milliseconds
+        blas._scan = lambda: scanned
+        self.worker = blas._Limits()  # another one: this process is no worker
+        with super().open():
+            yield
+
+    def run(self) -> None:
+        blas._limits._names = set()  # or it would look for libraries only once
+        outer = blas.hold(1, later=True)
+        inner = blas.hold(2)
+        blas._limits.cover(blas.Hold(3, exact=False))
+        blas._limits._covered = None
+        blas._limits.meet(blas.Hold(2, exact=False), worker=True)
+        blas._limits._covered = blas.Hold(2, exact=False)
+        blas._limits.meet(blas.Hold(2, exact=False), worker=True)
+        blas._limits._covered = None
+        self._rare()
+        blas.loaded()
+        blas.release(inner)
+        blas.release(outer)
+        blas.release(outer)
+
+    def _rare(self) -> None:
+        """Run through what only a worker comes to, and what only an interrupt does."""
+        worker = self.worker
+        worker._worker, worker._users = None, False
+        worker.meet(blas.Hold(2, exact=False), worker=True)
+        worker._worker = None
+        brings, blas._brings_libraries = blas._brings_libraries, lambda _: False
+        worker.cover(blas.Hold(2, exact=False))
+        blas._brings_libraries = brings
+        worker._over.append(unhashable := [])  # type: ignore[arg-type]
+        with contextlib.suppress(TypeError):
+            worker._drain()
+        worker._over.remove(unhashable)  # type: ignore[arg-type]
+        token = blas.Hold(2, exact=False)
+        worker.hold(token)
+        worker.release(token)
+
+    def strike(self) -> None:
+        super().strike()
+        garbage(blas.hold(1))
+
+    def check(self) -> None:
+        super().check()
+        self.stock.clear()  # each has a hold
+        while blas._limits._holds:  # of calls that are being ended
+            gc.collect()
+        free(blas._limits._lock)
+        blas.release(blas.hold(1))
+        assert not blas._limits._holds
+        assert not blas._limits._held
+
+
+class AtTheDesk(InSession):
+    plan = parmap.plan("processes", workers=2)
+    functions: ClassVar = [
+        *(Desk.take, Desk._seize, Desk.put, Desk.drop, Desk.abandon, Desk.pids, Desk.rest),
+        *(Desk.remove, Desk._next_task, Desk.late, Desk.living, Desk.named, Desk.enlist),
+        *(Worker.give, Worker._give, Worker.forget, Worker.close),
+    ]
+
+    def run(self) -> None:
+        submit, desk = self.session.executor.submit, self.session.executor._desk
+        large = self.session.executor.put(self.array)
+        first = [submit(np.sum, large) for _ in range(5)]
+        first[-1].cancel()
+        for future in first[:-1]:
+            assert future.result(GUARD) == self.array.sum()
+        self.session.executor.drop(large)
+        futures = [submit(abs, -x) for x in range(5)]
+        assert [future.result(GUARD) for future in futures] == list(range(5))
+        # Its end takes a value out of workers that idle.
+        large = self.session.executor.put(self.array)
+        assert submit(len, large).result(GUARD) == len(self.array)
+        self.session.executor.drop(large)
+        # And a task that does not mind being interrupted is killed.
+        running = submit(_deaf)
+        while not running.running():
+            continue
+        self.session.executor.abandon(running)
+        with contextlib.suppress(parmap.WorkerDied):
+            running.result(GUARD)
+        assert self.session.executor.pids
+        desk.abandon(first[0])  # over long ago
+        self._late(desk)
+
+    def _late(self, desk: Desk) -> None:
+        """Run through what only a late message, or a late writer, comes to."""
+        inherited = desk.put([b"x"], inherit=True)
+        desk.drop(inherited.key)
+        while not desk._idle:
+            continue
+        idle = desk._idle[0]
+        os.kill(idle.pid, signal.SIGKILL)
+        while idle.number in desk._living:
+            continue
+        worker = desk.living()[0]
+        worker.leaving = True
+        desk.rest(worker)
+        worker.leaving = False
+        ours, theirs = socket.socketpair()
+        late = Worker(-1, *_slot(Worker), ours, os.dup(0))
+        late.close()
+        late.give(Task(Future(), [b""], (), ()), {})
+        late._writing = True
+        late.close()
+        theirs.close()
+        os.close(late.notes)
+
+    def check(self) -> None:
+        super().check()
+        free(self.session.executor._desk._lock)
+        desk = self.session.executor._desk
+        ready = threading.Event()
+        while not ready.wait(0.01) and not (len(desk._idle) == 2 and not desk._queue):
+            continue
+        assert len(desk._living) == 2
+
+
+class Interrupted(AtTheDesk):
+    """The same where the caller's thread alone is struck at, and nothing else takes long."""
+
+    functions: ClassVar = [
+        *(Desk.take, Desk._seize, Desk.put, Desk.drop, Desk.abandon, Desk.pids),
+        *(Worker.give, Worker._give, Worker.forget),
+    ]
+    kinds: ClassVar = ("handle", "interrupt")
+
+    def run(self) -> None:
+        executor = self.session.executor
+        large = executor.put(self.array)
+        try:
+            first = [executor.submit(np.sum, large) for _ in range(4)]
+            executor.abandon(first[0])
+            assert executor.pids
+            for future in first[1:]:
+                future.result(GUARD)
+        finally:
+            executor.drop(large)
+
+
+def _slot(kind: type[Worker]) -> tuple[int, ...]:
+    """Give a worker's place, where it has one."""
+    return (1,) if "slot" in kind.__init__.__code__.co_varnames else ()
+
+
+def _deaf() -> None:
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+class Beginning(Section):
+    functions: ClassVar = [ProcessExecutor._begin, ProcessExecutor._begin_once]
+
+    def run(self) -> None:
+        self.executor = ProcessExecutor(1, start="fork")
+        assert self.executor.submit(abs, -1).result(GUARD) == 1
+        self.executor._begin()
+        self.executor._crew.begun = False
+        self.executor._begins = True
+        self.executor._begin()  # as a finalizer in the middle of it
+        self.executor._begins = False
+        self.executor._crew.begun = True
+        self.executor._begin_once()
+
+    def strike(self) -> None:
+        begins = self.executor._begins or self.executor._crew.begun
+        garbage(Finalizer(self._submit if begins else list))
+
+    def _submit(self) -> None:
+        self.futures.append(self.executor.submit(abs, -2))
+
+    def check(self) -> None:
+        assert self.executor.submit(abs, -3).result(GUARD) == 3
+        assert [future.result(GUARD) for future in self.futures] == [2] * len(self.futures)
+        self.executor.shutdown()
+        self.futures.clear()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        self.futures: list[Future[int]] = []
+        yield
+
+
+class Ends(Section):
+    functions: ClassVar = [
+        *(Outstanding.add, Outstanding.close, Outstanding._finish, Ticket.settle, _Claim.take),
+    ]
+
+    def run(self) -> None:
+        self.ended: list[bool] = []
+        self.tasks = Outstanding(lambda: self.ended.append(True))
+        for x in range(3):
+            ticket = Ticket()
+            self.tasks.add(ticket.future)
+            if x:
+                ticket.settle(x, ValueError() if x == 1 else None)
+            else:
+                ticket.future.cancel()
+            ticket.settle(x)
+        left: Future[None] = Future()
+        self.tasks.add(left)
+        self.tasks.close(wait=False, cancel=True)
+        left.set_running_or_notify_cancel()
+        self.tasks.close(wait=True, cancel=False)
+        other = Outstanding(list)
+        other.close(wait=True, cancel=True)
+        with contextlib.suppress(RuntimeError):
+            other.add(Future())
+
+    def strike(self) -> None:
+        future: Future[None] = Future()
+        with contextlib.suppress(RuntimeError):
+            self.tasks.add(future)
+        garbage(Finalizer(future.cancel), Finalizer(lambda: Outstanding(list).add(Future())))
+
+    def check(self) -> None:
+        self.tasks.close(wait=True, cancel=True)
+        assert self.ended == [True]
+        assert not self.tasks._futures
+
+
+class Placing(InSession):
+    plan = parmap.plan("processes", workers=1)
+    functions: ClassVar = [
+        *(Values.place, Values.keep, Values.forget, Values._until_gone, Values._leave),
+    ]
+
+    def run(self) -> None:
+        values = self.session._values
+        handle = parmap.share(list(range(10)))
+        for _ in range(2):
+            assert parmap.pmap(_summed, [handle, handle], [1, 2]) == [46, 47]
+        values._leave(handle.key, _Placing())
+        del handle
+        other = parmap.share([1])
+        values._placed[other.key] = _GivenUp(values, other.key)
+        assert self.session._place_value(other)
+        values.keep(kept := parmap.share([2]), self.session.executor.put([2]))
+        assert kept
+        closed = Values(len)
+        closed.close()
+        closed.forget(kept.key, _Placing())
+
+    def check(self) -> None:
+        self.stock.clear()
+        super().check()
+        assert all(placing.done() for placing in self.session._values._placed.values())
+
+
+def _summed(numbers: list[int], x: int) -> int:
+    return sum(numbers) + x
+
+
+class _GivenUp(_Placing):
+    """Another thread's attempt, which fails as soon as somebody waits for it."""
+
+    mine = False  # type: ignore[assignment]
+
+    def __init__(self, values: Values, key: Any) -> None:
+        super().__init__()
+        self._give_up = lambda: values._placed.pop(key, None)
+
+    def exception(self, timeout: float | None = None) -> BaseException:
+        self._give_up()
+        return ValueError()
+
+
+_Torch = SimpleNamespace(seed=bool, mark=int, states=list, restore=bool, is_within=lambda *_: True)
+
+
+class Generators(Section):
+    functions: ClassVar = [
+        generators.apart,
+        generators._swapped,
+        generators._Own.python,
+        generators._Own.numpy,
+    ]
+
+    def run(self) -> None:
+        import random
+
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        with generators.apart(load=True):
+            random.random()
+            np.random.random()  # noqa: NPY002
+        torch_of, torch = generators.torch_of, [None, _Torch]
+        generators.torch_of = lambda: torch.pop(0) if torch else None  # loaded by the block
+        generators._spare.clear()
+        with generators.apart():
+            pass
+        generators.torch_of = torch_of
+        with generators._Own().python(random), generators._Own().numpy(np.random):
+            pass
+        with generators.apart(), generators._Own().python(None), generators._Own().numpy(None):
+            np.random.normal()  # noqa: NPY002 - one of a pair
+        np.random.normal()  # noqa: NPY002
+        self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        with generators.apart():
+            thread = threading.Thread(target=self._elsewhere)
+            thread.start()
+            thread.join()
+
+    def _elsewhere(self) -> None:
+        with generators.apart():
+            pass
+
+    def strike(self) -> None:
+        garbage(Finalizer(self._nested))
+
+    def _nested(self) -> None:
+        with parmap.plan("sequential"):
+            parmap.pmap(abs, [-1])
+
+    def check(self) -> None:
+        import random
+
+        assert not generators._turn
+        now = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        assert now == self.before
+
+
+class SetUp(Section):
+    functions: ClassVar = [setup.prepared]
+    kinds: ClassVar = ("collect", "handle")
+
+    def run(self) -> None:
+        setup._ran.clear()
+        self.setup = embedded(_set_up, "setup")
+        assert setup.prepared(self.setup, abs, -1) == 1
+        assert setup.prepared(self.setup, abs, -1) == 1
+
+    def strike(self) -> None:
+        garbage(Finalizer(lambda: setup.prepared(self.setup, abs, -1)))
+
+    def check(self) -> None:
+        free(setup._lock)
+        assert setup.prepared(self.setup, abs, -2) == 2
+
+
+def _set_up() -> None:
+    parmap.pmap(abs, [-1])
+
+
+class ProcessWide(Section):
+    functions: ClassVar = [
+        current._ProcessWide.get,
+        current._ProcessWide.set,
+        current._ProcessWide.session,
+    ]
+
+    def run(self) -> None:
+        current._process = current._ProcessWide()
+        before = parmap.current_plan()
+        parmap.set_plan("threads", workers=2)
+        assert parmap.pmap(abs, [-1]) == [1]
+        parmap.set_plan(before)
+        os.environ["PARMAP_PLAN"] = "sequential"
+        current._process = current._ProcessWide()
+        assert parmap.pmap(abs, [-1]) == [1]
+        del os.environ["PARMAP_PLAN"]
+
+    def strike(self) -> None:
+        garbage(Finalizer(lambda: parmap.pmap(abs, [-1])))
+
+    def check(self) -> None:
+        free(current._process._lock)
+        assert parmap.pmap(abs, [-1, -2]) == [1, 2]
+
+
+class Speaking(Section):
+    functions: ClassVar = [Agent._say]
+    kinds: ClassVar = ("collect",)
+
+    def run(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as self.out:
+            Agent({})._say(host="a")
+            Agent({}, lined=False)._say(host="a")
+
+    def strike(self) -> None:
+        garbage(Finalizer(list))
+
+    def check(self) -> None:
+        assert self.out.getvalue() == '{"host": "a"}\n'
+
+
+def joblib_section() -> Section:
+    from parmap.backends.joblib import JoblibExecutor
+    from parmap.backends.joblib_life import Life
+
+    class Joblib(InSession):
+        plan = parmap.plan("joblib", backend="threading", workers=2, setup=int)
+        functions: ClassVar = [JoblibExecutor.submit, JoblibExecutor._take, Life.take]
+        kinds: ClassVar = ("collect", "handle")
+
+        def run(self) -> None:
+            submit = self.session.executor.submit
+            assert submit(abs, -1).result(GUARD) == 1
+            assert submit(int, "11", base=2).result(GUARD) == 3
+            self.session.executor._life._broken = True  # it is begun anew
+            assert submit(abs, -1).result(GUARD) == 1
+            assert self.other.submit(abs, -1).result(GUARD) == 1
+
+        @contextlib.contextmanager
+        def open(self) -> Iterator[None]:
+            with parmap.plan("joblib", workers=2).start() as self.other, super().open():
+                yield
+
+        def check(self) -> None:
+            super().check()
+            free(self.session.executor._lock)
+
+    return Joblib()
+
+
+def ray_section() -> Section:
+    from parmap.backends.ray import cluster
+    from parmap.backends.ray.executor import RayExecutor
+
+    class Ray(InSession):
+        plan = parmap.plan("ray", workers=2)
+        functions: ClassVar = [
+            *(RayExecutor.submit, RayExecutor._is_full, RayExecutor._stop, RayExecutor._go_on),
+            *(RayExecutor._take_back, cluster.enter, cluster._leave),
+        ]
+        kinds: ClassVar = ("collect",)
+
+        def run(self) -> None:
+            submit = self.session.executor.submit
+            assert submit(abs, -1).result(GUARD) == 1
+            assert submit(int, "11", base=2).result(GUARD) == 3
+            submit(_deaf).cancel()
+            with self.plan:
+                pass
+
+        def check(self) -> None:
+            super().check()
+            free(self.session.executor._lock)
+            free(cluster._lock)
+
+    return Ray()
+
+
+SECTIONS: dict[str, Callable[[], Section]] = {
+    "limits": Limits,
+    "desk": AtTheDesk,
+    "interrupted": Interrupted,
+    "beginning": Beginning,
+    "ends": Ends,
+    "placing": Placing,
+    "generators": Generators,
+    "setup": SetUp,
+    "process-wide": ProcessWide,
+    "speaking": Speaking,
+    "joblib": joblib_section,
+    "ray": ray_section,
+}
+
+
+_TIMES = 4
+
+
+def main(name: str, kind: str) -> None:
+    """Sweep, and write what was hit: ``{function: [hit, all]}``."""
+    guard()
+    section = SECTIONS[name]()
+    wrong: list[object] = []
+    sys.unraisablehook = lambda what: wrong.append(what.exc_value)
+    threading.excepthook = lambda what: wrong.append(what.exc_value)
+    sweep = Sweep(section.functions, section.strike)
+    if kind == "collect":
+        with sweep.collecting(), section.open():
+            # Again: what strikes at one step changes the way that leads to the next.
+            for _ in range(_TIMES):
+                with sweep.striking():
+                    section.run()
+                section.check()
+    else:
+        with section.open():
+            act = section.strike if kind == "handle" else _interrupt
+
+            def once() -> None:
+                with contextlib.suppress(KeyboardInterrupt):
+                    section.run()
+                section.check()
+
+            sweep.signalling(section.run, once, act)
+    wrong += sweep.failures
+    assert not wrong, (len(wrong), wrong[0])
+    print(json.dumps(sweep.report()))
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

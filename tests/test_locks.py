@@ -1,0 +1,111 @@
+"""Locks: who may come in between. Every lock is listed, and every step under one is struck at."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import parmap
+from tests.sections import SECTIONS
+
+ROOT = Path(parmap.__file__).parent
+
+# Every lock of parmap, and the section of tests/sections.py that strikes at each step under it.
+LOCKS = {
+    ("worker/blas.py", "self._lock"): "limits",
+    ("worker/variables.py", "self._lock"): "limits",
+    ("worker/setup.py", "_lock"): "setup",
+    ("current.py", "self._lock"): "process-wide",
+    ("backends/joblib.py", "self._lock"): "joblib",
+    ("backends/joblib_life.py", "self._lock"): "joblib",
+    ("backends/dask/agent.py", "self._speaking"): "speaking",
+    ("backends/outstanding.py", "self._over"): "ends",
+    ("backends/processes/pool.py", "self._beginning"): "beginning",
+    ("backends/processes/system.py", "unforked"): "beginning",
+    ("backends/processes/desk.py", "self._lock"): "desk",
+    ("backends/ray/cluster.py", "_lock"): "ray",
+    ("backends/ray/executor.py", "self._lock"): "ray",
+}
+_MADE = r"= threading\.[A-Z]\w+\("
+KINDS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier"}
+# Those of asyncio belong to one thread; a coroutine gives way only where it awaits.
+SWEPT = {name for name in SECTIONS if name not in ("joblib", "ray")}  # those need their library
+
+# Its other steps are reached only by Ctrl-C, or while another thread has the lock.
+LEAST = {"_Limits._drain": 0.8}
+
+
+def constructions(path: Path) -> set[tuple[str, str]]:
+    """Find where a file makes locks: its name, and what it assigns them to."""
+    tree = ast.parse(path.read_text())
+    targets: dict[int, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            names = getattr(node.targets[0], "elts", [])
+            pairs = zip(names, node.value.elts, strict=False)
+            targets |= {id(value): ast.unparse(name) for name, value in pairs}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            name = getattr(node, "target", None) or node.targets[0]
+            targets[id(node.value)] = ast.unparse(name)
+    return {
+        (path.relative_to(ROOT).as_posix(), targets.get(id(node), f"line {node.lineno}"))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _makes_a_lock(node.func)
+    }
+
+
+def _makes_a_lock(function: ast.expr) -> bool:
+    match function:
+        case ast.Attribute(value=ast.Name(id=module), attr=name):
+            return name in KINDS and module != "asyncio"
+        case ast.Name(id=name):
+            return name in KINDS
+    return False
+
+
+def test_every_lock_is_listed_and_swept():
+    files = [path for path in ROOT.rglob("*.py") if "testing" not in path.parts]
+    found = set().union(*map(constructions, files))
+    assert found == LOCKS.keys()
+    assert set(LOCKS.values()) <= SECTIONS.keys()
+
+
+@pytest.mark.parametrize(("file", "name"), LOCKS)
+def test_every_lock_says_who_may_come_in_between(file, name):
+    lines = (ROOT / file).read_text().splitlines()
+    places = [i for i, line in enumerate(lines) if name in line and re.search(_MADE, line)]
+    assert places
+    for place in places:
+        # Beside it, or in the docstring of its class, which stands above.
+        assert any("finalizer" in line for line in lines[max(0, place - 45) : place + 1])
+
+
+def swept(section: str, kind: str) -> dict[str, list[int]]:
+    """Sweep in a process of its own, which ends with all stacks if it takes too long."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sections", section, kind],
+        cwd=ROOT.parent,
+        env={**os.environ, "PYTHONPATH": os.fspath(ROOT.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("section", sorted(SWEPT - {"interrupted"}))
+def test_a_collection_at_each_step(section):
+    """Its finalizers close a forgotten `imap`, drop handles, cancel and submit."""
+    hits = swept(section, "collect")
+    print(section, hits)
+    assert hits
+    few = {name: hit for name, hit in hits.items() if hit[0] < LEAST.get(name, 0.95) * hit[1]}
+    assert few == {}
