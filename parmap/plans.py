@@ -19,7 +19,7 @@ from parmap import blocks, registry
 from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
-from parmap.untouched import name_of
+from parmap.untouched import is_a, name_of
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
@@ -389,7 +389,7 @@ def _distinct(value: Any) -> object:
 
 
 def _written(value: Any) -> str:
-    if type(value) in (type, BuiltinFunctionType, FunctionType, MethodType):
+    if is_a(value, type) or type(value) in (BuiltinFunctionType, FunctionType, MethodType):
         return repr(f"{value.__module__}:{value.__qualname__}")
     if callable(value):
         return repr(f"{type(value).__module__}:{name_of(value)}")

@@ -214,8 +214,8 @@ class _Counted:
     def __init__(self, channel, sent):
         self._channel, self._sent = channel, sent
 
-    def sendall(self, data):
-        self._channel.sendall(data)
+    def sendall(self, data, *flags):
+        self._channel.sendall(data, *flags)
         self._sent.append(memoryview(data).nbytes)
 
     def sendmsg(self, *message):
@@ -589,8 +589,8 @@ class _Fatal:
     def __init__(self, channel, kill):
         self._channel, self._kill = channel, kill
 
-    def sendall(self, data):
-        self._channel.sendall(data)
+    def sendall(self, data, *flags):
+        self._channel.sendall(data, *flags)
 
     def sendmsg(self, views, *rights):
         if sum(view.nbytes for view in map(memoryview, views)) < _LARGE:
