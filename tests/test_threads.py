@@ -70,7 +70,7 @@ def test_closing_an_iterator_ends_a_chunk_after_the_element_that_runs():
         return x
 
     with parmap.plan("threads", workers=1):
-        results = parmap.imap(fn, range(500), chunks=50)
+        results = parmap.imap(fn, range(500), chunks=50, window=500)
         assert next(results) == 0
         assert entered.wait(60)
         results.close()
