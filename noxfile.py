@@ -70,13 +70,16 @@ def engines(session: nox.Session) -> None:
     suites = ["tests/engines", "tests/test_processes.py", "docs/howto/test_futures_plan.py"]
     what = session.posargs or [*suites, *_PROGRAMS]
     # A test that kills many workers waits for as many new ones, here beside other engines.
-    env = {} if session.posargs else {"PARMAP_MPI4PY": _mpi4py(session)}
-    session.run("pytest", *_TWO, "--timeout", "300", *what, env=env)
+    with tempfile.TemporaryDirectory() as folder:
+        env = {} if session.posargs else {"PARMAP_MPI4PY": _mpi4py(session, folder)}
+        session.run("pytest", *_TWO, "--timeout", "300", *what, env=env)
 
 
-def _mpi4py(session: nox.Session) -> str:
-    """Fetch mpi4py's sources, which hold its tests of executors; give their folder."""
-    into = tempfile.mkdtemp(dir=session.create_tmp())
+def _mpi4py(session: nox.Session, into: str) -> str:
+    """Fetch mpi4py's sources, which hold its tests of executors; give their folder.
+
+    Not into `session.create_tmp()`: that becomes TMPDIR, a path too long for Ray's sockets.
+    """
     session.run("pip", "download", "--no-deps", "--no-binary", "mpi4py", "-d", into, "mpi4py")
     (archive,) = Path(into).glob("mpi4py-*.tar.gz")
     with tarfile.open(archive) as files:
