@@ -36,10 +36,9 @@ class Lent(Session):
     __slots__ = ("_job", "_lender", "_out", "_starves")
 
     def __init__(self, lender: Session) -> None:
-        self._out = False
         self._lender, self.__dict__ = lender, lender.__dict__
-        self.loans.take()
-        self._out = True
+        self._out = object()
+        self.loans.take(self._out)
         # A task in a thread of this process may have opened this thread, and wait for it. No task
         # waits for the main thread.
         known = lender.traits
@@ -92,9 +91,9 @@ class Lent(Session):
         self._return()
 
     def _return(self) -> None:
-        if self._out:
-            self._out = False
-            self.loans.give_back()
+        # Ctrl-C may strike before `__init__` has set it: then there is no loan.
+        if hasattr(self, "_out"):
+            self.loans.give_back(self._out)
 
 
 def _run_packed(job: Job, parcel: Parcel) -> Outcome:

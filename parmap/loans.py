@@ -8,7 +8,6 @@ replaced, stays open for the calls that have it on loan. The last of them closes
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -35,20 +34,20 @@ class Loans:
     def __init__(self) -> None:
         self.over = False
         self.spares: list[Spares] = []
-        self._out: deque[None] = deque()  # its length counts
+        self._out: set[object] = set()
         self._back: SimpleQueue[None] = SimpleQueue()
 
     def __bool__(self) -> bool:
         """Whether somebody has the session on loan."""
         return bool(self._out)
 
-    def take(self) -> None:
-        """Count a loan."""
-        self._out.append(None)
+    def take(self, loan: object) -> None:
+        """Note a loan, under a name of its own."""
+        self._out.add(loan)
 
-    def give_back(self) -> None:
-        """Count the end of a loan."""
-        self._out.pop()
+    def give_back(self, loan: object) -> None:
+        """Note the end of a loan. Again, it does no harm: Ctrl-C may have struck in the middle."""
+        self._out.discard(loan)
         if self.over:
             self._back.put(None)
 

@@ -8,6 +8,8 @@ is ``collect`` (a finalizer closes a forgotten `imap`, drops a handle, cancels, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import gc
 import io
 import json
@@ -24,7 +26,7 @@ from typing import Any, ClassVar
 import numpy as np  # brings a library with threads
 
 import parmap
-from parmap import current
+from parmap import cores, current
 from parmap.backends.dask.agent import Agent
 from parmap.backends.outstanding import Outstanding
 from parmap.backends.processes.desk import Desk
@@ -32,7 +34,7 @@ from parmap.backends.processes.pool import ProcessExecutor
 from parmap.backends.processes.records import Task, Worker
 from parmap.backends.ticket import Ticket, _Claim
 from parmap.engine.placing import Values, _Placing
-from parmap.worker import blas, setup
+from parmap.worker import blas, setup, variables
 from parmap.worker import globals as generators
 from parmap.worker.values import embedded
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
@@ -44,6 +46,8 @@ class Section:
     """Functions, a scenario that runs through them, and what must hold afterwards."""
 
     functions: ClassVar[list[Any]]
+    # Those that run in threads of their own, or of a worker, where no signal arrives.
+    elsewhere: ClassVar[list[Any]] = []
     kinds: ClassVar[tuple[str, ...]] = REENTRANT
 
     @contextlib.contextmanager
@@ -112,9 +116,11 @@ class InSession(Section):
 class Limits(InSession):
     plan = parmap.plan("threads", workers=2)
     limits = blas._Limits
+    held = variables._Held
     functions: ClassVar = [
         *(blas.hold, limits.hold, limits.release, limits.cover, limits.meet, limits.found),
-        *(limits._alone, limits._drain, limits._end, limits._look, limits._asked, limits._settle),
+        *(limits._drain, limits._end, limits._look, limits._asked, limits._settle, limits.own),
+        *(held.hold, held.release, held._settle, held._turn),
     ]
 
     @contextlib.contextmanager
@@ -122,8 +128,17 @@ class Limits(InSession):
         scanned = blas._scan()  # takes milliseconds
         blas._scan = lambda: scanned
         self.worker = blas._Limits()  # another one: this process is no worker
+        blas.loaded()
+        self.before = self._shown()
         with super().open():
             yield
+
+    def _shown(self) -> object:
+        """Read what the process's libraries are told, as Python has it and as C has it."""
+        getenv = ctypes.CDLL(None).getenv
+        getenv.restype = ctypes.c_char_p
+        texts = [(os.environ.get(name), getenv(name.encode())) for name in variables.NAMES]
+        return texts, [dial.get() for dial in blas._limits._dials if dial.shared], dict(cores.aside)
 
     def run(self) -> None:
         blas._limits._names = set()  # or it would look for libraries only once
@@ -156,7 +171,9 @@ class Limits(InSession):
         worker._over.remove(unhashable)  # type: ignore[arg-type]
         token = blas.Hold(2, exact=False)
         worker.hold(token)
+        lock, worker._lock = worker._lock, _Late(worker)
         worker.release(token)
+        worker._lock = lock
 
     def strike(self) -> None:
         super().strike()
@@ -171,6 +188,21 @@ class Limits(InSession):
         blas.release(blas.hold(1))
         assert not blas._limits._holds
         assert not blas._limits._held
+        assert not variables._held._asked
+        assert self._shown() == self.before
+
+
+class _Late:
+    """A lock that another thread finds taken, just before it is free."""
+
+    def __init__(self, limits: Any) -> None:
+        self._lock, self._limits, self._late = limits._lock, limits, [blas.Hold(2, exact=False)]
+        self.acquire, self._is_owned = self._lock.acquire, self._lock._is_owned
+
+    def release(self) -> None:
+        self._limits._over.extend(self._late)
+        self._late = []
+        self._lock.release()
 
 
 class AtTheDesk(InSession):
@@ -306,21 +338,24 @@ class Beginning(Section):
 
 
 class Ends(Section):
+    ended: list[bool]
+    elsewhere: ClassVar = [Ticket.settle]
     functions: ClassVar = [
         *(Outstanding.add, Outstanding.close, Outstanding._finish, Ticket.settle, _Claim.take),
     ]
 
     def run(self) -> None:
-        self.ended: list[bool] = []
-        self.tasks = Outstanding(lambda: self.ended.append(True))
+        self.ended = []
+        # In C, so that an interrupt finds it not begun, or over.
+        self.tasks = Outstanding(functools.partial(self.ended.append, True))
         for x in range(3):
             ticket = Ticket()
             self.tasks.add(ticket.future)
-            if x:
-                ticket.settle(x, ValueError() if x == 1 else None)
-            else:
+            if not x:
                 ticket.future.cancel()
-            ticket.settle(x)
+            settle = threading.Thread(target=self._settled, args=(ticket, x))
+            settle.start()
+            settle.join()
         left: Future[None] = Future()
         self.tasks.add(left)
         self.tasks.close(wait=False, cancel=True)
@@ -331,6 +366,11 @@ class Ends(Section):
         with contextlib.suppress(RuntimeError):
             other.add(Future())
 
+    def _settled(self, ticket: Ticket, x: int) -> None:
+        if x:
+            ticket.settle(x, ValueError() if x == 1 else None)
+        ticket.settle(x)
+
     def strike(self) -> None:
         future: Future[None] = Future()
         with contextlib.suppress(RuntimeError):
@@ -340,7 +380,9 @@ class Ends(Section):
     def check(self) -> None:
         self.tasks.close(wait=True, cancel=True)
         assert self.ended == [True]
-        assert not self.tasks._futures
+        # An interrupt in the middle of `cancel` keeps its other callbacks from being called.
+        assert all(future.cancelled() for future in self.tasks._futures)
+        assert self.tasks._over.acquire(blocking=False)
 
 
 class Placing(InSession):
@@ -421,14 +463,28 @@ class Generators(Section):
             np.random.normal()  # noqa: NPY002 - one of a pair
         np.random.normal()  # noqa: NPY002
         self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-        with generators.apart():
-            thread = threading.Thread(target=self._elsewhere)
-            thread.start()
-            thread.join()
+        self._beside()
 
-    def _elsewhere(self) -> None:
-        with generators.apart():
-            pass
+    def _beside(self) -> None:
+        """Run through what happens while another thread has the turn."""
+        entered, leave = threading.Event(), threading.Event()
+
+        def elsewhere() -> None:
+            with generators.apart():
+                entered.set()
+                leave.wait()
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        try:
+            entered.wait()
+            with generators.apart():
+                pass
+            with contextlib.suppress(RuntimeError), generators.apart(load=True):
+                pass
+        finally:
+            leave.set()
+            thread.join()
 
     def strike(self) -> None:
         garbage(Finalizer(self._nested))
@@ -589,10 +645,12 @@ def main(name: str, kind: str) -> None:
     """Sweep, and write what was hit: ``{function: [hit, all]}``."""
     guard()
     section = SECTIONS[name]()
-    wrong: list[object] = []
+    wrong: list[Any] = []
     sys.unraisablehook = lambda what: wrong.append(what.exc_value)
     threading.excepthook = lambda what: wrong.append(what.exc_value)
-    sweep = Sweep(section.functions, section.strike)
+    unreached = section.elsewhere if kind != "collect" else []
+    functions = [one for one in section.functions if one not in unreached]
+    sweep = Sweep(functions, section.strike)
     if kind == "collect":
         with sweep.collecting(), section.open():
             # Again: what strikes at one step changes the way that leads to the next.
@@ -607,11 +665,16 @@ def main(name: str, kind: str) -> None:
             def once() -> None:
                 with contextlib.suppress(KeyboardInterrupt):
                     section.run()
+                    len("")  # after a call, a signal of the very last step arrives
+                sys.settrace(None)  # a step that did not come now does not count
                 section.check()
 
             sweep.signalling(section.run, once, act)
+    if kind == "interrupt":  # in a finalizer it ends nothing else: Python writes it, and goes on
+        wrong = [error for error in wrong if not isinstance(error, KeyboardInterrupt)]
     wrong += sweep.failures
-    assert not wrong, (len(wrong), wrong[0])
+    if wrong:
+        raise BaseExceptionGroup("in finalizers and threads", wrong)
     print(json.dumps(sweep.report()))
 
 

@@ -129,6 +129,9 @@ class Sweep:
             sys.settrace(self._enter_to_signal)
             try:
                 checked()
+            except BaseException as error:
+                error.add_note(f"after a signal in {self._codes[code]}, at {_line(code, offset)}")
+                raise
             finally:
                 sys.settrace(None)
             if self._target is None:
@@ -208,6 +211,13 @@ class Sweep:
             name: (len(self.hit[code] & points(code)), len(points(code)))
             for code, name in self._codes.items()
         }
+
+
+def _line(code: CodeType, offset: int) -> str:
+    """Name a step, for whoever mends what it shows."""
+    step = next(step for step in dis.get_instructions(code) if step.offset == offset)
+    line = step.positions and step.positions.lineno
+    return f"{code.co_filename}:{line}, {step.opname}"
 
 
 def _code(function: Any) -> CodeType:

@@ -104,14 +104,14 @@ class PoolGuest(MappingExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""
         ticket = Ticket()
-        self._tasks.add(ticket.future)
-        call: tuple[Any, ...] = (fn, *args)
-        if self.traits.shares_memory:
-            # So that a task which is cancelled does not begin, and one which runs is known to.
-            call = (ticket.run, *call)
-        elif self._rollcall is not None:
-            call = (present, self._rollcall.address, self._rollcall.number(ticket), *call)
         try:
+            self._tasks.add(ticket.future)
+            call: tuple[Any, ...] = (fn, *args)
+            if self.traits.shares_memory:
+                # So that a task which is cancelled does not begin, and one which runs is known to.
+                call = (ticket.run, *call)
+            elif self._rollcall is not None:
+                call = (present, self._rollcall.address, self._rollcall.number(ticket), *call)
             self._host.apply_async(
                 *(call[0], call[1:], kwargs),
                 callback=ticket.settle,
@@ -120,6 +120,9 @@ class PoolGuest(MappingExecutor):
         except ValueError as error:  # it is closed
             ticket.future.cancel()
             raise _broken(self._host, error) from error
+        except BaseException:  # Ctrl-C: nobody gets the future, and the end must not wait for it
+            ticket.future.cancel()
+            raise
         return ticket.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002

@@ -122,8 +122,8 @@ class JoblibExecutor(MappingExecutor):
         call = functools.partial(fn, **kwargs) if kwargs else fn
         task = (call, *args) if self._setup is None else (self._setup, call, *args)
         ticket = Ticket()
-        self._tasks.add(ticket.future)
         try:
+            self._tasks.add(ticket.future)
             with self._lock:
                 self._take(ticket, task)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -30,7 +31,10 @@ class Outstanding:
         self._ender: int | None = None  # the identifier of that thread
         self._futures: set[Future[Any]] = set()
         self._closed = False
-        self._over = threading.Event()  # set once; who closes again waits for it, under no lock
+        # Taken until the end; who closes again waits for it, but a finalizer within `end` does not.
+        # A lock, not an event: Ctrl-C may strike in the middle of an event's `set`.
+        self._over = threading.Lock()
+        self._over.acquire()
 
     def add(self, future: Future[Any]) -> None:
         """Take a task.
@@ -40,13 +44,18 @@ class Outstanding:
         RuntimeError
             If the executor is closed.
         """
-        self._futures.add(future)
-        if self._closed:
+        try:
+            self._futures.add(future)
+            future.add_done_callback(self._futures.discard)
+            if self._closed:
+                error = RuntimeError("cannot schedule new futures after shutdown")
+                future.set_exception(error)  # `close` may wait for it
+                raise error  # noqa: TRY301
+        except BaseException:
+            # Ctrl-C: nobody gets this future, and `close` must not wait for it.
+            future.cancel()
             self._futures.discard(future)
-            error = RuntimeError("cannot schedule new futures after shutdown")
-            future.set_exception(error)  # `close` may wait for it
-            raise error
-        future.add_done_callback(self._futures.discard)
+            raise
 
     def close(self, *, wait: bool, cancel: bool) -> None:
         """Take no more; `end` when all is resolved: before this returns, if so told.
@@ -62,29 +71,32 @@ class Outstanding:
         futures = self._futures.copy()
         for future in futures if cancel else ():
             future.cancel()
-        try:
-            self._ends.pop()
-        except IndexError:
-            # Not from inside of `end` itself, where a finalizer may close once more.
-            if wait and self._ender != threading.get_ident():
-                self._over.wait()
-            return
         if wait:
             self._finish(futures)
-        else:
+            # Not from inside of `end` itself, where a finalizer may close once more.
+            if self._ender != threading.get_ident():
+                with self._over:
+                    return
+        elif self._ends:
             threading.Thread(target=self._finish, args=(futures,), name="parmap-end").start()
 
     def _finish(self, futures: set[Future[Any]]) -> None:
-        self._ender = threading.get_ident()
+        right: list[bool] = []
         try:
+            # One call, so that Ctrl-C finds the right in one place or the other.
+            right.extend(itertools.islice(iter(self._ends.pop, None), 1))
+            self._ender = threading.get_ident()
             wait([future for future in futures if not future.cancelled()])
+        except IndexError:  # another thread has it
+            return
         except BaseException:
             # Ctrl-C: then nobody wants the results, but the end must come all the same.
-            for future in futures:
+            for future in futures if right else ():
                 future.cancel()
             raise
         finally:
-            try:
-                self._end()
-            finally:
-                self._over.set()
+            if right:
+                try:
+                    self._end()
+                finally:
+                    self._over.release()

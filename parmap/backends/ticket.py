@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 from typing import Any
 
@@ -70,7 +70,12 @@ class _Claim:
         """Take it; False for all but the first, and for a future that is cancelled."""
         try:
             self._right.pop()
+            # The second who asks this of a future gets an error.
+            return future.set_running_or_notify_cancel()
         except IndexError:
             return False
-        # The second who asks this of a future gets an error.
-        return future.set_running_or_notify_cancel()
+        except BaseException:
+            # Ctrl-C, in the thread that cancels: whoever settles the future next wakes the waiters.
+            if not (future.running() or wait([future], 0).done):
+                self._right.append(True)
+            raise

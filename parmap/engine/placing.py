@@ -55,9 +55,11 @@ class Values:
 
     def keep(self, handle: Shared[Any], reference: Any) -> None:
         """Take in a value that is there already."""
-        self._placed[handle.key] = placing = _Placing()
+        placing = _Placing()
         placing.set_result(reference)
         self._until_gone(handle, placing)
+        # Last: who finds it may wait for it, and Ctrl-C strikes after any call.
+        self._placed[handle.key] = placing
 
     def close(self) -> None:
         """Forget all: what is placed ends with its executor."""

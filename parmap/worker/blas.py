@@ -104,9 +104,7 @@ def hold(threads: int, *, exact: bool = False, later: bool = False) -> Held:
     """
     held = Held(Hold(threads, exact))
     try:
-        _limits.hold(held.limit)  # which first looks at what is loaded already
-        if later:
-            variables.hold(held.limit)
+        _limits.hold(held.limit, later=later)
     except BaseException:  # Ctrl-C, while a library is turned: nobody would release it
         release(held)
         raise
@@ -119,10 +117,10 @@ def release(held: Held) -> None:
 
 
 def _release(token: Hold) -> None:
-    if variables.holds(token):
-        _mine.free(_limits.meet(token, worker=False))  # what has loaded meanwhile
-        variables.release(token)
+    later = variables.holds(token)
     _limits.release(token)
+    if later:
+        _mine.free(_limits.own())  # what has loaded meanwhile
 
 
 class Library(NamedTuple):
@@ -170,11 +168,14 @@ class Held:
     __slots__ = ("_release", "exact", "limit", "threads")
 
     def __init__(self, limit: Hold) -> None:
-        self.limit, self._release = limit, _release
+        self._release = _release
         self.threads, self.exact = limit.threads, limit.exact
+        self.limit = limit
 
     def __del__(self) -> None:
-        self._release(self.limit)
+        # Ctrl-C may strike before `__init__` has set it: then nothing is held.
+        if hasattr(self, "limit"):
+            self._release(self.limit)
 
 
 class _Limits:
@@ -194,6 +195,7 @@ class _Limits:
     * A finalizer or a signal handler of the user's may make a call, which holds and releases: the
       lock is reentrant, and each dial is turned to what is asked for at that moment.
     * KeyboardInterrupt may leave dials half turned: `hold` then releases, which turns them all.
+    * The environment's variables change under this lock, too.
     * A fork takes the lock before, so that the child finds no change half made.
     """
 
@@ -216,12 +218,17 @@ class _Limits:
                 after_in_child=self.forked,
             )
 
-    def hold(self, token: Hold) -> None:
-        with self._alone():
-            self._look()
-            self._users |= self._worker is None
-            self._holds.add(token)
-            self._settle()
+    def hold(self, token: Hold, *, later: bool = False) -> None:
+        try:
+            with self._lock:
+                self._look()  # first, at what is loaded already
+                self._users |= self._worker is None
+                self._holds.add(token)
+                self._settle()
+                if later:
+                    variables.hold(token)
+        finally:
+            self._drain()
 
     def release(self, token: Hold) -> None:
         self._over.append(token)
@@ -229,31 +236,45 @@ class _Limits:
 
     def cover(self, limit: Hold) -> None:
         """Note that the environment limits all that will load, if nothing has loaded yet."""
-        with self._alone():
-            alone = not any(map(_brings_libraries, sys.modules.copy().items()))
-            self._covered = limit if alone else None
+        try:
+            with self._lock:
+                alone = not any(map(_brings_libraries, sys.modules.copy().items()))
+                self._covered = limit if alone else None
+        finally:
+            self._drain()
 
     def meet(self, limit: Hold, *, worker: bool) -> list[Dial]:
         """Settle what is the process's; give the dials that the thread must turn itself."""
-        with self._alone():
-            if limit.says(self._covered):
-                # All has come with that number. To look would take 7 ms in each fresh worker
-                # that loads NumPy, on top of NumPy's own 50, and 12 more for scikit-learn.
-                return []
-            own = self._look()
-            # In a user's process, a chunk may begin after the hold of its call was released.
-            if worker and not (self._holds or self._users or limit.says(self._worker)):
-                self._worker = limit
-                self._settle()
-            else:
-                # What was settled stays: a task in another thread may be turning it.
-                self._settle(skip=self._held)
-            return own
+        try:
+            with self._lock:
+                if limit.says(self._covered):
+                    # All has come with that number. To look would take 7 ms in each fresh worker
+                    # that loads NumPy, on top of NumPy's own 50, and 12 more for scikit-learn.
+                    return []
+                own = self._look()
+                # In a user's process, a chunk may begin after the hold of its call was released.
+                if worker and not (self._holds or self._users or limit.says(self._worker)):
+                    self._worker = limit
+                    self._settle()
+                else:
+                    # What was settled stays: a task in another thread may be turning it.
+                    self._settle(skip=self._held)
+                return own
+        finally:
+            self._drain()
+
+    def own(self) -> list[Dial]:
+        """List the known dials that each thread has for itself."""
+        # No lock: a finalizer asks. What another thread finds just now is turned at a later release.
+        return [dial for dial in self._dials if not dial.shared]
 
     def found(self) -> tuple[list[Dial], list[Any]]:
         """Give the dials that each thread has for itself, and threadpoolctl's controllers."""
-        with self._alone():
-            return self._look(), self._libraries
+        try:
+            with self._lock:
+                return self._look(), self._libraries
+        finally:
+            self._drain()
 
     def forked(self) -> None:
         """Be the child of a fork, where the parent's sessions do not exist.
@@ -269,14 +290,6 @@ class _Limits:
         _mine.threads = 0
         self._lock.release()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._drain()  # what came meanwhile
-
     def _drain(self) -> None:
         """End the holds that are over; leave them to whoever has the lock, in any thread."""
         lock = self._lock
@@ -289,14 +302,20 @@ class _Limits:
                     self._end(self._over[0])
                     self._over.popleft()
                 lock.release()
-        finally:
+        except BaseException:
             # Ctrl-C strikes after any call, and so between `acquire` and its result.
             if lock._is_owned():  # noqa: SLF001
                 lock.release()
+            raise
 
     def _end(self, token: Hold) -> None:
         if token not in self._holds:  # a fork closes its copy of the parent's session
             return
+        if variables.holds(token):
+            if not token.says(self._covered):
+                self._look()  # before the variables go back: they tell what would have been
+                self._settle(skip=self._held)
+            variables.release(token)
         self._settle(over=token)
         if not self._asked(token):
             # Also what somebody else has turned since: a task in another thread may have
@@ -321,7 +340,7 @@ class _Limits:
                 found = [loky(), *numba(), *filter(None, map(dial_of, self._libraries))]
                 self._dials = [known.get(dial.name, dial) for dial in found]
             self._names = set(modules)  # last, or what was interrupted would never be found
-        return [dial for dial in self._dials if not dial.shared]
+        return self.own()
 
     def _asked(self, over: Hold | None = None) -> list[Hold]:
         return [one for one in (*self._holds.copy(), self._worker) if one and one is not over]

@@ -69,6 +69,11 @@ def apart(*, load: bool = False) -> Iterator[None]:
     mine = _Turn(threading.get_ident())
     try:
         turn = _turn.setdefault("now", mine)
+    except BaseException:  # Ctrl-C, which strikes after any call
+        if _turn.get("now") is mine:
+            del _turn["now"]
+        raise
+    try:
         if turn.thread == mine.thread:
             with _swapped():
                 yield
@@ -81,7 +86,7 @@ def apart(*, load: bool = False) -> Iterator[None]:
         else:
             yield
     finally:
-        if _turn.get("now") is mine:
+        if turn is mine:  # asked without a call
             del _turn["now"]
 
 
@@ -122,9 +127,15 @@ class _Own:
             own = True
             yield
         finally:
-            if own:
-                self._state = module.getstate()
-            module.setstate(callers)
+            try:
+                if own:
+                    self._state = module.getstate()
+            finally:
+                try:
+                    module.setstate(callers)
+                except KeyboardInterrupt:  # it is written in Python, so perhaps at its first step
+                    module.setstate(callers)
+                    raise
 
     @contextmanager
     def numpy(self, module: Any) -> Iterator[None]:

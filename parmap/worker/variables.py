@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -36,7 +35,7 @@ _SET = NAMES[:-1]  # without the last, which has a dial
 _READ = (*_SET, "NUMEXPR_MAX_THREADS")
 _KEYS = tuple(map(os.environ.encodekey, _READ))
 # In the place of what we have set, and what was there before, where we have set nothing.
-_NOBODYS: tuple[Any, Any] = (object(), None)
+_NOBODYS: tuple[tuple[Any, ...], Any] = ((), None)
 
 
 class Limit(Protocol):
@@ -83,31 +82,29 @@ def limited(name: str, threads: int, environ: Mapping[str, str], *, exact: bool)
 class _Held:
     """What the calls that run have set in this process's environment.
 
-    Who may come while `_lock` is held: a finalizer or a signal's handler, which ends a call. So
-    its thread may take it again. The inner one only notes what is asked; the outer one then
-    sees that something has changed, and goes round once more.
+    There is no lock here: `parmap.worker.blas` calls `hold` and `release` under its own. A signal
+    handler that makes a call may come in between, in the same thread. It only notes what is
+    asked; the outer one then sees that something has changed, and goes round once more.
+    KeyboardInterrupt may leave variables half set: blas then releases, which sets them all.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        # Under `_lock`, all of it.
         self._asked: list[Limit] = []
         self._changes, self._settling = 0, False
+        self._torn = False  # whether an interrupt has left variables half set
         self._ours = [_NOBODYS] * len(_KEYS)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def hold(self, limit: Limit) -> None:
-        with self._lock:
-            self._asked.append(limit)
-            self._settle()
+        self._asked.append(limit)
+        self._settle()
 
     def release(self, limit: Limit) -> None:
-        with self._lock:
-            if self.holds(limit):
-                # By identity: another call may ask for as many.
-                self._asked = [one for one in self._asked if one is not limit]
-                self._settle()
+        if self.holds(limit):
+            # By identity: another call may ask for as many.
+            self._asked = [one for one in self._asked if one is not limit]
+            self._settle()
 
     def holds(self, limit: Limit) -> bool:
         return any(one is limit for one in self._asked)
@@ -120,16 +117,18 @@ class _Held:
         try:
             while seen != self._changes:
                 seen = self._changes
-                self._turn(list(self._asked))
+                torn, self._torn = self._torn, True
+                self._turn(list(self._asked), torn=torn)
+                self._torn = False
         finally:
             self._settling = False
 
-    def _turn(self, asked: list[Limit]) -> None:
+    def _turn(self, asked: list[Limit], *, torn: bool) -> None:
         # Past the mapping's own methods: at each call these ten would take 15 us.
         now = tuple(map(os.environ._data.get, _KEYS))  # type: ignore[attr-defined]  # noqa: SLF001
         users = tuple(
             [
-                one if text == ours else text
+                one if text in ours else text
                 for text, (ours, one) in zip(now, self._ours, strict=True)
             ]
         )
@@ -138,24 +137,25 @@ class _Held:
         aside = _aside(users, wanted) if limits else {}
         # First what it was, then the variable: who reads both in between finds the user's.
         cores.aside = {**cores.aside, **aside}
+        # Both are ours until all is done: an interrupt may leave either.
+        self._ours = list(zip(zip(now, wanted, strict=True), users, strict=True))
         for name, text, other in zip(_READ, now, wanted, strict=True):
-            if other is None and text is not None:
+            if other is None and (torn or text is not None):
                 try:
                     del os.environ[name]
                 except KeyError:  # somebody else has, just now
                     continue
-            elif other is not None and text != other:
+            elif other is not None and (torn or text != other):
                 os.environ[name] = os.environ.decodevalue(other)
         cores.aside = aside
         self._ours = [
-            (other, one) if other != one else _NOBODYS
+            ((other,), one) if other != one else _NOBODYS
             for other, one in zip(wanted, users, strict=True)
         ]
 
     def _forked(self) -> None:
         """Be the child of a fork: its calls are its own, and what was set stays until they end."""
-        # Anew: a thread that the fork does not have may hold it. As above, finalizers may take it.
-        self._lock, self._settling = threading.RLock(), False
+        self._settling = False  # the lock of blas is held while a process forks
         self._asked = []
 
 

@@ -110,9 +110,13 @@ class DaskExecutor(MappingExecutor):
 
     def _begin(self, errand: Errand) -> Future[Any]:
         self._ending.check()
-        self._tasks.add(errand.future)
-        errand.future.add_done_callback(functools.partial(self._ended, errand))
-        self._client.loop.add_callback(self._serve, errand)
+        try:
+            self._tasks.add(errand.future)
+            errand.future.add_done_callback(functools.partial(self._ended, errand))
+            self._client.loop.add_callback(self._serve, errand)
+        except BaseException:  # Ctrl-C: nobody gets the future, and the end must not wait for it
+            errand.future.cancel()
+            raise
         return errand.future
 
     def _ended(self, errand: Errand, future: Future[Any]) -> None:
