@@ -265,7 +265,7 @@ class _Limits:
 
     def own(self) -> list[Dial]:
         """List the known dials that each thread has for itself."""
-        # No lock: a finalizer asks. What another thread finds just now is turned at a later release.
+        # No lock: a finalizer asks. What another thread finds now is turned at a later release.
         return [dial for dial in self._dials if not dial.shared]
 
     def found(self) -> tuple[list[Dial], list[Any]]:
