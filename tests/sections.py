@@ -171,9 +171,12 @@ class Limits(InSession):
         worker._over.remove(unhashable)  # type: ignore[arg-type]
         token = blas.Hold(2, exact=False)
         worker.hold(token)
-        lock, worker._lock = worker._lock, _Late(worker)
-        worker.release(token)
-        worker._lock = lock
+        lock = worker._lock
+        try:
+            worker._lock = _Late(worker)
+            worker.release(token)
+        finally:
+            worker._lock = lock
 
     def strike(self) -> None:
         super().strike()

@@ -23,7 +23,7 @@ from typing import Any
 
 __all__ = ["Sweep", "points"]
 
-GUARD = 100.0  # seconds until a sweep is taken for a deadlock
+GUARD = 280.0  # seconds until a sweep is taken for a deadlock
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
 _ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"}
 _BEGINS = {"RESUME", "MAKE_CELL", "COPY_FREE_VARS", "RETURN_GENERATOR"}
