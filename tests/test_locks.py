@@ -32,6 +32,8 @@ LOCKS = {
     ("backends/ray/cluster.py", "_lock"): "ray",
     ("backends/ray/executor.py", "self._lock"): "ray",
 }
+# An event of one call, which one thread sets and another waits for: nothing is changed under it.
+LOCAL = {("backends/dask/steady.py", "over")}
 _MADE = r"= threading\.[A-Z]\w+\("
 KINDS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier"}
 # Those of asyncio belong to one thread; a coroutine gives way only where it awaits.
@@ -89,7 +91,7 @@ def _makes_a_lock(function: ast.expr) -> bool:
 def test_every_lock_is_listed_and_swept():
     files = [path for path in ROOT.rglob("*.py") if "testing" not in path.parts]
     found = set().union(*map(constructions, files))
-    assert found == LOCKS.keys()
+    assert found == LOCKS.keys() | LOCAL
     assert set(LOCKS.values()) <= SECTIONS.keys()
 
 
@@ -101,6 +103,12 @@ def test_every_lock_says_who_may_come_in_between(file, name):
     for place in places:
         # Beside it, or in the docstring of its class, which stands above.
         assert any("finalizer" in line for line in lines[max(0, place - 45) : place + 1])
+
+
+# From Python 3.12 on some instructions are not traced, so fewer steps can be struck at.
+one_python = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="steps are counted as Python 3.11 traces them"
+)
 
 
 def swept(section: str, kind: str) -> dict[str, list[int]]:
@@ -117,6 +125,7 @@ def swept(section: str, kind: str) -> dict[str, list[int]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@one_python
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("section", sorted(SWEPT - {"interrupted"}))
 def test_a_collection_at_each_step(section):
@@ -128,6 +137,7 @@ def test_a_collection_at_each_step(section):
     assert few == {}
 
 
+@one_python
 @pytest.mark.timeout(300)  # limits run some 850 times
 @pytest.mark.parametrize("kind", ["handle", "interrupt"])
 @pytest.mark.parametrize("section", SIGNALLED)
