@@ -45,6 +45,7 @@ class TestSpawnedPool(AdoptedContract):
         return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
+@pytest.mark.long
 class TestForkserverPool(AdoptedContract):
     @staticmethod
     def make():
