@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import parmap
 from parmap.identity import fresh_key
 
@@ -38,6 +40,7 @@ def test_two_scripts_with_one_name_and_number_give_no_key_twice():
     assert len({*first, *second}) == 8
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_draws_a_token_of_its_own():
     before = fresh_key()
     ours, theirs = os.pipe()
