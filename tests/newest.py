@@ -94,7 +94,10 @@ def mount(root, environment):
     for folder in ("/dev", "/sys"):
         call("mount", "--rbind", folder, f"{root}{folder}")
     words = " ".join(environment.values()).split()
-    named = {word.removeprefix("file://") for word in words if word.startswith(("/", "file:///"))}
+    named = {word for word in words if word.startswith("/")}
+    # An index refers to files that lie beside it.
+    urls = (word.removeprefix("file://") for word in words if word.startswith("file:///"))
+    named |= {os.path.dirname(url.rstrip("/")) for url in urls} - {"/"}
     same = [*sorted(named), "/etc/resolv.conf", "/etc/hosts"]
     for source, target in [(ROOT, root / "src"), *((one, f"{root}{one}") for one in same)]:
         if os.path.isdir(source):
