@@ -84,7 +84,9 @@ def _mpi4py(session: nox.Session, into: str) -> str:
 
     Not into `session.create_tmp()`: that becomes TMPDIR, a path too long for Ray's sockets.
     """
-    session.run("pip", "download", "--no-deps", "--no-binary", "mpi4py", "-d", into, "mpi4py")
+    session.run_install(
+        "pip", "download", "--no-deps", "--no-binary", "mpi4py", "-d", into, "mpi4py"
+    )
     (archive,) = Path(into).glob("mpi4py-*.tar.gz")
     with tarfile.open(archive) as files:
         files.extractall(into, filter="data")

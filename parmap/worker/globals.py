@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Move", "Watch", "apart", "is_few", "load", "numpy_state", "seed_globals", "torch_of"]
+__all__ = [
+    "Move",
+    "Watch",
+    "apart",
+    "inherited",
+    "is_few",
+    "load",
+    "numpy_state",
+    "renew",
+    "seed_globals",
+    "torch_of",
+]
 
 
 def seed_globals(stream: np.random.Generator) -> None:
@@ -31,6 +42,45 @@ def seed_globals(stream: np.random.Generator) -> None:
     torch = torch_of()
     if torch is not None:  # last: its draw from the stream changes no number of the others
         torch.seed(int.from_bytes(stream.bytes(8)))
+
+
+class Inherited(NamedTuple):
+    """The state of NumPy's global generator and torch's seed, as a fork has them from its parent.
+
+    None where the generator was not loaded, or its state is not cheap to read. Neither may be read
+    under a lock, as torch's state would be: another thread may have held that at the fork.
+    """
+
+    numpy: bytes | None
+    torch: int | None
+
+
+# Empty, or what this process has inherited and nobody has looked at since. Workers of a backend
+# that forks them would all draw the same numbers from it.
+inherited: list[Inherited] = []
+
+
+def renew() -> None:
+    """Seed anew what a forked worker has inherited, but not what its backend has seeded since.
+
+    Python's own generator reseeds itself at a fork.
+    """
+    while inherited:
+        before = inherited.pop()
+        numpy_random = sys.modules.get("numpy.random")
+        if numpy_random is not None and numpy_state() == before.numpy:
+            _renew_numpy(numpy_random)
+        torch = torch_of()
+        if torch is not None and torch.initial() == before.torch:
+            torch.seed(None)
+
+
+def _renew_numpy(module: Any) -> None:
+    kind = type(module.get_bit_generator())
+    if kind is module.MT19937:
+        module.seed()
+    else:  # seed() refuses it
+        module.set_bit_generator(kind())
 
 
 def torch_of() -> Any:
@@ -190,6 +240,8 @@ _turn: dict[str, _Turn] = {}
 
 def _forked() -> None:
     """Be the child of a fork: of the threads only this one goes on."""
+    torch = torch_of()
+    inherited[:] = [Inherited(numpy_state(), None if torch is None else torch.initial())]
     turn = _turn.get("now")
     if turn is not None and turn.thread != threading.get_ident():
         _turn.clear()

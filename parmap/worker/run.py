@@ -14,7 +14,7 @@ from typing import Any, cast
 from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.worker import blas, context, forks
-from parmap.worker.globals import Watch, apart, load
+from parmap.worker.globals import Watch, apart, inherited, load, renew
 from parmap.worker.parcel import PackedError, Parcel, pack_result, unpack
 from parmap.worker.rng import streamed
 from parmap.worker.values import (
@@ -80,6 +80,8 @@ def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Origin.here(), _failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
+    if job.crosses and inherited:  # some backends fork their workers
+        renew()
     if job.root is not None and "torch" in job.hints:
         load(("torch",))
     own = apart(load=job.root is not None) if job.apart else _UNCHANGED

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parmap.failures import PoolBroken
+from parmap.worker.globals import renew
 from parmap.worker.values import Embedded
 
 __all__ = ["prepared"]
@@ -37,6 +38,7 @@ def prepared(setup: Embedded, fn: Callable[..., Any], *args: Any) -> Any:
     """
     with _lock:
         if setup.key not in _ran:
+            renew()  # before a setup that may seed
             _ran[setup.key] = None
             try:
                 setup.open()()

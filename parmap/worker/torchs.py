@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["is_within", "mark", "restore", "seed", "states"]
+__all__ = ["initial", "is_within", "mark", "restore", "seed", "states"]
 
 # Steps to try, each 5 µs: of a chunk of more elements any move counts.
 _MOST = 100
@@ -51,6 +51,11 @@ def restore(states: tuple[Any, Any]) -> None:
 def mark() -> bytes:
     """Copy the state of the CPU's generator."""
     return bytes(_torch().default_generator.get_state().numpy())
+
+
+def initial() -> int:
+    """Tell the seed of the CPU's generator, without its lock."""
+    return int(_torch().default_generator.initial_seed())
 
 
 def is_within(before: bytes, most: int) -> bool:

@@ -236,7 +236,7 @@ def test_what_calls_hand_on_stays_with_the_workers(two):
     finally:
         client._gather = gather
     gc.collect()
-    assert not two._values
+    assert not two._values._placed
 
 
 def test_each_call_has_its_own_of_what_stays(two):

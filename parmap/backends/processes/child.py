@@ -26,7 +26,7 @@ from parmap.backends.processes.wire import (
 from parmap.errors import SerializationError
 from parmap.sockets import Socket
 from parmap.worker import blas, context, family
-from parmap.worker.globals import torch_of
+from parmap.worker.globals import renew
 
 __all__ = ["NOTES", "flush", "heirlooms", "main"]
 
@@ -52,7 +52,7 @@ def main(channel: int, notes: int) -> None:
     _keep_from_children(parent, notes)
     worker = _Child(parent)
     signal.signal(signal.SIGINT, worker.interrupt)
-    _reseed()
+    renew()  # before a setup= that may seed
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
         worker.serve()
     flush()
@@ -195,16 +195,6 @@ def _keep_from_children(channel: Socket, notes: int) -> None:
         context.worker = context.Worker(is_worker=True)  # the slot is the worker's
 
     os.register_at_fork(after_in_child=leave)
-
-
-def _reseed() -> None:
-    """Give a forked worker random state of its own, where the parent's came along."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()  # Python's own reseeds itself at a fork
-    torch = torch_of()
-    if torch is not None:
-        torch.seed(None)
 
 
 def flush() -> None:
