@@ -265,7 +265,6 @@ def test_a_killed_parent_leaves_nobody(start):
 
 
 @pytest.mark.parametrize("start", ["fresh", "fork"])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_killed_zygote_costs_no_result(start):
     """The zygote is killed in the middle of a call, and its workers with it; all results come."""
     results = []

@@ -392,6 +392,17 @@ def test_a_thread_that_jumps_meanwhile_changes_no_stream():
         meddle.clear()
 
 
+def test_a_thread_that_jumps_just_before_the_last_jump_is_taken_changes_no_stream(monkeypatch):
+    class Index(int):
+        def __ge__(self, other):  # the last look, before the jump is taken
+            monkeypatch.setattr(streams_of, "_last", (root, 8, PCG64(6).jumped(8)))
+            return int(self) >= other
+
+    root = Root(6, (), 4, "PCG64", "jumped")
+    monkeypatch.setattr(streams_of, "_last", (root, 2, PCG64(6).jumped(2)))
+    assert root.stream(Index(3)).random() == Generator(PCG64(6).jumped(3)).random()
+
+
 def test_sfc64_cannot_jump():
     with pytest.raises(ValueError, match="SFC64 cannot jump"):
         parmap.Streams(1, "SFC64", advance="jumped")
