@@ -75,6 +75,7 @@ class TestMultiprocessing(PlanContract):
     plan = parmap.plan("joblib", backend="multiprocessing", workers=2)
 
 
+@pytest.mark.long
 class TestOneWorker(PlanContract):
     plan = parmap.plan("joblib", workers=1)
 
