@@ -126,7 +126,7 @@ def call(*command):
 def main(folder, version, extras, *arguments):
     root, environment = made(Path(folder)), settings()
     mount(root, environment)
-    venv = f"/root/python{version}"
+    venv = f"/python{version}"  # where also other users may read
     run(root, environment, f"python{version}", "-m", "venv", venv)
     run(root, environment, f"{venv}/bin/pip", "install", "-q", f".[{extras}]")
     environment["PATH"] = f"{venv}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
