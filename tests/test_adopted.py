@@ -45,6 +45,7 @@ class TestSpawnedPool(AdoptedContract):
         return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
+@pytest.mark.long
 class TestForkserverPool(AdoptedContract):
     @staticmethod
     def make():
@@ -150,7 +151,7 @@ def test_a_death_fails_only_the_task_of_that_process(pool, fifo):
 @forks
 def test_an_exit_of_a_task_is_a_death(pool):
     with parmap.plan(pool) as session:
-        error = session.executor.submit(sys.exit).exception(GUARD)
+        error = session.executor.submit(os._exit, 0).exception(GUARD)
         assert isinstance(error, parmap.WorkerDied)
         assert session.map(abs, [-1]) == [1]
 

@@ -22,6 +22,9 @@ from parmap.failures import PoolBroken
 
 __all__ = ["Life"]
 
+# Seconds that a pool's processes have to end by SIGTERM.
+_GRACE = 1.0
+
 
 class Life:
     """A backend, from its start until one of its processes dies.
@@ -140,6 +143,9 @@ class Life:
         end = threading.Thread(target=self._parallel.__exit__, args=(None,) * 3, daemon=True)
         end.start()
         if not self._broken:
+            end.join(_GRACE)
+            # What nobody waits for may run on after a SIGTERM: the script handles it, or blocks it.
+            self._watch.kill()
             end.join()
 
     def _give(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
@@ -246,6 +252,11 @@ class _Watch:
         self._thread.join()
         self._bell.close()
         self._button.close()
+
+    def kill(self) -> None:
+        """Kill the processes that have not ended."""
+        for process in self._processes:
+            process.kill()
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:

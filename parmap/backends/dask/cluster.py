@@ -24,12 +24,12 @@ from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 from parmap.backends.dask.dice import keep_apart
-from parmap.backends.dask.keeper import Keeper, environment
+from parmap.backends.dask.keeper import Keeper, environment, trusted
 from parmap.backends.dask.servers import Scheduler, Worker
 from parmap.backends.dask.steady import steadily
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
-from parmap.worker import blas, family
+from parmap.worker import blas
 from parmap.worker.values import Budget
 
 __all__ = [
@@ -250,7 +250,7 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
             options,
             security,
             number=name + 1,
-            key=family.trust()[0],
+            trust=trusted(),
             path=[entry for entry in list[object](sys.path) if entry and isinstance(entry, str)],
         )
         self.keeper = Keeper(told, environ, started)

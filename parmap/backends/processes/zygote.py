@@ -296,8 +296,9 @@ def main(control: int, *, collect: bool) -> None:
 
     prepare()
     open_standard()
-    # Ctrl-C in a terminal reaches all processes; workers set their own handler.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal reaches all processes; workers set their own handler, unless the caller
+    # ignores it, as a job in the background of a shell script does.
+    interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN) != signal.SIG_IGN
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # A loop of asyncio, which a fork inherits, would be woken by this one's signals.
     signal.set_wakeup_fd(-1)
@@ -312,7 +313,7 @@ def main(control: int, *, collect: bool) -> None:
     def serve(channel: int, notes: int) -> None:
         if before is not None:  # else it is a library's, in C
             signal.signal(signal.SIGCHLD, before)
-        child.main(channel, notes)
+        child.main(channel, notes, interrupts=interrupts)
 
     with Socket(fileno=control) as channel:
         _obey(channel, serve)
