@@ -35,11 +35,13 @@ def missing():
         return "debootstrap is missing"
     if not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"]).returncode:
         return "this machine allows no mount namespaces"
+    if not mirror() and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update"], stdout=subprocess.DEVNULL)  # its lists may be missing
     return "" if mirror() else "apt knows no mirror of Debian"
 
 
 def mirror():
-    """Give the address from which this machine's own Debian comes."""
+    """Give the address from which this machine's own Debian comes, as apt's lists say."""
     if not shutil.which("apt-get"):
         return ""
     form = "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)"
