@@ -122,21 +122,20 @@ def _mpi4py(session: nox.Session, into: str) -> str:
 
 @nox.session(venv_backend="none")
 @nox.parametrize(
-    "version,what",
+    "version,extras,what",
     [
-        nox.param("3.15", ["tests", *_LOCAL], id="3.15"),
-        nox.param("3.15", ["tests/engines"], id="3.15-engines"),
-        nox.param("3.15", _CORE, id="3.15-core"),
-        nox.param("3.14", _CORE, id="3.14-core"),
+        nox.param("3.15", "test", ["tests", *_LOCAL], id="3.15"),
+        nox.param("3.15", "test,engines", ["tests/engines"], id="3.15-engines"),
+        nox.param("3.15", "test", _CORE, id="3.15-core"),
+        nox.param("3.14", "test", _CORE, id="3.14-core"),
     ],
 )
-def newest(session: nox.Session, version: str, what: list[str]) -> None:
+def newest(session: nox.Session, version: str, extras: str, what: list[str]) -> None:
     """Run the tests on Python 3.15, and their core on 3.14.
 
     As root, where debootstrap is or can be had: in a Debian that has both, which is kept in
-    ``.nox/newest``. Elsewhere on the machine's own. Arguments after ``--`` go to pytest.
+    ``.nox/.cache/newest``. Elsewhere on the machine's own. Arguments after ``--`` go to pytest.
     """
-    extras = "test,engines"
     arguments = (*_TWO, "--timeout", "300", *(session.posargs or [*_BRIEF, *what]))
     check = [sys.executable, "tests/newest.py", "--check"]
     why = subprocess.run(check, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
@@ -287,12 +288,28 @@ class _Watch:
             self._died([ends[end] for end in ends if end in ready])
 
 
+def _forks(joblib: Any) -> Any:
+    """Give the context in which a pool forks its workers, unless the user chose how they start.
+
+    Python 3.14 changed the default on Linux: workers then run the script again, unless it has a
+    guard, and have the environment of the time when the first of them started.
+    """
+    import multiprocessing
+
+    chosen = joblib.parallel.DEFAULT_MP_CONTEXT is not None  # the variable JOBLIB_START_METHOD
+    if chosen or multiprocessing.get_start_method(allow_none=True) is not None:
+        return None
+    return multiprocessing.get_context("fork") if sys.platform == "linux" else None
+
+
 def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:
     """Start a backend; give the `Parallel` that has it."""
     try:
         # What is sent is packed; of what users submit themselves, nothing shall be memory-mapped.
         with joblib.parallel_config(backend=owning(joblib, name)):
             parallel = joblib.Parallel(n_jobs=workers, max_nbytes=None)
+        if name == "multiprocessing" and (forks := _forks(joblib)) is not None:
+            parallel._backend_kwargs["context"] = forks  # noqa: SLF001 - no public way either
         backend = parallel._backend  # noqa: SLF001 - it has no public name
         # In its own threads joblib starts no processes, lest calls nest that nobody thought of.
         # Here the plan says so.

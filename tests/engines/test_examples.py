@@ -32,7 +32,8 @@ if __name__ == "__main__":  # these pools import the main script in their worker
 """
 EXECUTORS = {
     "ProcessPoolExecutor": (
-        "import concurrent.futures as cf; it = cf.ProcessPoolExecutor(2)",
+        # Started here: from Python 3.14 on, workers load what is the main script at that moment.
+        "import concurrent.futures as cf; it = cf.ProcessPoolExecutor(2); it.submit(int).result()",
         "it.shutdown()",
     ),
     "multiprocessing.Pool": (
