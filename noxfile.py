@@ -1,5 +1,8 @@
 """Every check, each in its own environment: ``nox``, or one of them: ``nox -s lint``."""
 
+import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -16,6 +19,8 @@ nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines",
 
 # Whole programs: which interpreter runs them matters little, so they run on one, with all engines.
 _PROGRAMS = [f"tests/test_{name}.py" for name in ("benchmarks", "examples", "notebook", "pages")]
+# All tests but those of engines, clusters and programs.
+_LOCAL = [f"--ignore={path}" for path in ("tests/engines", "tests/cluster", *_PROGRAMS)]
 # Tests wait, for processes to start and to die, so two run at a time.
 _TWO = ("-n", "2", "--dist", "loadscope")
 
@@ -55,8 +60,7 @@ def doctests(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the oldest and the newest Python; arguments after ``--`` go to pytest."""
     session.install(".[test]")
-    elsewhere = ("tests/engines", "tests/cluster", *_PROGRAMS)
-    session.run("pytest", *_TWO, *(f"--ignore={path}" for path in elsewhere), *session.posargs)
+    session.run("pytest", *_TWO, *_LOCAL, *session.posargs)
 
 
 @nox.session(python="3.12")
@@ -80,11 +84,55 @@ def _mpi4py(session: nox.Session, into: str) -> str:
 
     Not into `session.create_tmp()`: that becomes TMPDIR, a path too long for Ray's sockets.
     """
-    session.run("pip", "download", "--no-deps", "--no-binary", "mpi4py", "-d", into, "mpi4py")
+    session.run_install(
+        "pip", "download", "--no-deps", "--no-binary", "mpi4py", "-d", into, "mpi4py"
+    )
     (archive,) = Path(into).glob("mpi4py-*.tar.gz")
     with tarfile.open(archive) as files:
         files.extractall(into, filter="data")
     return str(archive).removesuffix(".tar.gz")
+
+
+# What depends on the interpreter most.
+_CORE = [
+    f"tests/test_{name}.py"
+    for name in (
+        *("adopted", "async", "callbacks", "culprit", "executors", "family", "forks", "identity"),
+        *("inherited", "plans", "processes", "random", "sequential", "threads"),
+    )
+]
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize(
+    "version,what",
+    [
+        nox.param("3.15", ["tests", *_LOCAL], id="3.15"),
+        nox.param("3.15", ["tests/engines"], id="3.15-engines"),
+        nox.param("3.15", _CORE, id="3.15-core"),
+        nox.param("3.14", _CORE, id="3.14-core"),
+    ],
+)
+def newest(session: nox.Session, version: str, what: list[str]) -> None:
+    """Run the tests on Python 3.15, and their core on 3.14.
+
+    As root, where debootstrap is or can be had: in a Debian that has both, which is kept in
+    ``.nox/newest``. Elsewhere on the machine's own. Arguments after ``--`` go to pytest.
+    """
+    extras = "test,engines"
+    arguments = (*_TWO, "--timeout", "300", *(session.posargs or what))
+    check = [sys.executable, "tests/newest.py", "--check"]
+    why = subprocess.run(check, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    if not why:
+        folder = str(Path(session.cache_dir) / "newest")
+        session.run(sys.executable, "tests/newest.py", folder, version, extras, *arguments)
+    elif python := shutil.which(f"python{version}"):
+        with tempfile.TemporaryDirectory() as venv:
+            session.run(python, "-m", "venv", venv)
+            session.run(f"{venv}/bin/pip", "install", "-q", f".[{extras}]")
+            session.run(f"{venv}/bin/python", "-m", "pytest", *arguments)
+    else:
+        session.skip(f"there is no python{version} here, and {why}")
 
 
 @nox.session(python="3.12")

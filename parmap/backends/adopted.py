@@ -47,10 +47,7 @@ class Guest(PackingExecutor):
 
     def __init__(self, host: Any, workers: int) -> None:
         self._host, self.workers = host, workers
-        # Interpreters, too, are threads to the standard library, but each has its own objects.
-        threads = isinstance(host, ThreadPoolExecutor) and not _is(
-            host, "concurrent.futures.interpreter", "InterpreterPoolExecutor"
-        )
+        threads = isinstance(host, ThreadPoolExecutor)
         self.traits, self.chunks = Traits(shares_memory=threads), not threads
 
     @property
@@ -203,6 +200,13 @@ class Adopted(Plan):
             raise PlanError(
                 "this executor of ipyparallel has all of its engines run each task; give the "
                 "client's: client.executor()"
+            )
+        if _is(self.adopted, "concurrent.futures.interpreter", "InterpreterPoolExecutor"):
+            # To the standard library it is a pool of threads, but its threads share no objects.
+            raise PlanError(
+                "parmap cannot use an InterpreterPoolExecutor: NumPy, which tasks and random "
+                "streams need, cannot be imported in its interpreters. Use plan('processes'), "
+                "whose workers can import every package, or plan('threads')"
             )
 
     def count(self) -> int:

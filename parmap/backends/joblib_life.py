@@ -90,10 +90,10 @@ class Life:
         RuntimeError
             If somebody else has ended the backend.
         """
-        number = next(self._numbers)
         with self._lock:
             if self._broken or self._spent:
                 raise BrokenExecutor
+            number = next(self._numbers)
             self._out[number] = ticket, (fn, *args)
         task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
         try:
