@@ -37,24 +37,29 @@ class _ProcessWide:
 
     Invariant, under `_lock`: at most one session per plan is open here, and none of a plan that
     was replaced. Calls that use it have it on loan; it is closed when the last of them is over.
+
+    A session is opened without the lock: that may take minutes, and runs setup=. Meanwhile other
+    threads may ask for the plan, or replace it; only those that need this session wait for it.
     """
 
     def __init__(self) -> None:
-        # Reentrant: opening a session may run setup= in this thread, which may make a call; so may
-        # a finalizer or a signal handler in between.
+        # Reentrant: a finalizer or a signal handler that comes in between may make a call.
         self._lock = threading.RLock()
         self._plan: Plan | None = None
         self._default: Plan | None = None  # what is in force as long as nobody chooses
         self._sessions: dict[Plan, Session] = {}
+        self._openings: dict[Plan, _Opening] = {}
 
     def get(self) -> Plan:
-        with self._lock:
-            if self._plan is None:
-                # A worker must not open what the environment chose for its parent.
-                text = None if context.worker.is_worker else os.environ.get(_ENVIRONMENT)
-                self._plan = _from_environment(text) if text else plan("sequential")
-                self._default = None if text else self._plan
-            return self._plan
+        if self._plan is None:
+            # A worker must not open what the environment chose for its parent.
+            text = None if context.worker.is_worker else os.environ.get(_ENVIRONMENT)
+            # Without the lock: to find it may import a package of somebody else's.
+            found = _from_environment(text) if text else plan("sequential")
+            with self._lock:
+                if self._plan is None:
+                    self._default, self._plan = None if text else found, found
+        return self._plan
 
     @property
     def chosen(self) -> bool:
@@ -75,18 +80,84 @@ class _ProcessWide:
             needed = {*_levels(self.get())}
             for block in context.blocks.copy():
                 needed |= {*_levels(block.plan)[1:]}
-            stale = [self._sessions.pop(one, None) for one in {*plans} - needed]
+            gone = {*plans} - needed
+            stale = [self._sessions.pop(one, None) for one in gone]
+            for one in gone:
+                self._openings.pop(one, None)  # who opens it finds that it is not wanted
         for session in filter(None, stale):
             session.loans.end(session.close)
 
-    def session(self, wanted: Plan) -> Session:
-        """Give the session of a plan, on loan."""
-        from parmap.lent import Lent
+    def session(self, wanted: Plan | None = None) -> Session:
+        """Give the session of a plan, on loan. Default: that of the process-wide plan."""
+        return self._lent(wanted) or self._opened(wanted)
 
+    def _lent(self, wanted: Plan | None, opening: _Opening | None = None) -> Session | None:
+        """Lend the session if it is open; if not, note that `opening` opens it, unless one does."""
         with self._lock:
-            if wanted not in self._sessions:
-                self._sessions[wanted] = opened(wanted)
-            return Lent(self._sessions[wanted])
+            chosen = self.get() if wanted is None else wanted
+            session = self._sessions.get(chosen)
+            if session is not None:
+                return _on_loan(session)
+            if opening is not None:
+                opening.plan, opening.first = chosen, self._openings.setdefault(chosen, opening)
+            return None
+
+    def _opened(self, wanted: Plan | None) -> Session:
+        """Open the session, or wait for the thread that does."""
+        mine = _Opening()
+        try:
+            while (lent := self._lent(wanted, mine)) is None:
+                # This thread may come back here, by a finalizer, in the middle of an opening. It
+                # cannot wait for itself, and opens another session.
+                if mine.first.thread == mine.thread:
+                    return self._begun(mine)
+                mine.first.over.result()
+            return lent
+        finally:
+            if mine.plan is not None and self._openings.get(mine.plan) is mine:
+                del self._openings[mine.plan]
+            mine.over.set_result(None)
+
+    def _begun(self, opening: _Opening) -> Session:
+        """Open the session; if it is not to stay, this call has it alone."""
+        assert opening.plan is not None
+        session = opened(opening.plan)
+        with self._lock:
+            lent = _on_loan(session)
+            stays = self._openings.get(opening.plan) is opening
+            if stays:
+                self._sessions[opening.plan] = session
+        if not stays:
+            session.loans.end(session.close)
+        return lent
+
+
+class _Opening:
+    """A thread's wish to open a session.
+
+    Attributes
+    ----------
+    plan : Plan
+        Whose.
+    first : _Opening
+        That of the thread which opens it.
+    over : concurrent.futures.Future
+        Done when it is open, or could not be opened.
+    """
+
+    def __init__(self) -> None:
+        from concurrent.futures import Future  # loaded by whatever is opened
+
+        self.plan: Plan | None = None
+        self.first = self
+        self.thread = threading.get_ident()
+        self.over: Future[None] = Future()
+
+
+def _on_loan(session: Session) -> Session:
+    from parmap.lent import Lent
+
+    return Lent(session)
 
 
 def _levels(of: Plan) -> list[Plan]:
@@ -179,7 +250,7 @@ def current_session() -> Session:
     """Give the session that a call made here uses; open it if it is the process-wide one."""
     frame = _frame()
     if frame is None:
-        return _borrowed() or _process.session(_process.get())
+        return _borrowed() or _process.session()
     if isinstance(frame, context.Task):
         return _process.session(current_plan())
     session: Session = frame

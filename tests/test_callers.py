@@ -6,6 +6,7 @@ import threading
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -395,3 +396,90 @@ def test_only_a_caller_none_of_whose_chunks_begins_starves():
     third.future.cancel()
     assert not group.starves()
     assert group.entries == []
+
+
+class Slow(type(parmap.plan("threads"))):
+    """A plan whose workers come when they are let."""
+
+    name = "slow"
+    begun: ClassVar[list[threading.Event]] = []
+    go: ClassVar[threading.Event]
+
+    def start(self):
+        self.begun[-1].set()
+        self.begun.append(threading.Event())
+        assert self.go.wait(GUARD)
+        return super().start()
+
+
+@pytest.fixture
+def slow():
+    Slow.begun[:] = [threading.Event()]
+    Slow.go = threading.Event()
+    before = parmap.set_plan(Slow(workers=2))
+    yield Slow
+    Slow.go.set()
+    parmap.set_plan(before)
+
+
+def in_thread(function, *args):
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def test_a_plan_that_opens_slowly_holds_up_only_who_needs_it(slow):
+    calls = [in_thread(parmap.pmap, abs, [-1]) for _ in range(3)]
+    assert slow.begun[0].wait(GUARD)
+    assert in_thread(parmap.current_plan).result(GUARD) == Slow(workers=2)
+    slow.go.set()
+    assert [call.result(GUARD) for call in calls] == [[1]] * 3
+    assert len(slow.begun) == 2  # it was started once
+
+
+def test_a_plan_that_is_replaced_while_it_opens_does_not_stay(slow):
+    call = in_thread(parmap.pmap, abs, [-1])
+    assert slow.begun[0].wait(GUARD)
+    late = in_thread(parmap.pmap, abs, [-2])
+    assert in_thread(parmap.set_plan, "sequential").result(GUARD) == Slow(workers=2)
+    slow.go.set()
+    assert (call.result(GUARD), late.result(GUARD)) == ([1], [2])
+    assert len(slow.begun) == 2
+    assert not any(session.plan.name == "slow" for session in _process_wide_sessions())
+
+
+def _process_wide_sessions():
+    return list(current._process._sessions.values())
+
+
+def test_a_plan_that_cannot_be_opened_fails_each_call_that_needs_it(slow, monkeypatch):
+    def start(self):
+        raise OSError("no room")
+
+    monkeypatch.setattr(Slow, "start", start)
+    calls = [in_thread(parmap.pmap, abs, [-1]) for _ in range(3)]
+    assert [str(call.exception(GUARD)) for call in calls] == ["no room"] * 3
+
+
+@pytest.mark.parametrize("name", ["sequential", "threads", "processes"])
+def test_a_thread_that_setup_opens_may_ask_for_the_plan(run, name):
+    out = run(
+        f"""
+        import threading, parmap
+        def setup():
+            parmap.pmap(abs, [-1])
+            thread = threading.Thread(target=parmap.current_plan)
+            thread.start()
+            thread.join()
+        parmap.set_plan({name!r}, workers=1, setup=setup)
+        print(parmap.pmap(abs, [-1]))
+        """
+    )
+    assert out == "[1]\n"

@@ -101,7 +101,7 @@ SET = {
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     """,
-    "small stacks": "import threading; threading.stack_size(1 << 15)",
+    "small stacks": "import threading; threading.stack_size(1 << 16)",
     "closed standard files": """
         import os, sys
         os.closerange(0, 3)
@@ -225,6 +225,32 @@ def test_a_fork_keeps_the_collector_off(run):
         """
     )
     assert out == "False\nTrue\n"
+
+
+@pytest.mark.parametrize("start_method", ["fresh", "fork"])
+def test_tasks_ignore_an_interrupt_that_the_script_ignores(run, start_method):
+    out = run(
+        f"""
+        import os, signal, threading, parmap
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        def interrupted(i):
+            os.kill(os.getpid(), signal.SIGINT)
+            return i, signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        def fails_or_never_ends(i):
+            if i:
+                threading.Event().wait()
+            raise ValueError
+        with parmap.plan("processes", workers=2, start={start_method!r}):
+            print(parmap.pmap(interrupted, range(3)))
+            try:
+                parmap.pmap(fails_or_never_ends, range(2), chunks=1)
+            except ValueError:
+                print("the worker that never ends is replaced")
+            print(parmap.pmap(interrupted, range(3), chunks=1))
+        """
+    )
+    fine = f"{[(i, True) for i in range(3)]}\n"
+    assert out == f"{fine}the worker that never ends is replaced\n{fine}"
 
 
 def test_tasks_find_the_scripts_own_handler_of_ended_children(run):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
@@ -18,8 +18,12 @@ from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
 from parmap.failures import PoolBroken
+from parmap.identity import Key, fresh_key
 
 __all__ = ["Life"]
+
+# Seconds that a pool's processes have to end by SIGTERM.
+_GRACE = 1.0
 
 
 class Life:
@@ -66,12 +70,11 @@ class Life:
         # want the executor's lock, whose owner may be in `take`. Each change is a single step.
         # Whoever pops a task from `_out` decides what becomes of it. `take` adds it before it
         # looks at the flags, and those who set them look at `_out` afterwards: none is forgotten.
-        self._out: dict[int, tuple[Ticket, tuple[Any, ...]]] = {}  # by numbers
+        self._out: dict[Key, tuple[Ticket, tuple[Any, ...]]] = {}
         # Whether a process has died; tasks run in vain, so that no more are taken; those that were
         # out run elsewhere; and it ends.
         self._broken = self._spent = self._moved = self._ended = False
         self._ends = [True]  # who pops it gives the backend back
-        self._numbers = itertools.count()
         # Its own processes, all of them: those that it puts in the place of dead ones do not count.
         self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
         # Some backends say when a task is done, but not what came of it.
@@ -90,17 +93,17 @@ class Life:
         RuntimeError
             If somebody else has ended the backend.
         """
-        number = next(self._numbers)
+        key = fresh_key()  # a count would be shared by threads
         try:
-            self._out[number] = ticket, (fn, *args)
+            self._out[key] = ticket, (fn, *args)
             if self._broken or self._spent or self._ended:
                 raise BrokenExecutor  # noqa: TRY301 - or a task that was moved would run twice
             # First: Ctrl-C may strike after any call, and nothing may stay in `_out` then.
-            ticket.future.add_done_callback(lambda _: self._let_go(number))
+            ticket.future.add_done_callback(lambda _: self._let_go(key))
             task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
             self._give(ticket, task)
         except BaseException as error:
-            mine = self._let_go(number)
+            mine = self._let_go(key)
             if not isinstance(error, Exception):
                 raise
             if not mine:
@@ -155,6 +158,9 @@ class Life:
         end = threading.Thread(target=self._parallel.__exit__, args=(None,) * 3, daemon=True)
         end.start()
         if not self._broken:
+            end.join(_GRACE)
+            # What nobody waits for may run on after a SIGTERM: the script handles it, or blocks it.
+            self._watch.kill()
             end.join()
 
     def _give(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
@@ -217,9 +223,9 @@ class Life:
                 out.append(self._out.popitem()[1])
         return out[::-1]
 
-    def _let_go(self, number: int) -> bool:
+    def _let_go(self, key: Key) -> bool:
         """Forget a task; tell whether nobody else had taken it out."""
-        mine = self._out.pop(number, None) is not None
+        mine = self._out.pop(key, None) is not None
         if self._spent and not self._out and self._strays is not None:
             self._strays.look()
         return mine
@@ -269,6 +275,11 @@ class _Watch:
         self._bell.close()
         self._button.close()
 
+    def kill(self) -> None:
+        """Kill the processes that have not ended."""
+        for process in self._processes:
+            process.kill()
+
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
             ends = {_end(one, stack): one for one in self._processes}
@@ -277,12 +288,28 @@ class _Watch:
             self._died([ends[end] for end in ends if end in ready])
 
 
+def _forks(joblib: Any) -> Any:
+    """Give the context in which a pool forks its workers, unless the user chose how they start.
+
+    Python 3.14 changed the default on Linux: workers then run the script again, unless it has a
+    guard, and have the environment of the time when the first of them started.
+    """
+    import multiprocessing
+
+    chosen = joblib.parallel.DEFAULT_MP_CONTEXT is not None  # the variable JOBLIB_START_METHOD
+    if chosen or multiprocessing.get_start_method(allow_none=True) is not None:
+        return None
+    return multiprocessing.get_context("fork") if sys.platform == "linux" else None
+
+
 def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:
     """Start a backend; give the `Parallel` that has it."""
     try:
         # What is sent is packed; of what users submit themselves, nothing shall be memory-mapped.
         with joblib.parallel_config(backend=owning(joblib, name)):
             parallel = joblib.Parallel(n_jobs=workers, max_nbytes=None)
+        if name == "multiprocessing" and (forks := _forks(joblib)) is not None:
+            parallel._backend_kwargs["context"] = forks  # noqa: SLF001 - no public way either
         backend = parallel._backend  # noqa: SLF001 - it has no public name
         # In its own threads joblib starts no processes, lest calls nest that nobody thought of.
         # Here the plan says so.

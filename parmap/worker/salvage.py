@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
+import itertools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType, MemberDescriptorType
@@ -99,10 +101,21 @@ class _Parts(NamedTuple):
 def _slots(kind: type) -> Iterator[tuple[str, Any, bool]]:
     """Give what a class keeps outside of its ``__dict__``, and whether it is written in C."""
     for base in kind.__mro__[:-1]:
-        builtin = not base.__flags__ & _ON_HEAP
-        for name, member in vars(base).items():
-            if type(member) is MemberDescriptorType and not (builtin and name in _LEFT):
-                yield name, member, builtin
+        if not base.__flags__ & _ON_HEAP:
+            yield from _builtin_slots(base)
+        elif "__slots__" in vars(base):
+            for name, member in vars(base).items():
+                if type(member) is MemberDescriptorType:
+                    yield name, member, False
+
+
+@functools.cache  # for each failing element, these are most of its work
+def _builtin_slots(base: type) -> tuple[tuple[str, Any, bool], ...]:
+    return tuple(
+        (name, member, True)
+        for name, member in vars(base).items()
+        if type(member) is MemberDescriptorType and name not in _LEFT
+    )
 
 
 # AttributeError's object is not sent by Python, either: it is the user's, and may be large.
@@ -303,15 +316,18 @@ def _alike(same: BaseException, error: BaseException) -> bool:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    if type(one) is not type(other):
+    kind = type(one)
+    if kind is not type(other):
         return False
-    if type(one) in ATOMS:
+    if kind in ATOMS:
         return bool(one == other or one != one)  # noqa: PLR0124 - NaN
-    if isinstance(one, dict) and type(one) is dict:
+    if kind is dict:
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, tuple | list):
-        pairs = zip(one[:_FEW], other[:_FEW], strict=False)
-        return len(one) == len(other) and all(_equal(a, b) for a, b in pairs)
+    for row in (tuple, list):
+        if issubclass(kind, row):  # past what a subclass makes of length and order
+            pairs = zip(row.__iter__(one), row.__iter__(other), strict=False)
+            same = row.__len__(one) == row.__len__(other)
+            return same and all(itertools.starmap(_equal, itertools.islice(pairs, _FEW)))
     return True
 
 

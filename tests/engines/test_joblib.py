@@ -13,7 +13,8 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
-from tests.mapping import ChunksContract, MapContract
+from tests.calling import EndContract
+from tests.mapping import MapContract
 from tests.sweep import one_python, swept
 
 joblib = pytest.importorskip("joblib")
@@ -75,6 +76,7 @@ class TestMultiprocessing(PlanContract):
     plan = parmap.plan("joblib", backend="multiprocessing", workers=2)
 
 
+@pytest.mark.long
 class TestOneWorker(PlanContract):
     plan = parmap.plan("joblib", workers=1)
 
@@ -524,7 +526,32 @@ def test_a_script_does_not_wait_for_what_was_cancelled(backend, start):
     assert script.end()[0] == "failed\n"
 
 
-class TestMapOfLoky(ChunksContract):
+def test_a_script_that_handles_its_end_does_not_wait_for_what_was_cancelled(start):
+    script = start(
+        """
+        import os, parmap, signal, time
+        signal.signal(signal.SIGTERM, lambda *_: None)  # which forked workers inherit
+        os.mkfifo("pipe")
+        def fn(x):
+            if x == 0:
+                open("pipe").read()
+                raise LookupError
+            open("pipe", "w").close()
+            while True:
+                time.sleep(3600)
+        with parmap.plan("joblib", backend="multiprocessing", workers=2):
+            try:
+                parmap.pmap(fn, range(2), chunks=1)
+            except LookupError:
+                print("failed")
+            print(parmap.pmap(abs, range(-4, 0), chunks=1))
+        """,
+        flags=(),
+    )
+    assert script.end()[0] == "failed\n[4, 3, 2, 1]\n"
+
+
+class TestMapOfLoky(EndContract):
     plan = parmap.plan("joblib", workers=2)
 
 

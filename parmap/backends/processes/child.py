@@ -37,8 +37,16 @@ heirlooms: dict[int, Sequence[Buffer]] = {}
 NOTES = 8  # bytes at the start of the notes file: the element that runs; last words follow
 
 
-def main(channel: int, notes: int) -> None:
-    """Be a worker on the descriptors that the parent gave."""
+def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
+    """Be a worker on the descriptors that the parent gave.
+
+    Parameters
+    ----------
+    channel, notes : int
+        The descriptors.
+    interrupts : bool, default True
+        Whether SIGINT interrupts a task. If not, the pool kills a worker whose task is abandoned.
+    """
     # Written by the interpreter itself if it crashes, so it holds even for a segfault. Off first:
     # in a fork of a process that had it on, others may have taken the signals since.
     faulthandler.disable()
@@ -51,7 +59,8 @@ def main(channel: int, notes: int) -> None:
     parent = Socket(fileno=channel)
     _keep_from_children(parent, notes)
     worker = _Child(parent)
-    signal.signal(signal.SIGINT, worker.interrupt)
+    if interrupts:
+        signal.signal(signal.SIGINT, worker.interrupt)
     renew()  # before a setup= that may seed
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
         worker.serve()

@@ -42,6 +42,7 @@ __all__ = ["Birth", "Burial", "Zygote", "main"]
 _REQUEST = struct.Struct("<BQ")  # what, worker
 _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
 _FORK, _KILL, _BURY = 1, 2, 3
+_PID = struct.Struct("<q")
 _GIVEN = 2  # descriptors that come with a request for a worker
 _NOW = socket.MSG_DONTWAIT | QUIET
 
@@ -244,7 +245,14 @@ def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
 
     # What stands in the buffers would be written once more by each of the forks.
     child.flush()
-    pid = os.fork()
+    said, says = os.pipe()
+    try:
+        pid = _fork_of_this(said)
+        if pid == 0:
+            os.write(says, _PID.pack(os.getpid()))
+    finally:
+        os.close(said)
+        os.close(says)
     if pid == 0:
         try:
             ours.close()  # or it would never see the parent's end
@@ -253,6 +261,20 @@ def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
         finally:
             os._exit(0)
     return pid, None
+
+
+def _fork_of_this(said: int) -> int:
+    """Fork; read the fork's number from `said` where Python does not return it.
+
+    Python warns of a fork beside threads. From Python 3.15 on, a filter that turns warnings into
+    errors raises this one after the fork, in the parent only: the fork runs, and only the fork
+    itself can say which process it is. Older Pythons drop such an error, and so does this.
+    """
+    try:
+        return os.fork()
+    except DeprecationWarning:
+        (pid,) = _PID.unpack(os.read(said, _PID.size))
+        return int(pid)
 
 
 def main(control: int, *, collect: bool) -> None:
@@ -274,8 +296,9 @@ def main(control: int, *, collect: bool) -> None:
 
     prepare()
     open_standard()
-    # Ctrl-C in a terminal reaches all processes; workers set their own handler.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal reaches all processes; workers set their own handler, unless the caller
+    # ignores it, as a job in the background of a shell script does.
+    interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN) != signal.SIG_IGN
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # A loop of asyncio, which a fork inherits, would be woken by this one's signals.
     signal.set_wakeup_fd(-1)
@@ -290,7 +313,7 @@ def main(control: int, *, collect: bool) -> None:
     def serve(channel: int, notes: int) -> None:
         if before is not None:  # else it is a library's, in C
             signal.signal(signal.SIGCHLD, before)
-        child.main(channel, notes)
+        child.main(channel, notes, interrupts=interrupts)
 
     with Socket(fileno=control) as channel:
         _obey(channel, serve)
