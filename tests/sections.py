@@ -617,7 +617,7 @@ def joblib_section() -> Section:
     class Joblib(InSession):
         plan = parmap.plan("joblib", backend="threading", workers=2, setup=int)
         functions: ClassVar = [
-            *(JoblibExecutor.submit, JoblibExecutor._again),
+            *(JoblibExecutor.send, JoblibExecutor._again),
             *(JoblibExecutor._take, JoblibExecutor._replaced),
             *(Life.take, Life.end, Life._break, Life._let_go, Life._late),
         ]
@@ -726,13 +726,16 @@ def _refusing(life: Any, ticket: Ticket, error: type[Exception]) -> Any:
 
 
 def ray_section() -> Section:
+    import ray
+
     from parmap.backends.ray import cluster
     from parmap.backends.ray.executor import RayExecutor
 
     class Ray(InSession):
-        plan = parmap.plan("ray", workers=2)
+        # Ray has room for two of its tasks; so one waits here while another is out.
+        plan = parmap.plan("ray", workers=1, num_cpus=0.5)
         functions: ClassVar = [
-            *(RayExecutor.submit, RayExecutor._is_full, RayExecutor._stop, RayExecutor._go_on),
+            *(RayExecutor.send, RayExecutor._is_full, RayExecutor._stop, RayExecutor._go_on),
             *(RayExecutor._take_back, cluster.enter, cluster._leave),
         ]
         kinds: ClassVar = ("collect",)
@@ -740,10 +743,33 @@ def ray_section() -> Section:
         def run(self) -> None:
             submit = self.session.executor.submit
             assert submit(abs, -1).result(GUARD) == 1
-            assert submit(int, "11", base=2).result(GUARD) == 3
-            submit(_deaf).cancel()
+            assert self.session.executor.send(int, "11", base=2).result(GUARD) == 3
+            out = [submit(_long) for _ in range(4)]
+            out[2].cancel()  # it waits
+            assert out[3].result(GUARD) is None
+            running = submit(_deaf)
+            while not any(errand.ref for errand in self.session.executor._out.copy()):
+                continue
+            running.cancel()
+            assert submit(abs, -2).result(GUARD) == 2
             with self.plan:
                 pass
+            self._entered()
+
+        def _entered(self) -> None:
+            """Run through what comes of a Ray that is ours, the user's, or elsewhere."""
+            with contextlib.suppress(parmap.PlanError):
+                cluster.enter(ray, self.plan.replace(address="elsewhere:1"))
+            life, cluster._life = cluster._life, None
+            try:
+                leave, _ = cluster.enter(ray, self.plan)
+                leave()
+                absent = SimpleNamespace(is_initialized=bool, init=dict, shutdown=list)
+                leave, ours = cluster.enter(absent, self.plan)
+                assert ours
+                leave()
+            finally:
+                cluster._life = life
 
         def check(self) -> None:
             super().check()

@@ -559,9 +559,10 @@ class TestMapOfThreading(MapContract):
     plan = parmap.plan("joblib", backend="threading", workers=2)
 
 
-@one_python
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["collect", "handle", "interrupt"])
+@pytest.mark.parametrize(
+    "kind", ["collect", *(pytest.param(kind, marks=one_python) for kind in ("handle", "interrupt"))]
+)
 def test_a_collection_or_a_signal_at_each_step(kind):
     hits = swept("joblib", kind)
     assert {name: hit for name, hit in hits.items() if hit[0] < 0.95 * hit[1]} == {}

@@ -22,7 +22,7 @@ import pytest
 import parmap
 from parmap.testing import PlanContract
 from tests.calling import EndContract
-from tests.sweep import one_python, swept
+from tests.sweep import swept
 
 ray = pytest.importorskip("ray")
 
@@ -431,7 +431,6 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_nothing(where, monkeypatch):
         assert not executor._stopped
 
 
-@one_python
 @pytest.mark.timeout(300)
 def test_a_collection_at_each_step():
     hits = swept("ray", "collect")
