@@ -233,8 +233,9 @@ def pgrid(
             )
         if not (has(values, "__iter__") or has(values, "__getitem__")):
             raise TypeError(f"the axis {name!r} cannot be iterated over: {shown(values)}")
-        # Not tuple(values), which asks how many there are: that may raise, and loops do not.
-        lists[name] = tuple([value for value in values])  # noqa: C416
+        # Not tuple(values), which asks how many there are: that may raise, and loops do not. Nor a
+        # comprehension: on some builds of Python 3.13 that wants iterators to be iterable.
+        lists[name] = tuple(itertools.chain(values))
     points = list(itertools.product(*lists.values()))
     by_name = ByName(fn, tuple(lists))
     return Grid(lists, tuple(collected("pgrid", by_name, (points,), options, star=True)))

@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 
 __all__ = ["Key", "fresh_key"]
 
 Key = tuple[bytes, int]
 
-_numbers = itertools.count(1)
-_token = b""
+
+class _Mine(threading.local):
+    """What the keys of one thread are made of.
+
+    Each thread has a count of its own: Python does not promise that a count which threads share
+    gives no number twice, and without a GIL some versions do.
+    """
+
+    def __init__(self) -> None:
+        self.token, self.numbers = os.urandom(16), itertools.count(1)
 
 
-def _draw() -> None:
-    global _token  # noqa: PLW0603 - a fork must not go on with its parent's
-    _token = os.urandom(16)
+def _renew() -> None:
+    global _mine  # noqa: PLW0603 - a fork must not go on with its parent's
+    _mine = _Mine()
 
 
 def fresh_key() -> Key:
     """Return a key that is given once."""
-    return _token, next(_numbers)
+    mine = _mine
+    return mine.token, next(mine.numbers)
 
 
-_draw()
+_mine = _Mine()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_draw)
+    os.register_at_fork(after_in_child=_renew)

@@ -8,7 +8,6 @@ while gets a spare thread, which runs them one by one until a worker has time.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 from parmap.backends.ticket import Ticket
 from parmap.failures import PoolBroken
+from parmap.identity import Key, fresh_key
 
 __all__ = ["Spares", "claim", "claimed"]
 
@@ -25,19 +25,18 @@ _PATIENCE = 0.1
 
 # Tickets of chunks that are packed on their way to a thread of this process; each as long as
 # its future is not resolved.
-_claims: dict[int, Ticket] = {}
-_keys = itertools.count()
+_claims: dict[Key, Ticket] = {}
 
 
-def claim(ticket: Ticket) -> int:
-    """Give a number by which a worker in this process finds the ticket."""
-    key = next(_keys)
+def claim(ticket: Ticket) -> Key:
+    """Give a key by which a worker in this process finds the ticket."""
+    key = fresh_key()
     _claims[key] = ticket
     ticket.future.add_done_callback(lambda _: _claims.pop(key, None))
     return key
 
 
-def claimed(key: int, fn: Callable[..., Any], /, *args: Any) -> None:
+def claimed(key: Key, fn: Callable[..., Any], /, *args: Any) -> None:
     """Resolve a ticket by a call, unless somebody else has begun to."""
     ticket = _claims.get(key)
     if ticket is not None:

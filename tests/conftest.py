@@ -1,5 +1,6 @@
 """Scripts, run as users run them: in interpreters of their own."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,7 +15,15 @@ import parmap
 
 # How long an example takes is the machine's affair, not a property of the code.
 hypothesis.settings.register_profile("parmap", deadline=None)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("parmap")
+
+
+def pytest_collection_finish():
+    """Spare the collections that tests ask for the walk over thousands of collected tests."""
+    gc.collect()
+    gc.freeze()
+
 
 ROOT = os.fspath(Path(parmap.__file__).parents[1])
 # A guard against hangs, never waited for when all is well.

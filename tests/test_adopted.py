@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing.pool import ThreadPool
@@ -45,6 +44,7 @@ class TestSpawnedPool(AdoptedContract):
         return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
+@pytest.mark.long
 class TestForkserverPool(AdoptedContract):
     @staticmethod
     def make():
@@ -84,10 +84,28 @@ class TestThreadsOfMultiprocessing(PoolContract):
     not hasattr(concurrent.futures, "InterpreterPoolExecutor"),
     reason="interpreters as workers came with Python 3.14",
 )
-class TestInterpreters(AdoptedContract):
-    @staticmethod
-    def make():
-        return concurrent.futures.InterpreterPoolExecutor(2)
+class TestInterpreters:
+    @pytest.fixture
+    def pool(self):
+        with concurrent.futures.InterpreterPoolExecutor(1) as pool:
+            yield pool
+
+    def test_a_pool_of_interpreters_is_refused_with_another_plan_to_use(self, pool):
+        for make in (
+            lambda: parmap.plan(pool),
+            lambda: parmap.plan(["threads", pool]),
+            lambda: parmap.set_plan(pool),
+            lambda: parmap.plan(type("Mine", (type(pool),), {})(1)),
+        ):
+            with pytest.raises(parmap.PlanError, match=r"NumPy.*Use plan\('processes'\)"):
+                make()
+        assert pool.submit(abs, -1).result(GUARD) == 1
+
+    def test_the_reason_holds(self, pool):
+        """If this fails, NumPy can be imported there, and the pool can be served."""
+        pool.submit(exec, f"import sys; sys.path[:] = {sys.path!r}").result(GUARD)
+        with pytest.raises(ImportError, match="subinterpreters"):
+            pool.submit(exec, "import numpy").result(GUARD)
 
 
 # From Python 3.12 on, a fork of a process with threads warns, and rightly; a pool has threads.
@@ -132,7 +150,7 @@ def test_a_death_fails_only_the_task_of_that_process(pool, fifo):
 @forks
 def test_an_exit_of_a_task_is_a_death(pool):
     with parmap.plan(pool) as session:
-        error = session.executor.submit(sys.exit).exception(GUARD)
+        error = session.executor.submit(os._exit, 0).exception(GUARD)
         assert isinstance(error, parmap.WorkerDied)
         assert session.map(abs, [-1]) == [1]
 

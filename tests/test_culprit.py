@@ -526,7 +526,13 @@ def test_open_things(tmp_path):
     [
         collections.defaultdict(lambda: 0),
         {"f": lambda x: x},
-        itertools.chain([1], [2]),
+        pytest.param(
+            itertools.chain([1], [2]),
+            marks=pytest.mark.skipif(
+                sys.version_info >= (3, 14), reason="iterators of itertools no longer travel"
+            ),
+            id="itertools.chain",
+        ),
         types.MappingProxyType({}),
         sys,
         operator.itemgetter(1),
@@ -1065,5 +1071,5 @@ SCRIPT = """
 
 def test_a_cached_function_of_a_script(run):
     said = run(SCRIPT)
-    assert "Can't get attribute 'cached'" in said
+    assert "Can't get attribute 'cached'" in said or "has no attribute 'cached'" in said
     assert "It travels by its name alone, as what functools.lru_cache makes does" in said

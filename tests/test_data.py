@@ -64,15 +64,6 @@ def _by_value():
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _little_garbage():
-    """Garbage is collected often here: of what is there before, there is nothing to look at."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 # -- what is counted -----------------------------------------------------------------------
 
 

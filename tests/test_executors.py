@@ -1,9 +1,11 @@
 """Executors that are handed to others: `map`, and what other libraries read."""
 
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import parmap
-from tests.mapping import ChunksContract, MapContract
+from tests.calling import CallsContract, EndContract
+from tests.mapping import MapContract
 
 
 class TestSequential(MapContract):
@@ -14,11 +16,11 @@ class TestThreads(MapContract):
     plan = parmap.plan("threads", workers=2)
 
 
-class TestProcesses(ChunksContract):
+class TestProcesses(EndContract):
     plan = parmap.plan("processes", workers=2)
 
 
-class TestForked(ChunksContract):
+class TestForked(EndContract):
     plan = parmap.plan("processes", workers=2, start="fork")
 
 
@@ -32,3 +34,27 @@ class TestAdopted(MapContract):
     def teardown_class(cls):
         cls.host.shutdown()
         super().teardown_class()
+
+
+class TestAdoptedProcesses(CallsContract):
+    host = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    plan = parmap.plan(host)
+
+    @classmethod
+    def teardown_class(cls):
+        cls.host.shutdown()
+        super().teardown_class()
+
+
+class TestAdoptedPool(CallsContract):
+    @classmethod
+    def setup_class(cls):
+        cls.host = multiprocessing.get_context("spawn").Pool(2)
+        cls.plan = parmap.plan(cls.host)
+        super().setup_class()
+
+    @classmethod
+    def teardown_class(cls):
+        super().teardown_class()
+        cls.host.terminate()
+        cls.host.join()

@@ -62,7 +62,9 @@ with parmap.plan(sys.argv[1]):
 def test_a_fork_ends_where_it_comes_back(plan, tmp_path):
     with open(tmp_path / "errors", "w+") as errors:
         run = subprocess.run(
-            [sys.executable, "-c", SCRIPT, plan],
+            # At its end a fork also writes what it inherited in buffers. If another thread was
+            # writing when it was made, such as Python's warning of this fork, it waits forever.
+            [sys.executable, "-u", "-W", "ignore::DeprecationWarning", "-c", SCRIPT, plan],
             env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(parmap.__file__))},
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -160,4 +160,6 @@ def test_importing_parmap_loads_the_standard_library_only():
 
 def test_a_call_on_threads_loads_no_more():
     ours = loaded("import parmap\nwith parmap.plan('threads'): parmap.pmap(abs, [1])")
-    assert ours - loaded("pass") - set(sys.stdlib_module_names) == {"parmap"}
+    # Python 3.15's `traceback` has a list of what its builder left out; the list is not listed.
+    standard = {*sys.stdlib_module_names, "_missing_stdlib_info"}
+    assert ours - loaded("pass") - standard == {"parmap"}

@@ -3,6 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 import parmap
 from parmap.identity import fresh_key
@@ -38,6 +42,7 @@ def test_two_scripts_with_one_name_and_number_give_no_key_twice():
     assert len({*first, *second}) == 8
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_draws_a_token_of_its_own():
     before = fresh_key()
     ours, theirs = os.pipe()
@@ -52,6 +57,14 @@ def test_a_fork_draws_a_token_of_its_own():
     assert len(token) == len(before[0]) == 16
     assert token != before[0]
     assert fresh_key()[0] == before[0]
+
+
+def test_threads_share_no_count():
+    with ThreadPoolExecutor(2) as threads:
+        met = threading.Barrier(2)
+        keys = list(threads.map(lambda _: (met.wait(), fresh_key())[1], range(2)))
+    assert keys[0][0] != keys[1][0]
+    assert fresh_key()[0] not in {key[0] for key in keys}
 
 
 def test_handles_have_keys_of_their_own():

@@ -101,7 +101,7 @@ SET = {
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     """,
-    "small stacks": "import threading; threading.stack_size(1 << 15)",
+    "small stacks": "import threading; threading.stack_size(1 << 16)",
     "closed standard files": """
         import os, sys
         os.closerange(0, 3)

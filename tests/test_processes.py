@@ -24,6 +24,7 @@ class TestTwoWorkers(PlanContract):
     plan = parmap.plan("processes", workers=2)
 
 
+@pytest.mark.long
 class TestFourWorkers(PlanContract):
     plan = parmap.plan("processes", workers=4)
 

@@ -5,9 +5,12 @@
 import functools
 import inspect
 import itertools
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -389,6 +392,17 @@ def test_a_thread_that_jumps_meanwhile_changes_no_stream():
         meddle.clear()
 
 
+def test_a_thread_that_jumps_just_before_the_last_jump_is_taken_changes_no_stream(monkeypatch):
+    class Index(int):
+        def __ge__(self, other):  # the last look, before the jump is taken
+            monkeypatch.setattr(streams_of, "_last", (root, 8, PCG64(6).jumped(8)))
+            return int(self) >= other
+
+    root = Root(6, (), 4, "PCG64", "jumped")
+    monkeypatch.setattr(streams_of, "_last", (root, 2, PCG64(6).jumped(2)))
+    assert root.stream(Index(3)).random() == Generator(PCG64(6).jumped(3)).random()
+
+
 def test_sfc64_cannot_jump():
     with pytest.raises(ValueError, match="SFC64 cannot jump"):
         parmap.Streams(1, "SFC64", advance="jumped")
@@ -658,6 +672,55 @@ def test_workers_begin_with_states_of_their_own(start, tmp_path):
     assert len({pid for pid, _, _ in rows}) == 2
     numbers = [number for _, *pair in rows for number in pair] + [*mine[0]]
     assert len(set(numbers)) == len(numbers)
+
+
+_POOLS = """
+import json, multiprocessing, os, random, sys, warnings
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np
+import parmap
+
+def draw(fifo, i):
+    # Each waits until the other is there: so both workers draw.
+    open(fifo, "r" if i else "w").close()
+    return np.random.random(), random.random()
+
+def seed():
+    np.random.seed(7)
+
+def drawn(fifo, **options):
+    os.mkfifo(fifo)
+    forks = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, forks, **options) as pool, parmap.plan(pool):
+        return parmap.pmap(draw, [fifo] * 2, range(2), chunks=1)
+
+warnings.simplefilter("ignore")
+own = drawn("own")
+np.random.set_bit_generator(np.random.PCG64(1))
+other = drawn("other")
+np.random.set_bit_generator(np.random.MT19937(1))
+print(json.dumps([own, other, drawn("seeded", initializer=seed)]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_pool_s_forked_workers_begin_with_states_of_their_own(tmp_path):
+    """Whoever forks them; what an initializer has seeded since stays."""
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", _POOLS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    own, other, seeded = json.loads(done.stdout)
+    for drawn in (own, other):
+        assert len({number for pair in drawn for number in pair}) == 4
+    assert {first for first, _ in seeded} == {np.random.RandomState(7).random()}
 
 
 # -- the warning -----------------------------------------------------------------------------------

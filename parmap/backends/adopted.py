@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
+from parmap.backends.packing import PackingExecutor
 from parmap.backends.rollcall import RollCall
 from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans import Plan
+from parmap.worker.calls import run_call
+from parmap.worker.parcel import Parcel
 from parmap.worker.present import present
 from parmap.worker.values import Budget
 
@@ -25,7 +29,7 @@ __all__ = ["Adopted"]
 _COUNTS = ("num_workers", "_max_workers", "max_workers", "_processes")
 
 
-class Guest(MappingExecutor):
+class Guest(PackingExecutor):
     """Passes tasks on to an executor of the user's.
 
     Parameters
@@ -43,10 +47,7 @@ class Guest(MappingExecutor):
 
     def __init__(self, host: Any, workers: int) -> None:
         self._host, self.workers = host, workers
-        # Interpreters, too, are threads to the standard library, but each has its own objects.
-        threads = isinstance(host, ThreadPoolExecutor) and not _is(
-            host, "concurrent.futures.interpreter", "InterpreterPoolExecutor"
-        )
+        threads = isinstance(host, ThreadPoolExecutor)
         self.traits, self.chunks = Traits(shares_memory=threads), not threads
 
     @property
@@ -54,18 +55,26 @@ class Guest(MappingExecutor):
         """The identifier of the thread that resolves futures, where there is one."""
         return resolver_of(self._host)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's executor."""
         try:
             return self._host.submit(fn, *args, **kwargs)  # type: ignore[no-any-return]
         except BrokenExecutor as error:
             raise _broken(self._host, error) from error
 
+    def send_packed(self, call: Parcel) -> Future[Any]:
+        """Have a worker run a packed call; the user's executor resolves a future of its own."""
+        ticket, theirs = Ticket(), self.send(run_call, call)
+        theirs.add_done_callback(functools.partial(_hand_on, ticket))
+        known = weakref.ref(theirs)  # it keeps the ticket: not the other way round, too
+        ticket.future.add_done_callback(functools.partial(_take_back, known))
+        return ticket.future
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Do nothing: the executor belongs to the user."""
 
 
-class PoolGuest(MappingExecutor):
+class PoolGuest(PackingExecutor):
     """Passes tasks on to a pool of the user's, by its ``apply_async``.
 
     Parameters
@@ -101,7 +110,7 @@ class PoolGuest(MappingExecutor):
             return None
         return resolver_of(self._host)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""
         ticket = Ticket()
         try:
@@ -127,11 +136,26 @@ class PoolGuest(MappingExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take leave of the pool, once it has done what it was given: it belongs to the user."""
-        self._tasks.close(wait=wait, cancel=cancel_futures)
+        self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _leave(self) -> None:
         if self._rollcall is not None:
             self._rollcall.stop()
+
+
+def _hand_on(ticket: Ticket, theirs: Future[Any]) -> None:
+    if theirs.cancelled():
+        ticket.future.cancel()
+    elif (error := theirs.exception()) is not None:
+        ticket.settle(None, error)
+    else:
+        ticket.settle(theirs.result())
+
+
+def _take_back(known: weakref.ref[Future[Any]], ours: Future[Any]) -> None:
+    theirs = known()
+    if theirs is not None and ours.cancelled():
+        theirs.cancel()
 
 
 def _broken(host: object, error: BaseException) -> ParmapError:
@@ -176,6 +200,13 @@ class Adopted(Plan):
             raise PlanError(
                 "this executor of ipyparallel has all of its engines run each task; give the "
                 "client's: client.executor()"
+            )
+        if _is(self.adopted, "concurrent.futures.interpreter", "InterpreterPoolExecutor"):
+            # To the standard library it is a pool of threads, but its threads share no objects.
+            raise PlanError(
+                "parmap cannot use an InterpreterPoolExecutor: NumPy, which tasks and random "
+                "streams need, cannot be imported in its interpreters. Use plan('processes'), "
+                "whose workers can import every package, or plan('threads')"
             )
 
     def count(self) -> int:

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from parmap import registry
 from parmap.backends.inline import SequentialExecutor
 from parmap.backends.joblib_life import Life
-from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
+from parmap.backends.packing import PackingExecutor
 from parmap.backends.ticket import Ticket
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
@@ -87,7 +87,7 @@ class _Alone(SequentialExecutor):
     traits = Traits(shares_memory=True, same_thread=True)
 
 
-class JoblibExecutor(MappingExecutor):
+class JoblibExecutor(PackingExecutor):
     """A PEP 3148 executor on a backend, which is started anew when one of its processes dies.
 
     Parameters
@@ -117,8 +117,8 @@ class JoblibExecutor(MappingExecutor):
         self.workers, self.traits = life.workers, life.traits
         self.chunks = not life.traits.shares_memory
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have a worker call ``fn(*args, **kwargs)``."""
+    def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call a function; the backend pickles the call."""
         call = functools.partial(fn, **kwargs) if kwargs else fn
         task = (call, *args) if self._setup is None else (self._setup, call, *args)
         ticket = Ticket()
@@ -138,7 +138,7 @@ class JoblibExecutor(MappingExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; give the workers back to joblib when all are done."""
-        self._tasks.close(wait=wait, cancel=cancel_futures)
+        self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _end(self) -> None:
         for life in (*self._spent, self._life):
@@ -155,25 +155,37 @@ class JoblibExecutor(MappingExecutor):
             ticket.settle(None, error)
 
     def _take(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
-        for start in range(_STARTS):
+        over: Life | None = None
+        starts = 0
+        while True:
             try:
-                if start:
-                    fresh = self._begin()
-                    # Read after `_begin`, which takes long: a finalizer may have begun one, too.
-                    over, self._life = self._life, fresh
-                    fresh.again = self._again
-                    if over.spent:  # other tasks come to their end there
-                        self._spent = [one for one in self._spent if not one.ended] + [over]
-                    else:
-                        over.end()
-                self._life.take(ticket, *task)
+                life = self._life
+                if life is over:
+                    life = self._replaced(life)
+                life.take(ticket, *task)
                 return
             except (BrokenExecutor, RuntimeError):
                 # Broken, or ended by somebody else: loky's executor is the whole process's, so
                 # that the deaths of another session break this one's, too. Or it could not
                 # start: filelock, if it is loaded, lets no two threads fork at a time.
-                if start == _STARTS - 1:
+                starts += 1
+                if starts == _STARTS:
                     raise
+                over = life
+
+    def _replaced(self, over: Life) -> Life:
+        """Begin a life in the place of one that takes no more tasks."""
+        fresh = self._begin()
+        if self._life is not over:
+            # A finalizer has begun one while `_begin` ran, which takes long, and tasks run there.
+            fresh.end()
+            return self._life
+        fresh.again, self._life = self._again, fresh
+        if over.retire():  # other tasks come to their end there
+            self._spent = [one for one in self._spent if not one.ended] + [over]
+        else:
+            over.end()
+        return fresh
 
 
 class _PerThread:

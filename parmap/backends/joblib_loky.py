@@ -7,6 +7,7 @@ each user of that pool resizes it, replaces it or breaks it for all others.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -55,16 +56,30 @@ def _backend(joblib: Any) -> Any:
             workers, self._workers = self._workers, None
             if workers is not None:
                 waiting = list(workers._pending_work_items.values())  # noqa: SLF001
-                kill = any(not item.future.done() for item in waiting)
-                workers.shutdown(wait=True, kill_workers=kill)
+                _end(workers, kill=any(not item.future.done() for item in waiting))
             self.reset_batch_stats()
 
         def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: FBT001, FBT002
             """End the workers, now."""
             workers, self._workers = self._workers, None
             if workers is not None:
-                workers.shutdown(wait=True, kill_workers=True)
+                _end(workers, kill=True)
             if ensure_ready:
                 self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
     return OwnLoky
+
+
+def _end(workers: Any, *, kill: bool) -> None:
+    """End the workers; `kill` those that have something in hand."""
+    from joblib.externals.loky.backend.utils import kill_process_tree
+
+    if kill:
+        # Not by `shutdown`: its thread fails at the first future that was cancelled, and leaves
+        # the processes. Of their deaths that thread hears, and cleans up.
+        with workers._processes_management_lock:  # noqa: SLF001
+            processes = list(workers._processes.values())  # noqa: SLF001
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                kill_process_tree(process)
+    workers.shutdown(wait=True)

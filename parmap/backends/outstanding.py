@@ -57,7 +57,7 @@ class Outstanding:
             self._futures.discard(future)
             raise
 
-    def close(self, *, wait: bool, cancel: bool) -> None:
+    def close(self, *, wait: bool, cancel: bool, resolver: int | None = None) -> None:
         """Take no more; `end` when all is resolved: before this returns, if so told.
 
         Parameters
@@ -66,7 +66,11 @@ class Outstanding:
             Whether to wait.
         cancel : bool
             Whether to cancel first what can be.
+        resolver : int, optional
+            The identifier of the thread that resolves futures. It does not wait, for it would wait
+            for itself: a callback may close the executor.
         """
+        wait = wait and resolver != threading.get_ident()
         self._closed = True
         futures = self._futures.copy()
         for future in futures if cancel else ():

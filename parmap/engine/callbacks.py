@@ -17,6 +17,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any, TypeAlias
 
+from parmap.worker.calls import Reply
+
 __all__ = ["Answer", "Callbacks", "resolve"]
 
 # The standard library's: who listens for callbacks that fail listens there.
@@ -127,8 +129,10 @@ def resolve(future: Future[Any], value: Any = None, error: BaseException | None 
     future : concurrent.futures.Future
         Pending or running.
     value, error : object, exception or None
-        Its result, or its exception.
+        Its result, or its exception. A `Reply` is opened.
     """
+    if type(value) is Reply:
+        value, error = value.opened()
     try:
         if error is None:
             future.set_result(value)

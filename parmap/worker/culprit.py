@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from parmap.errors import SerializationError, said
@@ -140,6 +141,12 @@ def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
     return SerializationError(f"{text} In all, {weight}." if weight else text)
 
 
+def _lacks_name(error: AttributeError) -> bool:
+    """Tell whether a module lacks a name. Up to Python 3.14, only pickle's text says so."""
+    own = type(error) is AttributeError and type(error.obj) is ModuleType
+    return own or "<module " in said(error)
+
+
 def unreadable(error: BaseException) -> SerializationError:
     """Make the error for something that arrived but cannot be unpickled there."""
     if isinstance(error, ModuleNotFoundError):
@@ -147,7 +154,7 @@ def unreadable(error: BaseException) -> SerializationError:
             f"The worker cannot import {error.name!r}: install it where the workers run, or "
             f"call cloudpickle.register_pickle_by_value({error.name}) before the call."
         )
-    elif isinstance(error, AttributeError) and "<module " in said(error):
+    elif isinstance(error, AttributeError) and _lacks_name(error):
         advice = (
             "It travels by its name alone, as what functools.lru_cache makes does, and the "
             "worker's module has no such name: define it in a module that workers can import."

@@ -66,9 +66,10 @@ _last: tuple[Root, int, Any] | None = None
 def _jumped(root: Root, index: int) -> np.random.BitGenerator:
     import numpy.random
 
-    global _last  # noqa: PLW0603 - a cache of one; threads only lose its use to each other
-    if _last is not None and _last[0] == root and _last[1] <= index:
-        _, at, bits = _last
+    global _last  # noqa: PLW0603 - a cache of one; threads take it from each other
+    last = _last  # read once: another thread may replace it at any step
+    if last is not None and last[0] == root and last[1] <= index:
+        _, at, bits = last
     else:
         at, bits = 0, getattr(numpy.random, root.bit_generator)(root.sequence())
     # A copy even of no jump, or the element would draw from the cached one.

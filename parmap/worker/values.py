@@ -262,8 +262,9 @@ class Embedded:
             _recent.pop(self.key, None)
             _recent[self.key] = self._value  # the last one now
             # A worker sees a few calls at a time: an outer one and what nests in it.
-            while len(_recent) > _MOST + beside:
-                _recent.pop(next(iter(_recent)), None)
+            # The list is made in one step: tasks in other threads open jobs at the same time.
+            for key in list(_recent)[: -(_MOST + beside)]:
+                _recent.pop(key, None)
         return self._value
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ import pytest
 import parmap
 from parmap.plans import opened
 from parmap.testing import PlanContract
-from tests.mapping import ChunksContract
+from tests.calling import EndContract
 
 distributed = pytest.importorskip("distributed")
 
@@ -541,13 +541,54 @@ def test_a_script_needs_no_guard_and_hears_nothing_of_dask(start, tmp_path):
     assert script.process.returncode == 0
 
 
-def test_nobody_outlives_a_killed_parent(start):
+def test_workers_are_told_what_the_interpreter_was_told(start):
     script = start(
         """
-        import os, parmap, time
+        import parmap, sys
+        def told(_):
+            return sys.flags.optimize, sys.flags.utf8_mode, sys.warnoptions
+        with parmap.plan("dask", workers=2):
+            got = parmap.pmap(told, range(2), chunks=1)
+        print(got == [told(0)] * 2, told(0))
+        """,
+        flags=("-O", "-X", "utf8", "-W", "error::UnicodeWarning", "-W", "ignore::FutureWarning"),
+    )
+    out, _ = script.end()
+    assert out == "True (1, 1, ['error::UnicodeWarning', 'ignore::FutureWarning'])\n"
+
+
+def test_shared_memory_outlives_the_workers_that_have_opened_it(start):
+    script = start(
+        """
+        import parmap
+        from multiprocessing.shared_memory import SharedMemory
+        def write(place):
+            memory = SharedMemory(name=name)
+            memory.buf[place] = 7
+            memory.close()
+        with parmap.plan("dask", workers=2):
+            memory = SharedMemory(create=True, size=8)
+            name = memory.name
+            parmap.pmap(write, range(4), chunks=1)
+        again = SharedMemory(name=name)
+        print(list(again.buf[:5]))
+        again.close()
+        memory.close()
+        memory.unlink()
+        """
+    )
+    assert script.end() == ("[7, 7, 7, 7, 0]\n", "")
+
+
+@pytest.mark.parametrize("sleeps", ["time.sleep", "ctypes.PyDLL(None).sleep"])
+def test_nobody_outlives_a_killed_parent(start, sleeps):
+    # A task that holds the GIL, as the second does, lets no thread of its worker run.
+    script = start(
+        f"""
+        import ctypes, os, parmap, time
         def fn(x):
             os.write(1, b"started\\n")
-            time.sleep(3600)
+            {sleeps}(3600)
         with parmap.plan("dask", workers=2):
             parmap.pmap(fn, range(2), chunks=1)
         """
@@ -807,7 +848,7 @@ def test_the_key_goes_to_no_cluster_of_somebody_else():
             process.stderr.close()
 
 
-class TestMap(ChunksContract):
+class TestMap(EndContract):
     plan = parmap.plan("dask", workers=2)
 
 

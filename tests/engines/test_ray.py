@@ -21,7 +21,7 @@ import pytest
 
 import parmap
 from parmap.testing import PlanContract
-from tests.mapping import ChunksContract
+from tests.calling import EndContract
 
 ray = pytest.importorskip("ray")
 
@@ -407,5 +407,5 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
         parmap.plan("ray").start()
 
 
-class TestMap(ChunksContract):
+class TestMap(EndContract):
     plan = parmap.plan("ray", workers=2)

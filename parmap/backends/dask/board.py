@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ class Board:
     ----------
     own : Path
         The session's folder.
+    lock : int
+        The descriptor of its lock; the board's own.
     cancel : str
         The command that cancels a job.
 
@@ -132,13 +135,16 @@ class Board:
         Then no job is submitted any more.
     """
 
-    def __init__(self, own: Path, cancel: str) -> None:
+    def __init__(self, own: Path, lock: int, cancel: str) -> None:
+        self._lock = lock
         self._guardian = subprocess.Popen(
-            [sys.executable, guardian.__file__, os.fspath(own), cancel],
+            [sys.executable, guardian.__file__, os.fspath(own), str(lock), cancel],
             stdin=subprocess.PIPE,
             text=True,
+            pass_fds=[lock],
             start_new_session=True,  # neither Ctrl-C nor the end of a terminal is for it
         )
+        _boards.add(self)
         # A machine may have the commands of two systems.
         self._asks = shlex.split(cancel)[:1] == ["scancel"]
         self._slots: dict[Any, _Slot] = {}
@@ -169,8 +175,22 @@ class Board:
 
     def close(self) -> None:
         """Remove the folder, and cancel what is left."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
         if self._guardian.poll() is None:
             self._guardian.communicate()
+
+    def let_go(self) -> None:
+        """In a fork, which may live on: leave the line to the guardian to this process's parent."""
+        assert self._guardian.stdin is not None
+        with contextlib.suppress(ValueError):  # it is closed already
+            nothing = os.open(os.devnull, os.O_RDWR)
+            # In their places, for both objects may be closed here once more.
+            os.dup2(nothing, self._guardian.stdin.fileno())
+            if self._lock >= 0:
+                os.dup2(nothing, self._lock)
+            os.close(nothing)
 
     def follow(self, scale: Callable[[], None]) -> None:
         """Settle again and again how many jobs there are."""
@@ -292,6 +312,19 @@ class Board:
                 self._avoided.clear()  # it is they, or none
         else:
             await job.again([])
+
+
+# A fork has the line to the guardian, too, and would keep jobs alive as long as it lives.
+_boards: weakref.WeakSet[Board] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for board in list(_boards):
+        board.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _read(line: str) -> tuple[str, Seen]:

@@ -24,8 +24,8 @@ from parmap.backends.dask.cluster import Exits, connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.backends.dask.steady import steadily
 from parmap.backends.dask.strays import Strays
-from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
+from parmap.backends.packing import PackingExecutor
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, WorkerDied
@@ -39,7 +39,7 @@ __all__ = ["DaskExecutor", "serving"]
 _ROUND_TRIP = 0.01
 
 
-class DaskExecutor(MappingExecutor):
+class DaskExecutor(PackingExecutor):
     """A PEP 3148 executor on a client of Dask.
 
     Parameters
@@ -97,8 +97,8 @@ class DaskExecutor(MappingExecutor):
 
     # -- the executor --------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have a worker call ``fn(*args, **kwargs)``."""
+    def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call a function; Dask pickles the call."""
         call = functools.partial(fn, **kwargs) if kwargs else fn
         return self._begin(Errand(self._client, call, args))
 
@@ -154,7 +154,7 @@ class DaskExecutor(MappingExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end what was started here when all that were taken are done."""
-        self._tasks.close(wait=wait, cancel=cancel_futures)
+        self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _close(self) -> None:
         if self._watch is not None:

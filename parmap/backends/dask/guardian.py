@@ -5,19 +5,22 @@ by its standard input, in lines: ``+number`` and ``-number``. At the end of the 
 those that are left, and removes the session's folder.
 """
 
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 
 
-def main(folder: str, cancel: str) -> None:
+def main(folder: str, lock: str, cancel: str) -> None:
     """Guard a folder and jobs.
 
     Parameters
     ----------
     folder : str
         Where the session's credentials are.
+    lock : str
+        The descriptor of the folder's lock, which is held as long as jobs may be left.
     cancel : str
         The command that cancels a job.
     """
@@ -30,6 +33,7 @@ def main(folder: str, cancel: str) -> None:
             jobs.pop(number, None)
     for number in jobs:
         subprocess.run([*shlex.split(cancel), number], check=False)
+    os.close(int(lock))  # first: NFS keeps a file that is open
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -19,10 +19,7 @@ import json
 import math
 import os
 import re
-import secrets
 import shlex
-import shutil
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -34,6 +31,7 @@ from distributed.core import Status
 from parmap.backends.dask.agent import facts
 from parmap.backends.dask.board import Board
 from parmap.backends.dask.cluster import awaited, cluster
+from parmap.backends.dask.folders import private, sweep
 from parmap.backends.dask.hosts import orders
 from parmap.failures import PoolBroken
 
@@ -184,10 +182,10 @@ def started(
     lost : callable
         See `parmap.backends.dask.executor.DaskExecutor`.
     """
-    _sweep(Path(folder))
-    own = _private(Path(folder))
+    sweep(Path(folder))
+    own, lock = private(Path(folder))
     file, log = own / "order.json", own / "log"
-    board = Board(own, cancel)
+    board = Board(own, lock, cancel)
     try:
         listens = {"host": host, "protocol": "tcp" if security is None else "tls"}
         here = cluster({}, listens, dashboard=dashboard, security=security)
@@ -276,26 +274,6 @@ class Load:
 def _closed(close: Callable[..., Any], board: Board, *given: Any, **named: Any) -> None:
     close(*given, **named)  # at the interpreter's end with Dask's own timeout
     board.close()
-
-
-def _private(folder: Path) -> Path:
-    """Make a folder of this session's, which only the user can look into."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = folder / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    own.mkdir(mode=0o700)
-    return own
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what sessions of this machine have left: it went down, say."""
-    for left in folder.glob(f"{socket.gethostname()}-*-*"):
-        number = left.name.removeprefix(f"{socket.gethostname()}-").partition("-")[0]
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue
 
 
 def _why(board: Board, log: Path, patience: float) -> str:

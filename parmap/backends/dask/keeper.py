@@ -21,8 +21,9 @@ import distributed
 
 import parmap
 from parmap.cores import users_environ
+from parmap.worker import family
 
-__all__ = ["Keeper", "environment", "searched"]
+__all__ = ["Keeper", "environment", "searched", "trusted"]
 
 # One that lives for less than so many seconds, so many times in a row, may not be able to start.
 _SHORT_LIFE = 1.0
@@ -165,9 +166,30 @@ def environment(path: list[str], more: Mapping[str, str] | None = None) -> dict[
     return {
         "DASK_LOGGING__DISTRIBUTED": "warning",  # a worker that spills says so
         **users_environ(),
-        # What the interpreter was told on its command line, or since, and results depend on.
-        "PYTHONOPTIMIZE": str(sys.flags.optimize or ""),
-        "PYTHONINTMAXSTRDIGITS": str(sys.get_int_max_str_digits()),
+        **_flags(),
         "PYTHONPATH": searched(path),
         **(more or {}),
     }
+
+
+def _flags() -> dict[str, str]:
+    """Give what the interpreter was told on its command line, or since, and results depend on."""
+    return {
+        "PYTHONOPTIMIZE": str(sys.flags.optimize or ""),
+        "PYTHONINTMAXSTRDIGITS": str(sys.get_int_max_str_digits()),
+        "PYTHONUTF8": str(sys.flags.utf8_mode),
+        "PYTHONDONTWRITEBYTECODE": "1" if sys.flags.dont_write_bytecode else "",
+        # One with a comma cannot be said here.
+        "PYTHONWARNINGS": ",".join(one for one in sys.warnoptions if "," not in one),
+    }
+
+
+def trusted() -> family.Trust:
+    """Give what this process shares with its workers, once it has all of that."""
+    if "multiprocessing.shared_memory" in sys.modules:
+        # It begins with the first shared memory. Workers that do not know of it would begin one of
+        # their own, which removes what they have opened, when they end.
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()
+    return family.trust()

@@ -3,7 +3,8 @@
 A command line is for all to see, and what the worker is told may hold the key that lets it in.
 The pipe stays open as long as its parent lives, so its end ends the worker, too. Without that
 workers notice that their scheduler is gone, and then try for half a minute to tell it that they
-leave.
+leave. Where the kernel can, it kills a worker when the parent's thread that started it ends: Dask's
+event loop, or the agent's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import distributed
 import parmap.worker.run  # noqa: F401 - before the first task, not in it
 from parmap.backends.dask.dice import keep_apart
 from parmap.backends.dask.servers import Worker
+from parmap.backends.processes.system import die_with_parent
 from parmap.worker import family
 
 __all__ = ["PROMPT", "order"]
@@ -37,7 +39,7 @@ def order(
     security: dict[str, Any] | None = None,
     *,
     number: int = 0,
-    key: bytes | None = None,
+    trust: family.Trust = (None, None),
     path: Sequence[str] = (),
 ) -> bytes:
     """Say what a worker is to do, for its standard input.
@@ -52,13 +54,14 @@ def order(
         Of `distributed.Security`.
     number : int
         Its place among the workers of its machine, from 1 on.
-    key : bytes, optional
-        Of the script's processes; only for workers of this machine, to which this goes by a pipe
-        that nobody else reads. See `parmap.worker.family`.
+    trust : Trust, optional
+        What the script's processes share; only for workers of this machine, to which this goes by
+        a pipe that nobody else reads. See `parmap.worker.family`.
     path : sequence of str
         Where it looks for modules, first, if the environment has no room for that.
     """
-    kin = [number, None if key is None else key.hex()]
+    key, tracker = trust
+    kin = [number, None if key is None else key.hex(), tracker]
     return json.dumps([kin, [*path], scheduler, options, security]).encode() + b"\n"
 
 
@@ -89,11 +92,13 @@ def _main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # for tasks that read
     os.close(nothing)
+    die_with_parent(os.getppid())  # a task that holds the GIL stops the thread that follows
     threading.Thread(target=_hang_on, args=(leash,), name="parmap-leash", daemon=True).start()
-    (number, key), path, *told = json.loads(line)
+    (number, key, tracker), path, *told = json.loads(line)
     sys.path[:] = dict.fromkeys([*path, *sys.path])
     parent = family.Parent("MainProcess", os.getppid())
-    family.become(parent, number, (None if key is None else bytes.fromhex(key), None))
+    trust = None if key is None else bytes.fromhex(key), tracker and tuple(tracker)
+    family.become(parent, number, trust)
     asyncio.run(_serve(*told))
 
 

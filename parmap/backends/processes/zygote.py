@@ -42,6 +42,7 @@ __all__ = ["Birth", "Burial", "Zygote", "main"]
 _REQUEST = struct.Struct("<BQ")  # what, worker
 _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
 _FORK, _KILL, _BURY = 1, 2, 3
+_PID = struct.Struct("<q")
 _GIVEN = 2  # descriptors that come with a request for a worker
 _NOW = socket.MSG_DONTWAIT | QUIET
 
@@ -244,7 +245,14 @@ def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
 
     # What stands in the buffers would be written once more by each of the forks.
     child.flush()
-    pid = os.fork()
+    said, says = os.pipe()
+    try:
+        pid = _fork_of_this(said)
+        if pid == 0:
+            os.write(says, _PID.pack(os.getpid()))
+    finally:
+        os.close(said)
+        os.close(says)
     if pid == 0:
         try:
             ours.close()  # or it would never see the parent's end
@@ -253,6 +261,20 @@ def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
         finally:
             os._exit(0)
     return pid, None
+
+
+def _fork_of_this(said: int) -> int:
+    """Fork; read the fork's number from `said` where Python does not return it.
+
+    Python warns of a fork beside threads. From Python 3.15 on, a filter that turns warnings into
+    errors raises this one after the fork, in the parent only: the fork runs, and only the fork
+    itself can say which process it is. Older Pythons drop such an error, and so does this.
+    """
+    try:
+        return os.fork()
+    except DeprecationWarning:
+        (pid,) = _PID.unpack(os.read(said, _PID.size))
+        return int(pid)
 
 
 def main(control: int, *, collect: bool) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from parmap.backends.mapping import MappingExecutor
 from parmap.backends.outstanding import Outstanding
+from parmap.backends.packing import PackingExecutor
 from parmap.backends.ray.cluster import Nodes
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
@@ -57,7 +57,7 @@ class Errand:
     killed: bool = False
 
 
-class RayExecutor(MappingExecutor):
+class RayExecutor(PackingExecutor):
     """A PEP 3148 executor on Ray's tasks.
 
     Ray calls back, in a thread of its own, when a task has ended. From there a queue leads to
@@ -115,8 +115,8 @@ class RayExecutor(MappingExecutor):
         self._thread = threading.Thread(target=self._settle_all, name="parmap-ray", daemon=True)
         self._thread.start()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have a worker call ``fn(*args, **kwargs)``."""
+    def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call a function; Ray pickles the call."""
         errand = Errand(functools.partial(fn, **kwargs) if kwargs else fn, args)
         self._tasks.add(errand.future)
         with self._lock:
@@ -165,7 +165,7 @@ class RayExecutor(MappingExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; leave Ray when all that were taken are done."""
-        self._tasks.close(wait=wait, cancel=cancel_futures)
+        self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _close(self) -> None:
         # Tasks that were cancelled may still be out; the thread sees to it that they end.
