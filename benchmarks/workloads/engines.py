@@ -61,6 +61,10 @@ def to_engine(engine, contender):
     return lambda m: m(f"{engine} fine", contender) / m(f"{engine} fine", f"parmap on {engine}")
 
 
+def to_processes(engine):
+    return lambda m: m(f"{engine} fine", f"parmap on {engine}") / m(f"{engine} fine", "parmap")
+
+
 WORKLOAD = Workload(
     name="engines",
     what="Tiny tasks on two running workers of an engine: by parmap, in batches as the engine "
@@ -76,5 +80,13 @@ WORKLOAD = Workload(
             least=True,
         )
         for engine, contender in (("dask", "client.map"), ("ray", "Ray remote call"))
+    )
+    + tuple(
+        Budget(
+            f"fine-grained work on plan {engine}: times as long as on plan processes",
+            1.6,
+            to_processes(engine),
+        )
+        for engine in GROUPS
     ),
 )

