@@ -14,7 +14,10 @@ MYPY = "mypy==2.4.1"
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "docs", "doctests", "tests", "engines", "cluster"]
+nox.options.sessions = [
+    *("lint", "types", "docs", "doctests", "tests", "core", "newest(3.15-core)"),
+    *("engines", "cluster"),
+]
 
 
 # Whole programs: which interpreter runs them matters little, so they run on one, with all engines.
@@ -23,6 +26,16 @@ _PROGRAMS = [f"tests/test_{name}.py" for name in ("benchmarks", "examples", "not
 _LOCAL = [f"--ignore={path}" for path in ("tests/engines", "tests/cluster", *_PROGRAMS)]
 # Tests wait, for processes to start and to die, so two run at a time.
 _TWO = ("-n", "2", "--dist", "loadscope")
+# Some repeat on another number of workers, engine or job what the others show: `nox -s long`.
+_BRIEF = ("-m", "not long")
+# What depends on the interpreter most.
+_CORE = [
+    f"tests/test_{name}.py"
+    for name in (
+        *("adopted", "async", "callbacks", "culprit", "executors", "family", "forks", "identity"),
+        *("inherited", "plans", "processes", "random", "sequential", "threads"),
+    )
+]
 
 
 @nox.session
@@ -56,27 +69,41 @@ def doctests(session: nox.Session) -> None:
     session.run("pytest", "--doctest-modules", "parmap")
 
 
-@nox.session(python=["3.11", "3.13"])
+@nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on the oldest and the newest Python; arguments after ``--`` go to pytest."""
+    """Run the tests on the Python that runs nox; arguments after ``--`` go to pytest."""
     session.install(".[test]")
-    session.run("pytest", *_TWO, *_LOCAL, *session.posargs)
+    session.run("pytest", *_TWO, *_BRIEF, *_LOCAL, *session.posargs)
+
+
+@nox.session(python="3.13")
+def core(session: nox.Session) -> None:
+    """Run what depends on the interpreter most on Python 3.13, with its own tests of executors."""
+    session.install(".[test]")
+    session.run("pytest", *_TWO, *_BRIEF, *_CORE, "tests/test_cpython.py", *session.posargs)
 
 
 @nox.session(python="3.12")
 def engines(session: nox.Session) -> None:
-    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel, and whole programs.
-
-    And the suite on the plan that depends on the interpreter most, for this Python is the one
-    between.
-    """
+    """Run the conformance suite on Dask, Ray, joblib, MPI and ipyparallel, and whole programs."""
     session.install(".[test,engines]")
-    suites = ["tests/engines", "tests/test_processes.py", "docs/howto/test_futures_plan.py"]
-    what = session.posargs or [*suites, *_PROGRAMS]
+    suites = ["tests/engines", "docs/howto/test_futures_plan.py"]
+    what = session.posargs or [*_BRIEF, *suites, *_PROGRAMS]
     # A test that kills many workers waits for as many new ones, here beside other engines.
     with tempfile.TemporaryDirectory() as folder:
         env = {} if session.posargs else {"PARMAP_MPI4PY": _mpi4py(session, folder)}
         session.run("pytest", *_TWO, "--timeout", "300", *what, env=env)
+
+
+@nox.session(name="long", python=["3.11", "3.12", "3.13"])
+def long_(session: nox.Session) -> None:
+    """Run all tests on all Pythons, also those that take too long for each commit: at night."""
+    session.install(".[test,engines,ssh,slurm]")
+    what = [*session.posargs, "tests", "docs/howto/test_futures_plan.py"]
+    more = ("--hypothesis-profile", "long", "--timeout", "600")
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"PARMAP_MPI4PY": _mpi4py(session, folder)}
+        session.run("pytest", "-n", "2", "--dist", "loadfile", *more, *what, env=env)
 
 
 def _mpi4py(session: nox.Session, into: str) -> str:
@@ -93,34 +120,23 @@ def _mpi4py(session: nox.Session, into: str) -> str:
     return str(archive).removesuffix(".tar.gz")
 
 
-# What depends on the interpreter most.
-_CORE = [
-    f"tests/test_{name}.py"
-    for name in (
-        *("adopted", "async", "callbacks", "culprit", "executors", "family", "forks", "identity"),
-        *("inherited", "plans", "processes", "random", "sequential", "threads"),
-    )
-]
-
-
 @nox.session(venv_backend="none")
 @nox.parametrize(
-    "version,what",
+    "version,extras,what",
     [
-        nox.param("3.15", ["tests", *_LOCAL], id="3.15"),
-        nox.param("3.15", ["tests/engines"], id="3.15-engines"),
-        nox.param("3.15", _CORE, id="3.15-core"),
-        nox.param("3.14", _CORE, id="3.14-core"),
+        nox.param("3.15", "test", ["tests", *_LOCAL], id="3.15"),
+        nox.param("3.15", "test,engines", ["tests/engines"], id="3.15-engines"),
+        nox.param("3.15", "test", _CORE, id="3.15-core"),
+        nox.param("3.14", "test", _CORE, id="3.14-core"),
     ],
 )
-def newest(session: nox.Session, version: str, what: list[str]) -> None:
+def newest(session: nox.Session, version: str, extras: str, what: list[str]) -> None:
     """Run the tests on Python 3.15, and their core on 3.14.
 
     As root, where debootstrap is or can be had: in a Debian that has both, which is kept in
-    ``.nox/newest``. Elsewhere on the machine's own. Arguments after ``--`` go to pytest.
+    ``.nox/.cache/newest``. Elsewhere on the machine's own. Arguments after ``--`` go to pytest.
     """
-    extras = "test,engines"
-    arguments = (*_TWO, "--timeout", "300", *(session.posargs or what))
+    arguments = (*_TWO, "--timeout", "300", *(session.posargs or [*_BRIEF, *what]))
     check = [sys.executable, "tests/newest.py", "--check"]
     why = subprocess.run(check, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     if not why:
@@ -144,7 +160,8 @@ def cluster(session: nox.Session) -> None:
     session.install(".[test,ssh,slurm]")
     # Each file has hosts of its own.
     apart = ("-n", "2", "--dist", "loadfile")
-    session.run("pytest", *apart, "--timeout", "400", *(session.posargs or ["tests/cluster"]))
+    what = session.posargs or [*_BRIEF, "tests/cluster"]
+    session.run("pytest", *apart, "--timeout", "400", *what)
 
 
 @nox.session(python="3.12")

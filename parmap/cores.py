@@ -101,7 +101,8 @@ def users_environ() -> Mapping[str, str]:
     """Give the environment as the user has set it."""
     if not aside:
         return os.environ
-    users = ((name, users_variable(name)) for name in os.environ.copy())
+    # Not of a copy: that raises if another thread takes a variable out meanwhile.
+    users = ((name, users_variable(name)) for name in os.environ)
     return {name: text for name, text in users if text is not None}
 
 

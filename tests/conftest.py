@@ -15,6 +15,7 @@ import parmap
 
 # How long an example takes is the machine's affair, not a property of the code.
 hypothesis.settings.register_profile("parmap", deadline=None)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("parmap")
 
 

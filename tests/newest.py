@@ -35,11 +35,13 @@ def missing():
         return "debootstrap is missing"
     if not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"]).returncode:
         return "this machine allows no mount namespaces"
+    if not mirror() and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update"], stdout=subprocess.DEVNULL)  # its lists may be missing
     return "" if mirror() else "apt knows no mirror of Debian"
 
 
 def mirror():
-    """Give the address from which this machine's own Debian comes."""
+    """Give the address from which this machine's own Debian comes, as apt's lists say."""
     if not shutil.which("apt-get"):
         return ""
     form = "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)"
@@ -126,7 +128,7 @@ def call(*command):
 def main(folder, version, extras, *arguments):
     root, environment = made(Path(folder)), settings()
     mount(root, environment)
-    venv = f"/root/python{version}"
+    venv = f"/python{version}"  # where also other users may read
     run(root, environment, f"python{version}", "-m", "venv", venv)
     run(root, environment, f"{venv}/bin/pip", "install", "-q", f".[{extras}]")
     environment["PATH"] = f"{venv}/bin:/usr/sbin:/usr/bin:/sbin:/bin"

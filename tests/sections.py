@@ -13,6 +13,7 @@ import functools
 import gc
 import io
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -185,8 +186,10 @@ class Limits(InSession):
     def check(self) -> None:
         super().check()
         self.stock.clear()  # each has a hold
+        never = threading.Event()
         while blas._limits._holds:  # of calls that are being ended
             gc.collect()
+            never.wait(0.01)
         free(blas._limits._lock)
         blas.release(blas.hold(1))
         assert not blas._limits._holds
@@ -251,12 +254,11 @@ class AtTheDesk(InSession):
         os.kill(idle.pid, signal.SIGKILL)
         while idle.number in desk._living:
             continue
-        worker = desk.living()[0]
-        worker.leaving = True
-        desk.rest(worker)
-        worker.leaving = False
         ours, theirs = socket.socketpair()
-        late = Worker(-1, *_slot(Worker), ours, os.dup(0))
+        assert desk.living()
+        late = Worker(-1, 1, ours, os.dup(0))
+        late.leaving = True
+        desk.rest(late)
         late.close()
         late.give(Task(Future(), [b""], (), ()), {})
         late._writing = True
@@ -294,11 +296,6 @@ class Interrupted(AtTheDesk):
                 future.result(GUARD)
         finally:
             executor.drop(large)
-
-
-def _slot(kind: type[Worker]) -> tuple[int, ...]:
-    """Give a worker's place, where it has one."""
-    return (1,) if "slot" in kind.__init__.__code__.co_varnames else ()
 
 
 def _deaf() -> None:
@@ -571,22 +568,96 @@ class Speaking(Section):
 def joblib_section() -> Section:
     from parmap.backends.joblib import JoblibExecutor
     from parmap.backends.joblib_life import Life
+    from parmap.backends.joblib_strays import Strays
 
     class Joblib(InSession):
         plan = parmap.plan("joblib", backend="threading", workers=2, setup=int)
-        functions: ClassVar = [JoblibExecutor.submit, JoblibExecutor._take, Life.take]
-        kinds: ClassVar = ("collect", "handle")
+        functions: ClassVar = [
+            *(JoblibExecutor.submit, JoblibExecutor._again),
+            *(JoblibExecutor._take, JoblibExecutor._replaced),
+            *(Life.take, Life.end, Life._break, Life._let_go, Life._late),
+        ]
 
         def run(self) -> None:
-            submit = self.session.executor.submit
-            assert submit(abs, -1).result(GUARD) == 1
-            assert submit(int, "11", base=2).result(GUARD) == 3
-            self.session.executor._life._broken = True  # it is begun anew
-            assert submit(abs, -1).result(GUARD) == 1
+            executor = self.session.executor
+            assert executor.submit(abs, -1).result(GUARD) == 1
+            assert executor.submit(int, "11", base=2).result(GUARD) == 3
+            life = executor._life
+            life._break([])  # it is begun anew
+            life = executor._life
+            life._strays = Strays(life._late)
+            life._break([])
+            life.end()
+            life.end()
+            assert executor.submit(abs, -1).result(GUARD) == 1
+            executor._life._break([self.dead])
+            self._refused(executor)
+            self._moved(executor)
+            self._begun_meanwhile(executor)
             assert self.other.submit(abs, -1).result(GUARD) == 1
+
+        def _begun_meanwhile(self, executor: Any) -> None:
+            """Run through what `_replaced` comes to when a finalizer submits in `_begin`."""
+            begin = executor._begin
+
+            def beginning() -> Life:
+                executor._begin = begin
+                assert executor.submit(abs, -6)
+                return begin()
+
+            executor._life._break([])
+            executor._begin = beginning
+            try:
+                assert executor.submit(abs, -5).result(GUARD) == 5
+            finally:
+                executor._begin = begin
+
+        def _refused(self, executor: Any) -> None:
+            """Run through what `_again` comes to when backends do not take a task."""
+            begin = executor._begin
+            for error in (ValueError, RuntimeError):  # after this one it tries the next
+                ticket = Ticket()
+
+                def beginning(ticket: Ticket = ticket, error: type[Exception] = error) -> Life:
+                    return _refusing(begin(), ticket, error)
+
+                executor._begin = beginning
+                try:
+                    executor._life._break([])
+                    executor._again(ticket, abs, -1)
+                    why = ticket.future.exception(GUARD)
+                    assert isinstance(why, (error, KeyboardInterrupt))
+                finally:
+                    executor._begin = begin
+                    executor._life._break([])
+
+        def _moved(self, executor: Any) -> None:
+            """Run through what the thread of `Strays` comes to: tasks run on in both workers."""
+            assert executor.submit(abs, -1).result(GUARD) == 1
+            life, held, moved = executor._life, threading.Event(), Ticket()
+            life._strays = strays = Strays(lambda _: False)
+            try:
+                assert not life._late(0)
+                for stray in (Ticket(), Ticket()):
+                    life.take(stray, held.wait)
+                    while not stray.future.running():
+                        continue
+                life.take(moved, abs, -4)
+                assert not life._late(1)
+                assert life._late(2)
+                assert life._late(2)
+                executor._again(moved, abs, -4)
+                assert moved.future.result(GUARD) == 4
+                executor._again(moved, abs, -4)  # done
+            finally:
+                held.set()
+                strays.end()
 
         @contextlib.contextmanager
         def open(self) -> Iterator[None]:
+            self.dead = multiprocessing.get_context("spawn").Process(target=int)
+            self.dead.start()
+            self.dead.join()
             with parmap.plan("joblib", workers=2).start() as self.other, super().open():
                 yield
 
@@ -595,6 +666,19 @@ def joblib_section() -> Section:
             free(self.session.executor._lock)
 
     return Joblib()
+
+
+def _refusing(life: Any, ticket: Ticket, error: type[Exception]) -> Any:
+    """Have a backend refuse one task, and no other."""
+    submit = life._submit
+
+    def refuse(batch: Any, *args: Any) -> Any:
+        if getattr(batch.items[0][0], "__self__", None) is ticket:
+            raise error
+        return submit(batch, *args)
+
+    life._submit = refuse
+    return life
 
 
 def ray_section() -> Section:
@@ -678,6 +762,8 @@ def main(name: str, kind: str) -> None:
     wrong += sweep.failures
     if wrong:
         raise BaseExceptionGroup("in finalizers and threads", wrong)
+    if "--missed" in sys.argv:
+        print(json.dumps(sweep.missed(), indent=1))
     print(json.dumps(sweep.report()))
 
 
@@ -686,4 +772,4 @@ def _interrupt() -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:3])

@@ -12,16 +12,27 @@ import contextlib
 import ctypes
 import dis
 import faulthandler
+import functools
 import gc
+import itertools
+import json
+import os
 import signal
+import subprocess
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterator
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Sweep", "points"]
+import pytest
+
+import parmap
+
+__all__ = ["Sweep", "points", "swept"]
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(parmap.__file__)))
 
 GUARD = 280.0  # seconds until a sweep is taken for a deadlock
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
@@ -34,6 +45,7 @@ _interrupt.argtypes = [ctypes.py_object] * 3
 _interrupt.restype = None
 
 
+@functools.cache
 def points(code: CodeType) -> set[int]:
     """List the steps of a function, but for those that only an exception leads to."""
     steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
@@ -74,6 +86,76 @@ def _only_raising(steps: list[dis.Instruction], seen: set[int]) -> set[int]:
     return raising
 
 
+class _Step(NamedTuple):
+    """A step that a scenario came to, in a call; and which step of that call came before.
+
+    `after` is its offset, or None where the function begins, or goes on after a `yield`, and
+    how often it had come then.
+    """
+
+    code: CodeType
+    offset: int
+    call: object
+    after: tuple[int | None, int]
+
+    def line(self) -> str:
+        """Name it, for whoever mends what it shows."""
+        step = next(s for s in dis.get_instructions(self.code) if s.offset == self.offset)
+        line = step.positions and step.positions.lineno
+        return f"{self.code.co_filename}:{line}, {step.opname}"
+
+
+class _Trace:
+    """The steps of one run of a scenario, in the thread that runs it."""
+
+    def __init__(self, codes: Container[CodeType], scenario: Callable[[], object]) -> None:
+        self.steps: list[_Step] = []
+        self._codes = codes
+        self._came: Counter[tuple[CodeType, int | None]] = Counter()
+        sys.settrace(self._enter)
+        try:
+            scenario()
+        finally:
+            sys.settrace(None)
+
+    def until(self, first: int, places: list[tuple[CodeType, int]]) -> list[_Step]:
+        """List the steps from one on to where its signal was handled, innermost place first."""
+        steps = self.steps[first:]
+        for place in places:
+            for i, step in enumerate(steps):
+                if (step.code, step.offset) == place:
+                    return steps[: i + 1]
+        # Elsewhere, after the call had returned.
+        return [*itertools.takewhile(lambda step: step.call is steps[0].call, steps)]
+
+    def _enter(self, frame: FrameType, _event: str, _: object) -> Any:
+        code = frame.f_code
+        if code not in self._codes:
+            return None
+        frame.f_trace_opcodes = True
+        call = object()
+        after = self._after(code, None)
+
+        def step(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal after
+            if event == "opcode":
+                self.steps.append(_Step(code, frame.f_lasti, call, after))
+                after = self._after(code, frame.f_lasti)
+            return step
+
+        return step
+
+    def _after(self, code: CodeType, offset: int | None) -> tuple[int | None, int]:
+        self._came[code, offset] += 1
+        return offset, self._came[code, offset]
+
+
+def _places(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
+    while frame is not None:
+        yield frame.f_code, frame.f_lasti
+        frame = frame.f_back
+
+
 class Sweep:
     """What strikes, where, and where it has struck.
 
@@ -93,7 +175,9 @@ class Sweep:
         self._striking = threading.local()
         self.hit: dict[CodeType, set[int]] = defaultdict(set)
         self.failures: list[BaseException] = []
-        self._target: tuple[CodeType, int] | None = None
+        self._awaited: _Step
+        self._left = 0  # how often the step before it is still to come
+        self._struck: list[tuple[CodeType, int]] | None = None
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
@@ -122,60 +206,60 @@ class Sweep:
         checked: Callable[[], object],
         handle: Callable[[], object],
     ) -> None:
-        """Run a scenario again and again, each time with a signal at the next of its steps."""
-        signal.signal(signal.SIGINT, lambda *_: (sys.settrace(None), handle()))
-        for code, offset in self._steps_of(scenario):
-            self._target = code, offset
+        """Run a scenario again and again, until a signal has arrived at each of its steps.
+
+        The interpreter calls handlers only after calls and at jumps back. Signals that arrive at
+        any of the steps since the last such place are handled at the same one: a run for each
+        place is enough.
+        """
+        checked()  # what happens the first time only is not to be traced
+        trace = _Trace(self._codes, scenario)
+
+        def struck(_: int, frame: FrameType | None) -> None:
+            sys.settrace(None)
+            self._struck = [*_places(frame)]
+            handle()
+
+        signal.signal(signal.SIGINT, struck)
+        for i, step in enumerate(trace.steps):
+            if step.offset in self.hit[step.code]:
+                continue
+            self._struck, self._awaited, self._left = None, step, step.after[1]
             sys.settrace(self._enter_to_signal)
             try:
                 checked()
             except BaseException as error:
-                error.add_note(f"after a signal in {self._codes[code]}, at {_line(code, offset)}")
+                error.add_note(f"after a signal in {self._codes[step.code]}, at {step.line()}")
                 raise
             finally:
                 sys.settrace(None)
-            if self._target is None:
-                self.hit[code].add(offset)
-
-    def _steps_of(self, scenario: Callable[[], object]) -> list[tuple[CodeType, int]]:
-        steps: dict[tuple[CodeType, int], None] = {}
-
-        def step(frame: FrameType, event: str, _: object) -> Any:
-            if event == "opcode":
-                steps[frame.f_code, frame.f_lasti] = None
-            return step
-
-        def enter(frame: FrameType, _event: str, _: object) -> Any:
-            if frame.f_code not in self._codes:
-                return None
-            frame.f_trace_opcodes = True
-            return step
-
-        sys.settrace(enter)
-        try:
-            scenario()
-        finally:
-            sys.settrace(None)
-        return list(steps)
+            if self._struck is not None:
+                for one in trace.until(i, self._struck):
+                    self.hit[one.code].add(one.offset)
 
     def _enter_to_signal(self, frame: FrameType, _event: str, _: object) -> Any:
-        if self._target is None or frame.f_code is not self._target[0]:
+        if self._left == 0 or frame.f_code is not self._awaited.code:
             return None
         frame.f_trace_opcodes = True
-        return self._step_to_signal
+        return self._come(None) or self._step_to_signal
 
     def _step_to_signal(self, frame: FrameType, event: str, _: object) -> Any:
-        if self._target is None or event != "opcode":
+        if self._left == 0 or event != "opcode":
             return self._step_to_signal
-        steps = sorted(points(frame.f_code))
-        before = [offset for offset in steps if offset < self._target[1]]
-        if not before or frame.f_lasti >= before[-1]:
-            self._target = None
-            return _interrupt  # strikes at the very next step, from C
-        return self._step_to_signal
+        return self._come(frame.f_lasti) or self._step_to_signal
+
+    def _come(self, offset: int | None) -> Any:
+        """Send the signal if this is the step before the one that is awaited."""
+        if offset != self._awaited.after[0]:
+            return None
+        self._left -= 1
+        return None if self._left else _interrupt  # strikes at the very next step, from C
 
     def _enter(self, frame: FrameType, _event: str, _: object) -> Any:
-        if frame.f_code not in self._codes or getattr(self._striking, "now", False):
+        code = frame.f_code
+        if code not in self._codes or getattr(self._striking, "now", False):
+            return None
+        if self.hit[code] >= points(code):  # to trace its steps once more would only take time
             return None
         frame.f_trace_opcodes = True
         return self._step
@@ -213,13 +297,6 @@ class Sweep:
         }
 
 
-def _line(code: CodeType, offset: int) -> str:
-    """Name a step, for whoever mends what it shows."""
-    step = next(step for step in dis.get_instructions(code) if step.offset == offset)
-    line = step.positions and step.positions.lineno
-    return f"{code.co_filename}:{line}, {step.opname}"
-
-
 def _code(function: Any) -> CodeType:
     function = getattr(function, "fget", None) or function
     return getattr(function, "__wrapped__", function).__code__
@@ -241,6 +318,29 @@ class Finalizer:
 
     def __del__(self) -> None:
         self._call()
+
+
+# From Python 3.12 on some instructions are not traced, so fewer steps can be struck at.
+one_python = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="steps are counted as Python 3.11 traces them"
+)
+
+
+def swept(section: str, kind: str) -> dict[str, list[int]]:
+    """Sweep in a process of its own, which ends with all stacks if it takes too long."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sections", section, kind],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    hits: dict[str, list[int]] = json.loads(done.stdout.splitlines()[-1])
+    assert hits
+    print(section, kind, hits)
+    return hits
 
 
 def guard() -> None:

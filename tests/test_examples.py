@@ -21,7 +21,7 @@ def table(example, plan, *flags):
         env={**os.environ, "PYTHONPATH": str(ROOT), "PARMAP_PLAN": plan},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     *lines, time = done.stdout.splitlines()

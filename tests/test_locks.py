@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import parmap
 from tests.sections import SECTIONS
+from tests.sweep import one_python, swept
 
 ROOT = Path(parmap.__file__).parent
 
@@ -23,7 +20,6 @@ LOCKS = {
     ("worker/setup.py", "_lock"): "setup",
     ("current.py", "self._lock"): "process-wide",
     ("backends/joblib.py", "self._lock"): "joblib",
-    ("backends/joblib_life.py", "self._lock"): "joblib",
     ("backends/dask/agent.py", "self._speaking"): "speaking",
     ("backends/outstanding.py", "self._over"): "ends",
     ("backends/processes/pool.py", "self._beginning"): "beginning",
@@ -105,46 +101,22 @@ def test_every_lock_says_who_may_come_in_between(file, name):
         assert any("finalizer" in line for line in lines[max(0, place - 45) : place + 1])
 
 
-# From Python 3.12 on some instructions are not traced, so fewer steps can be struck at.
-one_python = pytest.mark.skipif(
-    sys.version_info >= (3, 12), reason="steps are counted as Python 3.11 traces them"
-)
-
-
-def swept(section: str, kind: str) -> dict[str, list[int]]:
-    """Sweep in a process of its own, which ends with all stacks if it takes too long."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sections", section, kind],
-        cwd=ROOT.parent,
-        env={**os.environ, "PYTHONPATH": os.fspath(ROOT.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @one_python
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("section", sorted(SWEPT - {"interrupted"}))
 def test_a_collection_at_each_step(section):
     """Its finalizers close a forgotten `imap`, drop handles, cancel and submit."""
     hits = swept(section, "collect")
-    print(section, hits)
-    assert hits
     few = {name: hit for name, hit in hits.items() if hit[0] < LEAST.get(name, 0.95) * hit[1]}
     assert few == {}
 
 
 @one_python
-@pytest.mark.timeout(300)  # limits run some 850 times
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["handle", "interrupt"])
 @pytest.mark.parametrize("section", SIGNALLED)
 def test_a_signal_at_each_step(section, kind):
     """Its handler makes calls, or raises KeyboardInterrupt; all still works afterwards."""
     hits = swept(section, kind)
-    print(section, kind, hits)
-    assert hits
     few = {n: hit for n, hit in hits.items() if hit[0] < LEAST_SIGNALS.get(n, 0.95) * hit[1]}
     assert few == {}

@@ -176,25 +176,37 @@ class JoblibExecutor(PackingExecutor):
             ticket.settle(None, error)
 
     def _take(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
-        for start in range(_STARTS):
+        over: Life | None = None
+        starts = 0
+        while True:
             try:
-                if start:
-                    fresh = self._begin()
-                    # Read after `_begin`, which takes long: a finalizer may have begun one, too.
-                    over, self._life = self._life, fresh
-                    fresh.again = self._again
-                    if over.spent:  # other tasks come to their end there
-                        self._spent = [one for one in self._spent if not one.ended] + [over]
-                    else:
-                        over.end()
-                self._life.take(ticket, *task)
+                life = self._life
+                if life is over:
+                    life = self._replaced(life)
+                life.take(ticket, *task)
                 return
             except (BrokenExecutor, RuntimeError):
                 # Broken, or ended by somebody else: loky's executor is the whole process's, so
                 # that the deaths of another session break this one's, too. Or it could not
                 # start: filelock, if it is loaded, lets no two threads fork at a time.
-                if start == _STARTS - 1:
+                starts += 1
+                if starts == _STARTS:
                     raise
+                over = life
+
+    def _replaced(self, over: Life) -> Life:
+        """Begin a life in the place of one that takes no more tasks."""
+        fresh = self._begin()
+        if self._life is not over:
+            # A finalizer has begun one while `_begin` ran, which takes long, and tasks run there.
+            fresh.end()
+            return self._life
+        fresh.again, self._life = self._again, fresh
+        if over.retire():  # other tasks come to their end there
+            self._spent = [one for one in self._spent if not one.ended] + [over]
+        else:
+            over.end()
+        return fresh
 
 
 # Keys that tasks are given which look whether they are in this process.

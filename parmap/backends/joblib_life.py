@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
@@ -18,6 +18,7 @@ from parmap.backends.ticket import Ticket, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
 from parmap.failures import PoolBroken
+from parmap.identity import Key, fresh_key
 
 __all__ = ["Life"]
 
@@ -65,13 +66,15 @@ class Life:
         self._loky = isinstance(self._backend, parallel.LokyBackend)
         pool = isinstance(self._backend, parallel.MultiprocessingBackend)
         self.traits = _traits(self._backend, replaces=self._loky or pool)
-        # Reentrant: a finalizer that cancels a task takes it, in any thread, to let that one go.
-        self._lock = threading.RLock()
-        # Under `_lock`: what is out, by numbers; whether a process has died, or tasks run in vain,
-        # so that no more tasks are taken; and whether it ends.
-        self._out: dict[int, tuple[Ticket, tuple[Any, ...]]] = {}
+        # No lock: a finalizer may cancel or submit a task, in any thread and at any step, and so
+        # want the executor's lock, whose owner may be in `take`. Each change is a single step.
+        # Whoever pops a task from `_out` decides what becomes of it. `take` adds it before it
+        # looks at the flags, and those who set them look at `_out` afterwards: none is forgotten.
+        self._out: dict[Key, tuple[Ticket, tuple[Any, ...]]] = {}
+        # Whether a process has died; tasks run in vain, so that no more are taken; those that were
+        # out run elsewhere; and it ends.
         self._broken = self._spent = self._moved = self._ended = False
-        self._numbers = itertools.count()
+        self._ends = [True]  # who pops it gives the backend back
         # Its own processes, all of them: those that it puts in the place of dead ones do not count.
         self._watch = _Watch(list(self._backend._pool._pool), self._break) if pool else None  # noqa: SLF001
         # Some backends say when a task is done, but not what came of it.
@@ -86,22 +89,29 @@ class Life:
         Raises
         ------
         concurrent.futures.BrokenExecutor
-            If a process has died, or runs what nobody waits for.
+            If it has ended, a process has died, or one runs what nobody waits for.
         RuntimeError
             If somebody else has ended the backend.
         """
-        with self._lock:
-            if self._broken or self._spent:
-                raise BrokenExecutor
-            number = next(self._numbers)
-            self._out[number] = ticket, (fn, *args)
-        task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
+        key = fresh_key()  # a count would be shared by threads
         try:
+            self._out[key] = ticket, (fn, *args)
+            if self._broken or self._spent or self._ended:
+                raise BrokenExecutor  # noqa: TRY301 - or a task that was moved would run twice
+            # First: Ctrl-C may strike after any call, and nothing may stay in `_out` then.
+            ticket.future.add_done_callback(lambda _: self._let_go(key))
+            task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
             self._give(ticket, task)
-        except BaseException:
-            self._let_go(number)
+        except BaseException as error:
+            mine = self._let_go(key)
+            if not isinstance(error, Exception):
+                raise
+            if not mine:
+                return  # it has failed with the backend, or runs elsewhere
+            if self._ended:
+                # It ended in the middle, and its backend has an error of its own for that.
+                raise BrokenExecutor from error
             raise
-        ticket.future.add_done_callback(lambda _: self._let_go(number))
 
     @property
     def resolver(self) -> int | None:
@@ -111,23 +121,29 @@ class Life:
 
     def end(self) -> None:
         """Give the backend back to joblib, and end what nobody waits for."""
-        with self._lock:
-            first, self._ended = not self._ended, True
-        if not first:
+        if not self._may_end():
             return
         if self._strays is not None:
             self._strays.end()
         self._leave()
 
-    @property
-    def spent(self) -> bool:
-        """Whether no more tasks are taken, while those that are out come to their end."""
-        return self._spent
+    def retire(self) -> bool:
+        """Take no more tasks; tell whether those that are out come to their end here."""
+        before, self._spent = self._spent, True
+        return before or (bool(self._out) and not self._broken)
 
     @property
     def ended(self) -> bool:
         """Whether it has been given back."""
         return self._ended
+
+    def _may_end(self) -> bool:
+        try:
+            return self._ends.pop()
+        except IndexError:
+            return False
+        finally:
+            self._ended = True
 
     def _leave(self) -> None:
         if self._waiters is not None:
@@ -181,10 +197,9 @@ class Life:
 
     def _break(self, dead: list[Any], words: str = "") -> None:
         """Fail all that is out: whose process died, the backend does not say."""
-        with self._lock:
-            first, self._broken = not self._broken, True
-            out = [ticket for ticket, _ in self._out.values()]
-        if not first:
+        first, self._broken = not self._broken, True
+        out = self._taken_out()
+        if not (first or out):
             return
         death = functools.partial(WorkerDied, 0, last_words=words)
         if dead:
@@ -194,18 +209,26 @@ class Life:
         def fail() -> None:
             if self._watch is not None:
                 self.end()  # or the pool would fork new processes, beside those of the next start
-            for ticket in out:
+            for ticket, _ in out:
                 ticket.settle(None, death())
 
         # Not in this thread: what follows may be the next start, which waits for it to end.
         threading.Thread(target=fail, name="parmap-joblib", daemon=True).start()
 
-    def _let_go(self, number: int) -> None:
-        with self._lock:
-            self._out.pop(number, None)
-            last = self._spent and not self._out
-        if last and self._strays is not None:
+    def _taken_out(self) -> list[tuple[Ticket, tuple[Any, ...]]]:
+        """Take all tasks that are out, to fail them or to run them elsewhere."""
+        out = []
+        with contextlib.suppress(KeyError):  # none is left
+            while True:
+                out.append(self._out.popitem()[1])
+        return out[::-1]
+
+    def _let_go(self, key: Key) -> bool:
+        """Forget a task; tell whether nobody else had taken it out."""
+        mine = self._out.pop(key, None) is not None
+        if self._spent and not self._out and self._strays is not None:
             self._strays.look()
+        return mine
 
     def _late(self, strays: int) -> bool:
         """Make an end, as cancelled tasks run on; tell whether it has come.
@@ -213,15 +236,15 @@ class Life:
         Whatever else runs here comes to its own end first, unless all workers are taken: then what
         is out waits behind those tasks, and runs elsewhere instead.
         """
-        with self._lock:
-            self._spent = self._spent or bool(strays)
-            others = list(self._out.values())
-            if self._ended or not self._spent:
-                return self._ended
-            if others and strays < self.workers:
-                return False
-            self._moved = self._ended = True
-        self._leave()
+        self._spent = self._spent or bool(strays)
+        if self._ended or not self._spent:
+            return self._ended
+        if self._out and strays < self.workers:
+            return False
+        others = self._taken_out()
+        self._moved = True
+        if self._may_end():
+            self._leave()
         for ticket, call in others:
             self.again(ticket, *call)
         return True
@@ -265,12 +288,28 @@ class _Watch:
             self._died([ends[end] for end in ends if end in ready])
 
 
+def _forks(joblib: Any) -> Any:
+    """Give the context in which a pool forks its workers, unless the user chose how they start.
+
+    Python 3.14 changed the default on Linux: workers then run the script again, unless it has a
+    guard, and have the environment of the time when the first of them started.
+    """
+    import multiprocessing
+
+    chosen = joblib.parallel.DEFAULT_MP_CONTEXT is not None  # the variable JOBLIB_START_METHOD
+    if chosen or multiprocessing.get_start_method(allow_none=True) is not None:
+        return None
+    return multiprocessing.get_context("fork") if sys.platform == "linux" else None
+
+
 def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:
     """Start a backend; give the `Parallel` that has it."""
     try:
         # What is sent is packed; of what users submit themselves, nothing shall be memory-mapped.
         with joblib.parallel_config(backend=owning(joblib, name)):
             parallel = joblib.Parallel(n_jobs=workers, max_nbytes=None)
+        if name == "multiprocessing" and (forks := _forks(joblib)) is not None:
+            parallel._backend_kwargs["context"] = forks  # noqa: SLF001 - no public way either
         backend = parallel._backend  # noqa: SLF001 - it has no public name
         # In its own threads joblib starts no processes, lest calls nest that nobody thought of.
         # Here the plan says so.

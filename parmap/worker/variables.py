@@ -132,7 +132,8 @@ class _Held:
                 for text, (ours, one) in zip(now, self._ours, strict=True)
             ]
         )
-        limits = tuple([(one.threads, one.exact) for one in asked])
+        # Each once: a thousand calls that run at a time mostly ask for the same.
+        limits = frozenset([(one.threads, one.exact) for one in asked])
         wanted = _wanted(users, limits) if limits else users
         aside = _aside(users, wanted) if limits else {}
         # First what it was, then the variable: who reads both in between finds the user's.
@@ -164,7 +165,7 @@ _Texts = tuple[Any, ...]
 
 
 @functools.lru_cache(64)
-def _wanted(users: _Texts, limits: tuple[tuple[int, bool], ...]) -> _Texts:
+def _wanted(users: _Texts, limits: frozenset[tuple[int, bool]]) -> _Texts:
     """Give what the variables are to hold, if calls ask for these limits."""
     environ = _decoded(users)
     wanted = list(users)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ["cross_validation.py", "nested_loops.py", "simulation.py"]
+_long = functools.partial(pytest.param, marks=pytest.mark.long)
+EXAMPLES = [_long("cross_validation.py"), "nested_loops.py", _long("simulation.py")]
 PLANS = [
     "dask(workers=2)",
     "dask(workers=2, processes=False)",
@@ -31,7 +32,8 @@ if __name__ == "__main__":  # these pools import the main script in their worker
 """
 EXECUTORS = {
     "ProcessPoolExecutor": (
-        "import concurrent.futures as cf; it = cf.ProcessPoolExecutor(2)",
+        # Started here: from Python 3.14 on, workers load what is the main script at that moment.
+        "import concurrent.futures as cf; it = cf.ProcessPoolExecutor(2); it.submit(int).result()",
         "it.shutdown()",
     ),
     "multiprocessing.Pool": (
@@ -56,7 +58,7 @@ def table(*words: str, **environ: str) -> list[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     *lines, time = done.stdout.splitlines()
@@ -67,6 +69,10 @@ def table(*words: str, **environ: str) -> list[str]:
 @functools.cache
 def wanted(example: str) -> list[str]:
     return table(sys.executable, str(ROOT / "examples" / example), PARMAP_PLAN="sequential")
+
+
+def test_the_example_of_the_readme_on_dask():
+    test_on_a_plan("dask(workers=2)", "cross_validation.py")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

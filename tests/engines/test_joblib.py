@@ -15,6 +15,7 @@ import parmap
 from parmap.testing import PlanContract
 from tests.calling import EndContract
 from tests.mapping import MapContract
+from tests.sweep import one_python, swept
 
 joblib = pytest.importorskip("joblib")
 
@@ -75,6 +76,7 @@ class TestMultiprocessing(PlanContract):
     plan = parmap.plan("joblib", backend="multiprocessing", workers=2)
 
 
+@pytest.mark.long
 class TestOneWorker(PlanContract):
     plan = parmap.plan("joblib", workers=1)
 
@@ -199,6 +201,69 @@ def test_a_callback_of_a_dead_task_may_submit(backend):
         session.executor.submit(os._exit, 1).add_done_callback(follow)
         assert called.wait(GUARD)
         assert later[0].result(GUARD) == 5
+
+
+def test_a_task_that_a_finalizer_submits_while_a_backend_begins_is_kept(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with parmap.plan("joblib", backend="multiprocessing", workers=2) as session:
+        executor, inner = session.executor, []
+        begin = executor._begin
+
+        def begin_and_collect():
+            life = begin()
+            if not inner:  # what runs under the lock, in this thread, as a finalizer would
+                inner.append(None)
+                inner[0] = executor.submit(fifo.read_text)
+            return life
+
+        executor._begin = begin_and_collect
+        executor._life._break([])
+        assert executor.submit(abs, -1).result(GUARD) == 1
+        fifo.write_text("read")
+        assert inner[0].result(GUARD) == "read"
+        assert executor.submit(abs, -2).result(GUARD) == 2
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_backend_that_ends_in_the_middle_of_a_submit_is_begun_anew(backend):
+    with parmap.plan("joblib", backend=backend, workers=2) as session:
+        life = session.executor._life
+        send = life._submit
+
+        def end_and_send(*args):
+            life.end()
+            return send(*args)
+
+        life._submit = end_and_send
+        assert session.executor.submit(abs, -1).result(GUARD) == 1
+        assert not life._out
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_task_that_is_moved_while_it_is_submitted_runs_once(backend, tmp_path):
+    notes = tmp_path / "notes"
+    with parmap.plan("joblib", backend=backend, workers=2) as session:
+        life = session.executor._life
+        send = life._submit
+
+        def move_and_send(*args):
+            # The thread of `_strays` does, when cancelled tasks have all workers.
+            moving = threading.Thread(target=life._late, args=(2,), daemon=True)
+            moving.start()
+            while life._backend._pool if backend == "multiprocessing" else life._backend._workers:
+                continue
+            return send(*args)
+
+        life._submit = move_and_send
+        assert session.executor.submit(note, notes).result(GUARD) == 4
+        assert session.executor.submit(abs, -2).result(GUARD) == 2
+    assert notes.read_text() == "ran\n"
+
+
+def note(path):
+    with path.open("a") as file:
+        return file.write("ran\n")
 
 
 def double(x):
@@ -505,3 +570,11 @@ class TestMapOfLoky(EndContract):
 
 class TestMapOfThreading(MapContract):
     plan = parmap.plan("joblib", backend="threading", workers=2)
+
+
+@one_python
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["collect", "handle", "interrupt"])
+def test_a_collection_or_a_signal_at_each_step(kind):
+    hits = swept("joblib", kind)
+    assert {name: hit for name, hit in hits.items() if hit[0] < 0.95 * hit[1]} == {}
