@@ -19,8 +19,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -160,7 +160,7 @@ class Limits(InSession):
     def _rare(self) -> None:
         """Run through what only a worker comes to, and what only an interrupt does."""
         worker = self.worker
-        worker._worker, worker._users = None, False
+        worker._worker, worker._users, worker._covered = None, False, None
         worker.meet(blas.Hold(2, exact=False), worker=True)
         worker._worker = None
         brings, blas._brings_libraries = blas._brings_libraries, lambda _: False
@@ -176,8 +176,13 @@ class Limits(InSession):
         try:
             worker._lock = _Late(worker)
             worker.release(token)
+            # And one that another thread has, at once or the second time.
+            for acquired in ([False], [True, False]):
+                worker._lock = _Late(worker, acquired)
+                worker.release(blas.Hold(2, exact=False))
         finally:
             worker._lock = lock
+        variables._held.release(token)  # nobody holds it
 
     def strike(self) -> None:
         super().strike()
@@ -199,11 +204,14 @@ class Limits(InSession):
 
 
 class _Late:
-    """A lock that another thread finds taken, just before it is free."""
+    """A lock that another thread finds taken, just before it is free; or takes itself."""
 
-    def __init__(self, limits: Any) -> None:
+    def __init__(self, limits: Any, acquired: Sequence[bool] = ()) -> None:
         self._lock, self._limits, self._late = limits._lock, limits, [blas.Hold(2, exact=False)]
-        self.acquire, self._is_owned = self._lock.acquire, self._lock._is_owned
+        self._acquired, self._is_owned = iter(acquired), self._lock._is_owned
+
+    def acquire(self, *, blocking: bool) -> bool:
+        return next(self._acquired, True) and bool(self._lock.acquire(blocking=blocking))
 
     def release(self) -> None:
         self._limits._over.extend(self._late)
@@ -289,13 +297,43 @@ class Interrupted(AtTheDesk):
         executor = self.session.executor
         large = executor.put(self.array)
         try:
-            first = [executor.submit(np.sum, large) for _ in range(4)]
+            first = [executor.submit(_long), *(executor.submit(np.sum, large) for _ in range(3))]
             executor.abandon(first[0])
             assert executor.pids
             for future in first[1:]:
                 future.result(GUARD)
+            wait(first, GUARD)
+            executor.abandon(first[0])  # nobody has it any more
         finally:
             executor.drop(large)
+        self._rare(executor)
+
+    def _rare(self, executor: ProcessExecutor) -> None:
+        """Run through what forks come to, small values, and a worker that is closed meanwhile."""
+        executor.drop(executor._desk.put([b"x"], inherit=True))
+        executor.drop(executor.put(self.array))  # no worker has it
+        small = executor.put([1, 2])
+        tasks = [executor.submit(len, small) for _ in range(2)]
+        assert [task.result(GUARD) for task in tasks] == [2, 2]
+        executor.drop(small)
+        here = os.getcwd()
+        os.chdir("/")
+        try:
+            for _ in range(2):  # with it a worker hears that the value is gone, and where it is
+                assert executor.submit(abs, -1).result(GUARD) == 1
+        finally:
+            os.chdir(here)
+        ours, theirs = socket.socketpair()
+        with theirs, os.fdopen(os.dup(0)) as notes:
+            late = Worker(-1, 1, ours, notes.fileno())
+            late.close()
+            late.give(Task(Future(), [b""], (), ()), {})
+
+
+def _long() -> None:
+    """Run until it is interrupted, or a moment if nobody does."""
+    for _ in range(3_000_000):
+        pass
 
 
 def _deaf() -> None:
@@ -447,7 +485,8 @@ class Generators(Section):
 
         random.seed(5)
         np.random.seed(5)  # noqa: NPY002
-        self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        np.random.normal()  # noqa: NPY002 - half of a pair is kept, which a swap must bring back
+        self.before = self._states()
         with generators.apart(load=True):
             random.random()
             np.random.random()  # noqa: NPY002
@@ -462,7 +501,9 @@ class Generators(Section):
         with generators.apart(), generators._Own().python(None), generators._Own().numpy(None):
             np.random.normal()  # noqa: NPY002 - one of a pair
         np.random.normal()  # noqa: NPY002
-        self.before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        self.before = self._states()
+        with generators.apart():
+            pass
         self._beside()
 
     def _beside(self) -> None:
@@ -494,16 +535,19 @@ class Generators(Section):
             parmap.pmap(abs, [-1])
 
     def check(self) -> None:
+        assert not generators._turn
+        assert self._states() == self.before
+
+    def _states(self) -> object:
+        """Read both generators, with the half of a pair of normals that NumPy's keeps."""
         import random
 
-        assert not generators._turn
-        now = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-        assert now == self.before
+        _, key, *rest = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), key.tolist(), rest
 
 
 class SetUp(Section):
     functions: ClassVar = [setup.prepared]
-    kinds: ClassVar = ("collect", "handle")
 
     def run(self) -> None:
         setup._ran.clear()

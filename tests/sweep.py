@@ -43,6 +43,9 @@ _UNSEEN = {"CACHE", "EXTENDED_ARG", "END_FOR", "END_SEND", "NOP"}
 _interrupt = ctypes.pythonapi.PyErr_SetInterrupt
 _interrupt.argtypes = [ctypes.py_object] * 3
 _interrupt.restype = None
+_nothing = ctypes.pythonapi.PyThreadState_Get  # any function that does nothing
+_nothing.argtypes = [ctypes.py_object] * 3
+_nothing.restype = None
 
 
 @functools.cache
@@ -119,14 +122,13 @@ class _Trace:
             sys.settrace(None)
 
     def until(self, first: int, places: list[tuple[CodeType, int]]) -> list[_Step]:
-        """List the steps from one on to where its signal was handled, innermost place first."""
-        steps = self.steps[first:]
-        for place in places:
-            for i, step in enumerate(steps):
-                if (step.code, step.offset) == place:
-                    return steps[: i + 1]
-        # Elsewhere, after the call had returned.
-        return [*itertools.takewhile(lambda step: step.call is steps[0].call, steps)]
+        """List the steps from one on, of its call, to where its signal was handled."""
+        call = self.steps[first].call
+        steps = [*itertools.takewhile(lambda step: step.call is call, self.steps[first:])]
+        for i, step in enumerate(steps):
+            if (step.code, step.offset) in places:
+                return steps[: i + 1]
+        return steps  # elsewhere, later
 
     def _enter(self, frame: FrameType, _event: str, _: object) -> Any:
         code = frame.f_code
@@ -152,8 +154,15 @@ class _Trace:
 
 def _places(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
     while frame is not None:
-        yield frame.f_code, frame.f_lasti
+        # In a call, `f_lasti` is that of the last of the instruction's caches.
+        begun = [step for step in _offsets(frame.f_code) if step <= frame.f_lasti]
+        yield frame.f_code, max(begun, default=0)
         frame = frame.f_back
+
+
+@functools.cache
+def _offsets(code: CodeType) -> list[int]:
+    return [step.offset for step in dis.get_instructions(code)]
 
 
 class Sweep:
@@ -182,6 +191,7 @@ class Sweep:
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
         """Be ready to strike in this thread and those that begin in the block."""
+        sys._getframe().f_trace_opcodes = True  # else Python 3.12 traces none until the next call
         threading.settrace(self._enter)
         sys.settrace(self._enter)
         try:
@@ -214,6 +224,7 @@ class Sweep:
         """
         checked()  # what happens the first time only is not to be traced
         trace = _Trace(self._codes, scenario)
+        tracer = self._enter_to_signal  # kept: the interpreter lets go of it while it runs
 
         def struck(_: int, frame: FrameType | None) -> None:
             sys.settrace(None)
@@ -225,7 +236,7 @@ class Sweep:
             if step.offset in self.hit[step.code]:
                 continue
             self._struck, self._awaited, self._left = None, step, step.after[1]
-            sys.settrace(self._enter_to_signal)
+            sys.settrace(tracer)
             try:
                 checked()
             except BaseException as error:
@@ -253,7 +264,11 @@ class Sweep:
         if offset != self._awaited.after[0]:
             return None
         self._left -= 1
-        return None if self._left else _interrupt  # strikes at the very next step, from C
+        if self._left:
+            return None
+        # Else the handler would run in the tracer where that step calls a function.
+        sys.settrace(_nothing)
+        return _interrupt  # strikes at the very next step, from C
 
     def _enter(self, frame: FrameType, _event: str, _: object) -> Any:
         code = frame.f_code

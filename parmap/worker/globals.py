@@ -200,9 +200,11 @@ class _Own:
             module.set_bit_generator(self._bits)
             yield
         finally:
-            module.set_bit_generator(callers)
-            if state["has_gauss"]:
-                module.set_state(state)
+            try:
+                module.set_bit_generator(callers)
+            finally:  # also if Ctrl-C strikes after that call
+                if state["has_gauss"]:
+                    module.set_state(state)
 
     @contextmanager
     def torch(self, module: Any) -> Iterator[None]:

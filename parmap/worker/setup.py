@@ -42,6 +42,10 @@ def prepared(setup: Embedded, fn: Callable[..., Any], *args: Any) -> Any:
             _ran[setup.key] = None
             try:
                 setup.open()()
+            except KeyboardInterrupt:
+                # A call was stopped; the setup has not failed. It runs again before the next task.
+                _ran.pop(setup.key, None)
+                raise
             except BaseException as error:  # noqa: BLE001 - told to every task
                 _ran[setup.key] = error
         why = _ran[setup.key]

@@ -22,6 +22,7 @@ import pytest
 import parmap
 from parmap.testing import PlanContract
 from tests.calling import EndContract
+from tests.sweep import one_python, swept
 
 ray = pytest.importorskip("ray")
 
@@ -409,3 +410,29 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
 
 class TestMap(EndContract):
     plan = parmap.plan("ray", workers=2)
+
+
+@pytest.mark.parametrize("where", ["_is_full", "_send", "_hear"])
+def test_ctrl_c_in_the_middle_of_a_submit_leaves_nothing(where, monkeypatch):
+    # Ray has room for two such tasks: one that stays out makes the next one wait for ever.
+    with parmap.plan("ray", workers=1, num_cpus=0.5) as session:
+        executor = session.executor
+
+        def interrupt(*_):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor, where, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(abs, -1)
+        assert executor.submit(abs, -2).result(60) == 2
+        assert executor.submit(abs, -3).result(60) == 3
+        assert not executor._out
+        assert not executor._stopped
+
+
+@one_python
+@pytest.mark.timeout(300)
+def test_a_collection_at_each_step():
+    hits = swept("ray", "collect")
+    assert {name: hit for name, hit in hits.items() if hit[0] < 0.95 * hit[1]} == {}

@@ -55,6 +55,7 @@ class Errand:
     future: Future[Any] = field(default_factory=Future)
     ref: Any = None
     killed: bool = False
+    settled: bool = False  # after Ctrl-C its end may be told twice
 
 
 class RayExecutor(PackingExecutor):
@@ -118,16 +119,24 @@ class RayExecutor(PackingExecutor):
     def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call a function; Ray pickles the call."""
         errand = Errand(functools.partial(fn, **kwargs) if kwargs else fn, args)
-        self._tasks.add(errand.future)
-        with self._lock:
-            self._out.add(errand)  # first, so that who comes in between counts it
-            full = self._is_full()
-            if full:
-                self._out.discard(errand)
-                self._waiting.append(errand)
-        errand.future.add_done_callback(functools.partial(self._stop, errand))
-        if not full:
-            self._send(errand)
+        try:
+            self._tasks.add(errand.future)
+            errand.future.add_done_callback(functools.partial(self._stop, errand))
+            with self._lock:
+                self._out.add(errand)  # first, so that who comes in between counts it
+                full = self._is_full()
+                if full:
+                    self._out.discard(errand)
+                    self._waiting.append(errand)
+            if not full:
+                self._send(errand)
+        except BaseException:
+            # Ctrl-C: nobody gets this future, and neither the limit nor the end may count it.
+            if errand.future.cancel() and errand.ref is None:
+                self._ended.put((errand, None))
+            elif errand.ref is not None:
+                self._hear(errand)  # perhaps once more
+            raise
         return errand.future
 
     def put(self, value: Any, what: str = "") -> Reference:
@@ -188,10 +197,13 @@ class RayExecutor(PackingExecutor):
             self._ended.put((errand, error))
             return
         errand.args = ()
-        # The public way to a future makes one more of them, and resolves it in Ray's thread.
-        errand.ref._on_completed(lambda value: self._ended.put((errand, value)))  # noqa: SLF001
+        self._hear(errand)
         if errand.future.cancelled():
             self._stop(errand, errand.future)
+
+    def _hear(self, errand: Errand) -> None:
+        # The public way to a future makes one more of them, and resolves it in Ray's thread.
+        errand.ref._on_completed(lambda value: self._ended.put((errand, value)))  # noqa: SLF001
 
     def _stop(self, errand: Errand, future: Future[Any]) -> None:
         """Have a task taken back that was cancelled: without a lock, in any thread, at any time."""
@@ -263,10 +275,14 @@ class RayExecutor(PackingExecutor):
             self._waiting.clear()
             self._stopped.clear()
         for errand in rest:
+            errand.settled = True
             if errand.future.set_running_or_notify_cancel():
                 resolve(errand.future, error=error)
 
     def _settle(self, errand: Errand, value: Any) -> None:
+        if errand.settled:
+            return
+        errand.settled = True
         theirs, future, error = self._ray.exceptions, errand.future, None
         if errand.ref is None:
             error = value  # it was not sent
