@@ -563,3 +563,66 @@ def test_a_thread_that_waits_sees_no_generator_list():
         thread.start()
         thread.join()
     assert found == []
+
+
+# -- generators of modules -------------------------------------------------------------------
+
+SIMULATION = """
+import random, secrets
+import numpy as np
+
+rng, python, own = np.random.default_rng(0), random.Random(0), secrets.SystemRandom()
+
+def draw(i):
+    return rng.random()
+
+def through_another(i):
+    return draw(i)
+
+def by_default(i, rng=np.random.default_rng(0)):
+    return rng.random()
+
+def pythons(i):
+    return python.random()
+
+def fresh(i):
+    rng = np.random.default_rng(i)
+    return rng.random()
+
+def the_systems(i):
+    return own.random()
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "warns"),
+    [
+        ("simulation.draw", True),
+        ("simulation.through_another", True),
+        ("simulation.by_default", True),
+        ("simulation.pythons", True),
+        ("lambda i: simulation.rng.random()", True),
+        ("lambda i: simulation.draw(i)", True),
+        ("(lambda module: lambda i: module.draw(i))(simulation)", True),
+        ("simulation.fresh", False),
+        ("lambda i: simulation.fresh(i)", False),
+        ("simulation.the_systems", False),
+    ],
+)
+def test_generators_of_modules_are_warned_of(run, tmp_path, function, warns):
+    """Each worker that imports the module makes its own, and they draw the same numbers."""
+    (tmp_path / "simulation.py").write_text(SIMULATION)
+    out = run(
+        f"""
+        import sys, warnings
+        sys.path.insert(0, {str(tmp_path)!r})
+        import parmap, simulation
+        function = {function}
+        for plan in ("sequential", "threads(workers=2)", "processes(workers=2)"):
+            with warnings.catch_warnings(record=True) as said, parmap.plan(plan):
+                warnings.simplefilter("always")
+                parmap.pmap(function, range(8), chunks=2)
+            print(any("draw the same numbers" in str(one.message) for one in said))
+        """
+    )
+    assert out == f"False\nFalse\n{warns}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -18,6 +19,7 @@ from parmap.backends.ticket import Ticket
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
 from parmap.failures import PoolBroken
+from parmap.identity import Key, fresh_key
 from parmap.plans import Plan
 from parmap.worker.setup import prepared
 from parmap.worker.values import Budget, embedded
@@ -74,7 +76,9 @@ class Joblib(Plan):
         begin = functools.partial(Life, joblib, self.backend, self.count(), threads)
         life = begin()
         if not life.alone:
-            return JoblibExecutor(begin, life, self.initializer)
+            executor = JoblibExecutor(begin, life, self.initializer)
+            executor.look()
+            return executor
         life.end()
         if self.initializer:
             self.initializer()
@@ -116,6 +120,23 @@ class JoblibExecutor(PackingExecutor):
         self._setup = _setup(setup, threads=life.traits.shares_memory)
         self.workers, self.traits = life.workers, life.traits
         self.chunks = not life.traits.shares_memory
+
+    def look(self) -> None:
+        """See whether tasks of somebody else's backend run in threads of this process."""
+        if not self.traits.threaded or self.traits.shares_memory:
+            return
+        key = fresh_key()
+        _asked.add(key)
+        try:
+            seen = self.send(_is_here, os.getpid(), key)
+            # What fails here fails again in the first call, which tells the user.
+            inside = seen.exception() is None and seen.result()
+        except BaseException:  # Ctrl-C, mostly
+            self.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            _asked.discard(key)
+        self.traits = self.traits._replace(inside=inside)
 
     def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call a function; the backend pickles the call."""
@@ -186,6 +207,15 @@ class JoblibExecutor(PackingExecutor):
         else:
             over.end()
         return fresh
+
+
+# Keys that tasks are given which look whether they are in this process.
+_asked: set[Key] = set()
+
+
+def _is_here(pid: int, key: Key) -> bool:
+    """In a worker: tell whether it is a thread of the process that asks, and not a fork of it."""
+    return pid == os.getpid() and key in _asked
 
 
 class _PerThread:

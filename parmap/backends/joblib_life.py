@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
@@ -289,17 +288,19 @@ class _Watch:
 
 
 def _forks(joblib: Any) -> Any:
-    """Give the context in which a pool forks its workers, unless the user chose how they start.
+    """Return the context in which a pool forks its workers; None if it does so, or shall not.
 
     Python 3.14 changed the default on Linux: workers then run the script again, unless it has a
-    guard, and have the environment of the time when the first of them started.
+    guard, and have the environment of the time when the first of them started. Whether the user
+    chose that very method nobody can tell; the variable JOBLIB_START_METHOD does.
     """
     import multiprocessing
 
-    chosen = joblib.parallel.DEFAULT_MP_CONTEXT is not None  # the variable JOBLIB_START_METHOD
-    if chosen or multiprocessing.get_start_method(allow_none=True) is not None:
-        return None
-    return multiprocessing.get_context("fork") if sys.platform == "linux" else None
+    default = multiprocessing.get_all_start_methods()[0]
+    chosen = joblib.parallel.DEFAULT_MP_CONTEXT is not None or (
+        multiprocessing.get_start_method() != default
+    )
+    return None if chosen or default != "forkserver" else multiprocessing.get_context("fork")
 
 
 def _entered(joblib: Any, name: str, workers: int, threads: int | None) -> Any:

@@ -59,10 +59,15 @@ def _never_waits(fn: object) -> bool:
 
 
 def _call(context: Context, fn: Callable[[Any], object], future: Future[Any]) -> None:
-    if _here.due is None:
-        context.run(fn, future)
-    else:
+    if _here.due is not None:
         _here.due.append((context, fn, future))
+        return
+    try:
+        context.run(fn, future)
+    except KeyboardInterrupt:
+        raise  # Ctrl-C: this is the thread of whoever adds the callback
+    except BaseException:  # noqa: BLE001 - as where the future is not done yet: see `_run`
+        _log.exception("exception calling callback for %r", future)
 
 
 class Callbacks:

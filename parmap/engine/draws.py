@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dis
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-from parmap.engine.hints import behind, global_behind, names_in
+from parmap.engine.hints import behind, global_behind, is_librarys, named, names_in
 from parmap.worker.generators import name_of_global
 
 __all__ = ["Draws", "draws_of"]
@@ -67,20 +66,10 @@ def draws_of(functions: Iterable[Callable[..., Any]]) -> Draws:
             drawn.add(name)
         elif type(one) is not FunctionType:
             todo += [*behind(one), *_members(one)]
-        elif id(one) in first or not _is_librarys(one.__code__):
+        elif id(one) in first or not is_librarys(one.__code__):
             _Reader(one, drawn, seeded).read(one.__code__, {})
-            todo += [*behind(one), *_named(one)]
+            todo += [*behind(one), *named(one, names_in(one.__code__))]
     return Draws(frozenset(drawn), frozenset(seeded))
-
-
-def _named(function: FunctionType) -> Iterator[Any]:
-    space = function.__globals__
-    yield from (space[name] for name in names_in(function.__code__) if name in space)
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
 
 
 def _members(thing: Any) -> Iterator[Any]:
@@ -97,17 +86,6 @@ def _members(thing: Any) -> Iterator[Any]:
                     yield member.fget
                 elif type(member) is FunctionType:
                     yield member
-
-
-_PLACES = tuple(
-    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
-
-
-def _is_librarys(code: CodeType) -> bool:
-    return code.co_filename.startswith((*_PLACES, "<frozen")) or (
-        "site-packages" in code.co_filename
-    )
 
 
 class _Reader:

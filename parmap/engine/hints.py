@@ -6,32 +6,50 @@ the user's runs the user's code, which may raise, or change the object.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from parmap.engine.naming import ByName
-from parmap.worker.generators import name_of_global
+from parmap.worker.generators import generator_types, name_of_global
 
-__all__ = ["behind", "global_behind", "hints_of", "names_in"]
+__all__ = [
+    "behind",
+    "global_behind",
+    "hints_of",
+    "is_librarys",
+    "look",
+    "named",
+    "names_in",
+]
 
 _CACHED = type(functools.lru_cache(abs))
 _KNOWN = (MethodType, BuiltinFunctionType, functools.partial, ByName, _CACHED)
 
 
 def hints_of(functions: Iterable[Callable[..., Any]]) -> tuple[str, ...]:
-    """Guess which global generators functions, and the functions that they name, may use.
+    """Guess which global generators functions may use: see `look`."""
+    return look(functions)[0]
 
-    A cheap hint for `Watch`: what a library does in its depths is not seen.
+
+def look(functions: Iterable[Callable[..., Any]]) -> tuple[tuple[str, ...], list[Any]]:
+    """Guess which random generators functions, and the functions that they name, may use.
+
+    A cheap hint: what a library does in its depths is not seen.
 
     Returns
     -------
-    tuple of str
-        Of ``"random"``, ``"numpy.random"`` and ``"torch"``.
+    hints : tuple of str
+        Of ``"random"``, ``"numpy.random"`` and ``"torch"``: whose global generators.
+    generators : list
+        Other generators that the user's own functions name, capture or have as defaults.
     """
     names: set[str] = set()
+    generators: list[Any] = []
     todo: list[Any] = list(functions)
     seen: dict[int, Any] = {}  # with the objects, so that no other gets their ids
     while todo:
@@ -41,11 +59,15 @@ def hints_of(functions: Iterable[Callable[..., Any]]) -> tuple[str, ...]:
         seen[id(one)] = one
         kind = type(one)
         if kind is FunctionType:
-            here, space = names_in(one.__code__), one.__globals__
+            here = names_in(one.__code__)
             names |= here
-            todo += map(space.get, here & space.keys())
-            if "__wrapped__" in vars(one):
-                todo.append(vars(one)["__wrapped__"])
+            held = one.__closure__ or one.__defaults__ or one.__kwdefaults__ or vars(one)
+            if not held and here.isdisjoint(one.__globals__):
+                continue  # a call less for many small functions
+            found = named(one, here)
+            todo += found
+            if not _COMMON.issuperset(map(type, found)) and not is_librarys(one.__code__):
+                generators += filter(_is_generator, found)
         elif kind in _KNOWN:
             todo += behind(one)
             if global_behind(one) == "random":
@@ -54,8 +76,62 @@ def hints_of(functions: Iterable[Callable[..., Any]]) -> tuple[str, ...]:
             names.add("random")
     torch = ("torch",) if "torch" in names else ()
     if "random" not in " ".join(names):
-        return torch
-    return ("random", *(("numpy.random",) if names & {"numpy", "np"} else ()), *torch)
+        return torch, generators
+    numpy = ("numpy.random",) if names & {"numpy", "np"} else ()
+    return ("random", *numpy, *torch), generators
+
+
+def named(function: FunctionType, names: frozenset[str]) -> list[Any]:
+    """Give what a function names, also in the user's modules, what it captures, its defaults."""
+    space = function.__globals__
+    found: list[Any] = list(map(space.get, names & space.keys()))
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            found.append(cell.cell_contents)
+    if ModuleType in map(type, found):
+        for module in [one for one in found if type(one) is ModuleType]:
+            if not _is_librarys(module):
+                inside = vars(module)
+                found += map(inside.get, names & inside.keys())
+    found += function.__defaults__ or ()
+    found += (function.__kwdefaults__ or {}).values()
+    if "__wrapped__" in vars(function):
+        found.append(vars(function)["__wrapped__"])
+    return found
+
+
+# Most globals: none is a generator.
+_COMMON = frozenset(
+    {type(None), bool, int, float, str, type, FunctionType, BuiltinFunctionType, ModuleType}
+)
+
+
+def _is_generator(thing: Any) -> bool:
+    """Whether an object is a generator that repeats itself where it is made once more."""
+    kind = type(thing)
+    system = getattr(sys.modules.get("random"), "SystemRandom", kind)
+    return (
+        issubclass(kind, generator_types())
+        and not issubclass(kind, system)
+        and not name_of_global(thing)
+    )
+
+
+_STDLIB = (os.path.dirname(os.__file__) + os.sep, "<frozen")
+
+
+def _is_librarys(module: ModuleType) -> bool:
+    file = vars(module).get("__file__")
+    return type(file) is not str or _is_installed(file)
+
+
+def is_librarys(code: CodeType) -> bool:
+    """Whether code is that of an installed library."""
+    return _is_installed(code.co_filename)
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith(_STDLIB) or "site-packages" in file or "dist-packages" in file
 
 
 def behind(thing: Any) -> tuple[Any, ...]:

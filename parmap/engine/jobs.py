@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from parmap.engine.hints import hints_of
 from parmap.engine.site import Site
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
@@ -25,7 +24,7 @@ def job_for(
     stop: bool = True,
     timeout: float | None = None,
     root: Root | None = None,
-    functions: Sequence[Callable[..., Any]] = (),
+    hints: tuple[str, ...] = (),
     constants: Mapping[int, Any] | None = None,
 ) -> Job:
     """Make the job of a call.
@@ -34,10 +33,8 @@ def job_for(
     ----------
     site : Site
         Where it runs.
-    fn, star, stop, timeout, root
+    fn, star, stop, timeout, root, hints
         See `Job`.
-    functions : sequence of callable, optional
-        The user's functions that `fn` stands for. Default: `fn` itself.
     constants : mapping of int to object, optional
         The arguments that are the same for all elements, by their columns.
 
@@ -68,7 +65,7 @@ def job_for(
         takes_rng=keyword,
         apart=not threaded and (traits.same_thread or seeds_globals),
         threaded=threaded,
-        hints=hints_of(functions or (fn,)),
+        hints=hints,
         # In the caller's memory a constant costs nothing, and is in the chunks' columns.
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
         budget=site.budget,

@@ -83,6 +83,12 @@ class Call:
         functions: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self._site, self._settings, self._feed = site, settings, feed
+        self._unseeded = Unseeded(
+            functions or (fn,),
+            site.traits,
+            streams=settings.root is not None,
+            alone=settings.window is None and feed.total is not None,
+        )
         self._job = job_for(
             site,
             fn,
@@ -90,14 +96,8 @@ class Call:
             stop=settings.errors == "raise" and not settings.retries.times,
             timeout=settings.timeout,
             root=settings.root,
-            functions=functions,
+            hints=self._unseeded.hints,
             constants=feed.constants,
-        )
-        self._unseeded = Unseeded(
-            functions or (fn,),
-            site.traits,
-            streams=settings.root is not None,
-            alone=settings.window is None and feed.total is not None,
         )
         self._again: deque[Piece] = deque()
         self._later: list[tuple[float, int, Piece]] = []  # a heap: when, index, what

@@ -39,17 +39,19 @@ def single(
         element 0.
     """
     given = {name: value for name, value in kwargs.items() if name != "rng"}
+    root = None if kwargs.get("rng") is None else root_of(kwargs["rng"])
+    unseeded = Unseeded(
+        [fn], site.traits, streams=root is not None, alone=False, where=users_line()
+    )
     job = job_for(
         site,
         ByName(fn, tuple(given)) if given else fn,
         star=True,
-        root=None if kwargs.get("rng") is None else root_of(kwargs["rng"]),
-    )
-    unseeded = Unseeded(
-        [fn], site.traits, streams=job.root is not None, alone=False, where=users_line()
+        root=root,
+        hints=unseeded.hints,
     )
     outer = Answer()
-    chunk = Chunk(([(*args, *given.values())],), indices=(0,) if job.root else ())
+    chunk = Chunk(([(*args, *given.values())],), indices=(0,) if root else ())
     with Noticing() as found:
         placed = site.place(job, 1, waits=False)
         try:

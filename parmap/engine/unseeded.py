@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import parmap
-from parmap.engine.hints import hints_of
+from parmap.engine.hints import hints_of, look
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
 from parmap.untouched import class_name, name_of
@@ -37,6 +37,11 @@ class Unseeded:
         Whether the caller's own code stands still while tasks run.
     where : (str, int), optional
         The file and line to point at. Default: the user's, when there is something to say.
+
+    Attributes
+    ----------
+    hints : tuple of str
+        See `Job`.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Unseeded:
         where: tuple[str, int] | None = None,
     ) -> None:
         self._functions, self._traits, self._where = functions, traits, where
+        self.hints, self._named = look(functions)
         self._streams, self._alone = streams, alone
         self._draws: Any = None
         # Whether somebody else may draw while a task runs.
@@ -61,9 +67,14 @@ class Unseeded:
     # -- copies ----------------------------------------------------------------------------
 
     def placed(self, found: Sequence[Any]) -> None:
-        """Warn of generators that were packed with the job, of which each worker gets a copy."""
+        """Warn of generators that were packed with the job, of which each worker gets a copy.
+
+        Or of those that it makes itself, where it imports the functions.
+        """
         if found:
-            self._say_copied(found[0])
+            self._say_copied(found[0], "which it captures, or which several elements have")
+        elif self._named and not (self._traits.shares_memory or self._traits.inside):
+            self._say_copied(self._named[0], "which each makes as it imports a module")
 
     def sent(self, found: Sequence[Any], indices: Sequence[int]) -> None:
         """Warn of generators that were packed with elements, and before were with others."""
@@ -73,9 +84,9 @@ class Unseeded:
                 if len(self._sent) < _REMEMBERED:
                     self._sent.append((generator, indices))
             elif indices[0] not in before:  # a chunk may be sent again, whole or in parts
-                self._say_copied(generator)
+                self._say_copied(generator, "which it captures, or which several elements have")
 
-    def _say_copied(self, generator: Any) -> None:
+    def _say_copied(self, generator: Any, how: str) -> None:
         if self._streams:
             cure = "Draw from the parameter rng instead"
         else:
@@ -83,7 +94,7 @@ class Unseeded:
             cure = f"Give the call rng=1 (any whole number), and {_TAKE.format(name)}"
         self.warn(
             f"{_either(self._functions)} uses a random generator that is copied to the workers (a "
-            f"{class_name(type(generator))}, which it captures, or which several elements have): "
+            f"{class_name(type(generator))}, which {how}): "
             f"the copies draw the same numbers. {cure}; or give each element a generator of its "
             "own, as pmap(f, data, rng.spawn(len(data))) does",
             "copied",

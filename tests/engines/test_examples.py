@@ -32,8 +32,9 @@ if __name__ == "__main__":  # these pools import the main script in their worker
 """
 EXECUTORS = {
     "ProcessPoolExecutor": (
-        # Started here: from Python 3.14 on, workers load what is the main script at that moment.
-        "import concurrent.futures as cf; it = cf.ProcessPoolExecutor(2); it.submit(int).result()",
+        # Forked: else workers, which start one by one, load the example as their main script.
+        """import concurrent.futures as cf, multiprocessing as mp
+    it = cf.ProcessPoolExecutor(2, mp.get_context('fork'))""",
         "it.shutdown()",
     ),
     "multiprocessing.Pool": (

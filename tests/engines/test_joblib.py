@@ -84,10 +84,6 @@ class TestOneWorker(PlanContract):
 class TestForeign(PlanContract):
     plan = parmap.plan("joblib", backend="foreign", workers=2)
 
-    @pytest.mark.skip(reason="nobody can know that these workers are threads of this process")
-    def test_threads_of_tasks_may_make_calls_and_wait(self):
-        """They would wait for ever."""
-
 
 def test_an_unknown_backend_is_refused_as_it_starts():
     plan = parmap.plan("joblib", backend="lokky")
@@ -524,6 +520,23 @@ def test_a_script_does_not_wait_for_what_was_cancelled(backend, start):
         flags=(),
     )
     assert script.end()[0] == "failed\n"
+
+
+def test_threads_of_tasks_on_a_backend_from_elsewhere_do_not_starve():
+    def outer(x):
+        box = []
+        thread = threading.Thread(target=lambda: box.append(parmap.pmap(abs, [-x, -1])))
+        thread.start()
+        thread.join()
+        return box[0]
+
+    before = parmap.current_plan()
+    parmap.set_plan("joblib", backend="foreign", workers=2)
+    try:
+        # All workers run tasks that wait for threads, whose chunks wait for a worker.
+        assert parmap.pmap(outer, range(6), chunks=1) == [[x, 1] for x in range(6)]
+    finally:
+        parmap.set_plan(before)
 
 
 def test_a_script_that_handles_its_end_does_not_wait_for_what_was_cancelled(start):
