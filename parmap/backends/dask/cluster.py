@@ -387,6 +387,8 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
         client = distributed.Client(
             _inside(where) if own else where, set_as_default=False, **options
         )
+        if own:
+            client.cluster = where  # as if it had been given that
     except (OSError, TimeoutError) as error:
         raise PoolBroken(
             f"no scheduler of Dask answers at {where}: does it run there, and can this machine "
