@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing.pool import ThreadPool

@@ -20,7 +20,8 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_ip
 from tornado.ioloop import PeriodicCallback
 
-from parmap.backends.dask.cluster import Exits, connected
+from parmap.backends.dask.cluster import Exits
+from parmap.backends.dask.connection import connected
 from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
 from parmap.backends.dask.steady import steadily
 from parmap.backends.dask.strays import Strays

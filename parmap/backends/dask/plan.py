@@ -88,12 +88,13 @@ class Dask(Plan):
         registry.require("distributed", "dask")
         # Imported here: distributed takes half a second.
         from parmap.backends.dask import cluster
+        from parmap.backends.dask.connection import connected
         from parmap.backends.dask.executor import DaskExecutor, serving
 
         if self.client is not None:
             return DaskExecutor(self.client, (), self.initializer)
         if self._found:
-            return DaskExecutor(*cluster.connected(self.address or self.cluster), self.initializer)
+            return DaskExecutor(*connected(self.address or self.cluster), self.initializer)
         workers = self.count()
         if self.processes:
             own, exits = cluster.processes(
