@@ -14,7 +14,7 @@ GUARD = 60
 def refused(session, count):
     """A scheduler and its workers let none of them in."""
     client = session.executor._client
-    addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
+    addresses = [client.cluster.scheduler_address, *client.scheduler_info()["workers"]]
     assert len(addresses) == count
     for address in addresses:
         assert address.startswith(f"tls://{lab.NET}.")

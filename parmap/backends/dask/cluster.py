@@ -22,7 +22,6 @@ import distributed
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
-from parmap.backends.dask.connection import INSIDE
 from parmap.backends.dask.dice import keep_apart
 from parmap.backends.dask.keeper import Keeper, environment, trusted
 from parmap.backends.dask.servers import Scheduler, Worker
@@ -33,6 +32,7 @@ from parmap.worker import blas
 from parmap.worker.values import Budget
 
 __all__ = [
+    "INSIDE",
     "Exits",
     "awaited",
     "cluster",
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _HOST = "127.0.0.1"
+INSIDE = "inproc"  # Dask's protocol within one process
 # Seconds until the first workers must be there: each imports Dask, on a disk that may be slow.
 _PATIENCE = 120.0
 
@@ -131,7 +132,7 @@ def cluster(
     # At the end it tells, with a traceback, that a worker has hung up first.
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     options = {"port": 0, "dashboard": dashboard, "plugins": [_Prompt()], **options}
-    if options["protocol"] != INSIDE:  # there the client connects: see `connected`
+    if options["protocol"] != INSIDE:  # there the client connects
         options["host"] = [options["host"], None]
         options["protocol"] = [options["protocol"], INSIDE]
     begin = functools.partial(

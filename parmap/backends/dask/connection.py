@@ -1,4 +1,4 @@
-"""Connections to a scheduler of Dask, from this process."""
+"""Connections to schedulers: to those that run already, and to those that were started here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import distributed
 from distributed.comm import CommClosedError
 
+from parmap.backends.dask.cluster import INSIDE
 from parmap.backends.dask.worker import PROMPT
 from parmap.failures import PoolBroken
 
-__all__ = ["INSIDE", "connected"]
-
-INSIDE = "inproc"  # Dask's protocol within one process
+__all__ = ["connected"]
 
 
 class _Gone(distributed.SchedulerPlugin):  # type: ignore[misc]
@@ -72,6 +71,8 @@ def connected(where: Any, *, own: bool = False) -> tuple[Any, tuple[Callable[[],
         client = distributed.Client(
             _inside(where) if own else where, set_as_default=False, **options
         )
+        if own:
+            client.cluster = where  # as if it had been given that
     except (OSError, TimeoutError) as error:
         raise PoolBroken(
             f"no scheduler of Dask answers at {where}: does it run there, and can this machine "
