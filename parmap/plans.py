@@ -9,6 +9,7 @@ import functools
 import importlib
 import itertools
 import operator
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -79,6 +80,7 @@ class Plan(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     commands: ClassVar[tuple[str, ...]] = ()
     install: ClassVar[str] = ""
+    made_in: ClassVar[int]  # each plan's process; no option
 
     def __post_init__(self) -> None:
         # Settled here once, so that plans that mean the same are equal.
@@ -88,6 +90,7 @@ class Plan(ABC):
             object.__setattr__(self, "threads_per_worker", threads)
         object.__setattr__(self, "setup", _callable("setup", self.setup))
         object.__setattr__(self, "nested", _nested(self.nested))
+        object.__setattr__(self, "made_in", os.getpid())
 
     @classmethod
     def missing(cls) -> str:

@@ -77,3 +77,54 @@ def test_a_fork_ends_where_it_comes_back(plan, tmp_path):
     assert run.stdout == ends + ("['NoneType', 'Failure']\n" if "processes" in plan else "")
     assert "ValueError: in the child" in said
     assert "a message\n" in said
+
+
+ADOPTED = """
+import os, sys, threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import parmap
+
+def inner(x):
+    return x + 1
+
+def outer(x):
+    found = []
+    def call():
+        found.append((parmap.pmap(inner, [x, x]), str(parmap.current_plan())))
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return found
+
+pool = ProcessPoolExecutor(2, get_context("fork"))
+parmap.set_plan(pool)
+print(parmap.pmap(outer, range(2)))
+if (pid := os.fork()) == 0:
+    try:
+        parmap.pmap(inner, [1])
+    except parmap.PlanError as error:
+        print(error)
+    os._exit(0)
+os.waitpid(pid, 0)
+parmap.set_plan("sequential")
+pool.shutdown()
+"""
+
+
+def test_forks_do_not_wait_for_a_pool_that_their_parent_has(tmp_path):
+    """Neither the pool's own workers, nor a fork of the script."""
+    path = os.path.dirname(os.path.dirname(parmap.__file__))
+    run = subprocess.run(
+        [sys.executable, "-u", "-W", "ignore::DeprecationWarning", "-c", ADOPTED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    results, refusal = run.stdout.splitlines()
+    assert results == "[[([1, 1], 'sequential')], [([2, 2], 'sequential')]]"
+    assert refusal.startswith("the ProcessPoolExecutor of this plan belongs to process")

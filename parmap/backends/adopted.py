@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import sys
 import weakref
@@ -23,7 +24,7 @@ from parmap.worker.parcel import Parcel
 from parmap.worker.present import present
 from parmap.worker.values import Budget
 
-__all__ = ["Adopted"]
+__all__ = ["Adopted", "refuse_in_a_fork"]
 
 # What executors and pools call the number of their workers; those that count now come first.
 _COUNTS = ("num_workers", "_max_workers", "max_workers", "_processes")
@@ -171,6 +172,16 @@ def _is(thing: object, module: str, name: str) -> bool:
     return kind is not None and isinstance(thing, kind)
 
 
+def refuse_in_a_fork(plan: Plan, running: object) -> None:
+    """Raise PlanError if what a plan was given runs in the process that this one is a fork of."""
+    if plan.made_in != os.getpid():
+        raise PlanError(
+            f"the {type(running).__name__} of this plan belongs to process {plan.made_in}, of "
+            f"which this one ({os.getpid()}) is a fork, where its threads do not run: make one "
+            "here, or choose another plan"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adopted(Plan):
     """A running executor or pool as a plan: ``parmap.plan(executor)``.
@@ -222,5 +233,6 @@ class Adopted(Plan):
 
     def start(self) -> Executor:
         """Wrap the executor, so that shutting down leaves it open."""
+        refuse_in_a_fork(self, self.adopted)
         guest = Guest if isinstance(self.adopted, Executor) else PoolGuest
         return guest(self.adopted, self.count())

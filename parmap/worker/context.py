@@ -17,7 +17,18 @@ from typing import Any, NamedTuple
 
 from parmap import cores
 
-__all__ = ["Inside", "Task", "Worker", "blocks", "frame", "here", "left", "threaded", "worker"]
+__all__ = [
+    "Inside",
+    "Task",
+    "Worker",
+    "blocks",
+    "frame",
+    "here",
+    "hired",
+    "left",
+    "threaded",
+    "worker",
+]
 
 
 class Task(NamedTuple):
@@ -40,6 +51,9 @@ blocks: list[Any] = []
 
 # Called with the plan of each block that was left, if tasks of it may have opened others.
 left: list[Callable[[Any], None]] = []
+
+# Called once in a fork that turns out to be a worker of a backend that forks its own.
+hired: list[Callable[[], None]] = []
 
 
 class _Here(threading.local):

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parmap.worker import context
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -61,10 +63,12 @@ inherited: list[Inherited] = []
 
 
 def renew() -> None:
-    """Seed anew what a forked worker has inherited, but not what its backend has seeded since.
+    """Be a forked worker's first task: seed anew what it has inherited, and forget the rest.
 
-    Python's own generator reseeds itself at a fork.
+    What its backend has seeded since stays. Python's own generator reseeds itself at a fork.
     """
+    for forget in context.hired if inherited else ():
+        forget()
     while inherited:
         before = inherited.pop()
         numpy_random = sys.modules.get("numpy.random")

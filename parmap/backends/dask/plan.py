@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap import registry
+from parmap.backends.adopted import refuse_in_a_fork
 from parmap.backends.ssh import credentials
 from parmap.errors import PlanError
 from parmap.plans import Plan
@@ -91,6 +92,8 @@ class Dask(Plan):
         from parmap.backends.dask.connection import connected
         from parmap.backends.dask.executor import DaskExecutor, serving
 
+        if self.client is not None or self.cluster is not None:
+            refuse_in_a_fork(self, self.cluster if self.client is None else self.client)
         if self.client is not None:
             return DaskExecutor(self.client, (), self.initializer)
         if self._found:
