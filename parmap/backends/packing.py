@@ -24,7 +24,15 @@ class PackingExecutor(MappingExecutor):
 
     What derives from it says how, by `send`. It resolves its futures by
     `parmap.engine.callbacks.resolve`, which opens the reply; or overrides `send_packed`.
+
+    Attributes
+    ----------
+    references : tuple of type
+        Which arguments stand for a value that the engine has. It looks for them where it packs a
+        call itself.
     """
+
+    references: tuple[type, ...] = ()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``.
@@ -32,6 +40,8 @@ class PackingExecutor(MappingExecutor):
         A call that cannot be packed is the future's exception.
         """
         if not self.chunks or (type(fn) is FunctionType and _is_ours(fn)):
+            return self.send(fn, *args, **kwargs)
+        if self.references and any(issubclass(type(one), self.references) for one in args):
             return self.send(fn, *args, **kwargs)
         try:
             call = pack_call(fn, args, kwargs)

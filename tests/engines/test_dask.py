@@ -300,6 +300,8 @@ def test_a_client_is_adopted_and_left_open():
         with plan as session:
             assert session.workers == 2
             assert parmap.pmap(lambda x: x + 1, range(9)) == list(range(1, 10))
+            # A future of the client's stands for its value, as in the client's own calls.
+            assert session.executor.submit(abs, client.submit(abs, -3)).result(GUARD) == 3
         assert client.submit(abs, -1).result() == 1
 
 

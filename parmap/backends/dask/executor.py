@@ -65,6 +65,8 @@ class DaskExecutor(PackingExecutor):
         task runs on, though it is cancelled.
     """
 
+    references = (distributed.Future,)
+
     def __init__(
         self,
         client: Any,

@@ -93,6 +93,7 @@ class RayExecutor(PackingExecutor):
         except (TypeError, ValueError) as error:
             raise PlanError(f"Ray does not take these options for a task: {error}") from error
         self._nodes = Nodes(ray, claims)
+        self.references = (ray.ObjectRef,)
         self._setup = None if setup is None else embedded(setup, "setup")
         self._tasks = Outstanding(self._close)
         self._ready = ray.put(None)  # of what is there Ray's own thread says so at once
