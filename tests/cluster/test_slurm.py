@@ -67,7 +67,7 @@ class TestInside(PlanContract):
 @outside
 @pytest.mark.parametrize(
     ("some", "count"),
-    [("death or rng or share or imap", 30), pytest.param("", 300, marks=pytest.mark.long)],
+    [("death or random or results or error", 30), pytest.param("", 300, marks=pytest.mark.long)],
 )
 def test_the_suite_passes_inside_of_a_job(slurm, tmp_path, some, count):
     command = f"{sys.executable} -m pytest -q {__file__}::TestInside -k '{some}'"
