@@ -185,15 +185,15 @@ def _left(of: Plan) -> None:
     _process.retire(_levels(of)[1:])
 
 
-def _hired() -> None:
-    """Have no process-wide plan, as a worker that was not forked: its workers are not here."""
+def _forget_plan() -> None:
+    """Forget the parent's plan: a forked worker has no process-wide plan, as no other has."""
     global _process  # noqa: PLW0603 - the process has one
     _process = _ProcessWide()
     context.blocks.clear()
 
 
 context.left.append(_left)
-context.hired.append(_hired)
+context.begin_forked_worker.append(_forget_plan)
 
 if hasattr(os, "register_at_fork"):
     # A fork inherits neither the lock's owner nor the workers: it opens sessions of its own.

@@ -112,19 +112,9 @@ pool.shutdown()
 """
 
 
-def test_forks_do_not_wait_for_a_pool_that_their_parent_has(tmp_path):
+def test_forks_do_not_wait_for_a_pool_that_their_parent_has(run):
     """Neither the pool's own workers, nor a fork of the script."""
-    path = os.path.dirname(os.path.dirname(parmap.__file__))
-    run = subprocess.run(
-        [sys.executable, "-u", "-W", "ignore::DeprecationWarning", "-c", ADOPTED],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert run.returncode == 0, run.stderr
-    results, refusal = run.stdout.splitlines()
+    said = run(ADOPTED, flags=("-u", "-W", "ignore::DeprecationWarning"))
+    results, refusal = said.splitlines()
     assert results == "[[([1, 1], 'sequential')], [([2, 2], 'sequential')]]"
     assert refusal.startswith("the ProcessPoolExecutor of this plan belongs to process")

@@ -9,8 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -704,20 +702,9 @@ print(json.dumps([own, other, drawn("seeded", initializer=seed)]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
-def test_a_pool_s_forked_workers_begin_with_states_of_their_own(tmp_path):
+def test_a_pool_s_forked_workers_begin_with_states_of_their_own(run):
     """Whoever forks them; what an initializer has seeded since stays."""
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, "-c", _POOLS],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    own, other, seeded = json.loads(done.stdout)
+    own, other, seeded = json.loads(run(_POOLS, flags=()))
     for drawn in (own, other):
         assert len({number for pair in drawn for number in pair}) == 4
     assert {first for first, _ in seeded} == {np.random.RandomState(7).random()}

@@ -21,10 +21,10 @@ __all__ = [
     "Inside",
     "Task",
     "Worker",
+    "begin_forked_worker",
     "blocks",
     "frame",
     "here",
-    "hired",
     "left",
     "threaded",
     "worker",
@@ -52,8 +52,8 @@ blocks: list[Any] = []
 # Called with the plan of each block that was left, if tasks of it may have opened others.
 left: list[Callable[[Any], None]] = []
 
-# Called once in a fork that turns out to be a worker of a backend that forks its own.
-hired: list[Callable[[], None]] = []
+# Called once in a worker that a backend has forked, before its first task.
+begin_forked_worker: list[Callable[[], None]] = []
 
 
 class _Here(threading.local):

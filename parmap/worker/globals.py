@@ -63,12 +63,12 @@ inherited: list[Inherited] = []
 
 
 def renew() -> None:
-    """Be a forked worker's first task: seed anew what it has inherited, and forget the rest.
+    """Prepare a forked worker for its first task: seed anew what it has inherited.
 
     What its backend has seeded since stays. Python's own generator reseeds itself at a fork.
     """
-    for forget in context.hired if inherited else ():
-        forget()
+    for begin in context.begin_forked_worker if inherited else ():
+        begin()
     while inherited:
         before = inherited.pop()
         numpy_random = sys.modules.get("numpy.random")
