@@ -21,6 +21,9 @@ hypothesis.settings.load_profile("parmap")
 
 def pytest_collection_finish():
     """Spare the collections that tests ask for the walk over thousands of collected tests."""
+    # Hypothesis looks for what refers to its generator when it first runs, and warns if that is
+    # nothing: what is frozen is not found. So it first runs here.
+    hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
     gc.collect()
     gc.freeze()
 
