@@ -152,15 +152,16 @@ class Life:
             self._parallel.__exit__(None, None, None)
             return
         self._watch.stop()
-        # A process that is killed while it waits for a task takes the pool's lock with it: then
-        # the pool can never be closed, and its other processes go with this one.
+        # A process that is killed while it waits for a task, or sends a result, takes a lock of the
+        # pool with it: then the pool can never be closed, and its other processes go with this
+        # one. So nobody waits for that without an end.
         end = threading.Thread(target=self._parallel.__exit__, args=(None,) * 3, daemon=True)
         end.start()
         if not self._broken:
             end.join(_GRACE)
             # What nobody waits for may run on after a SIGTERM: the script handles it, or blocks it.
             self._watch.kill()
-            end.join()
+            end.join(_GRACE)
 
     def _give(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
         batch = self._batch([(task[0], task[1:], {})])
@@ -275,9 +276,11 @@ class _Watch:
         self._button.close()
 
     def kill(self) -> None:
-        """Kill the processes that have not ended."""
+        """Kill the processes that have not ended, and wait until they have."""
         for process in self._processes:
             process.kill()
+        for process in self._processes:
+            process.join()
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:

@@ -352,6 +352,22 @@ def test_a_task_that_nobody_waits_for_does_not_hold_up_the_end(tmp_path):
         os.kill(int(pids.read_text()), 0)
 
 
+def test_a_lock_that_a_killed_process_has_taken_along_does_not_hold_up_the_end(run):
+    """It dies as it sends a result, as all do that have not ended in time."""
+    out = run("""
+        import parmap
+
+        if __name__ == "__main__":
+            with parmap.plan("joblib", backend="multiprocessing", workers=2) as session:
+                assert session.submit(abs, -1).result() == 1
+                pool = session.executor._life._backend._pool
+                processes = list(pool._pool)
+                pool._outqueue._wlock.acquire()
+            print([process.is_alive() for process in processes])
+        """)
+    assert out == "[False, False]\n"
+
+
 def kind(x):
     return type(x).__name__, x.flags.writeable
 
