@@ -197,16 +197,20 @@ class JoblibExecutor(PackingExecutor):
     def _replaced(self, over: Life) -> Life:
         """Begin a life in the place of one that takes no more tasks."""
         fresh = self._begin()
+        # Not ended here, but by `_end`: that waits for threads of the backend, and in one of them a
+        # callback or a finalizer may submit, and so wait for the lock, which this thread has.
         if self._life is not over:
             # A finalizer has begun one while `_begin` ran, which takes long, and tasks run there.
-            fresh.end()
+            self._retire(fresh)
             return self._life
         fresh.again, self._life = self._again, fresh
-        if over.retire():  # other tasks come to their end there
-            self._spent = [one for one in self._spent if not one.ended] + [over]
-        else:
-            over.end()
+        self._retire(over)
         return fresh
+
+    def _retire(self, life: Life) -> None:
+        """Keep a life that takes no more tasks until the end; others may run there until then."""
+        life.retire()
+        self._spent = [one for one in self._spent if not one.ended] + [life]
 
 
 # Keys that tasks are given which look whether they are in this process.

@@ -120,16 +120,17 @@ class Life:
 
     def end(self) -> None:
         """Give the backend back to joblib, and end what nobody waits for."""
-        if not self._may_end():
-            return
+        mine = self._may_end()
         if self._strays is not None:
-            self._strays.end()
-        self._leave()
+            self._strays.end()  # it may itself be in the middle of this end
+        if mine:
+            self._leave()
 
-    def retire(self) -> bool:
-        """Take no more tasks; tell whether those that are out come to their end here."""
-        before, self._spent = self._spent, True
-        return before or (bool(self._out) and not self._broken)
+    def retire(self) -> None:
+        """Take no more tasks; those that are out come to their end here."""
+        self._spent = True
+        if self._strays is not None:
+            self._strays.look()
 
     @property
     def ended(self) -> bool:

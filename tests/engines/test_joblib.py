@@ -5,7 +5,7 @@ import pickle
 import signal
 import sys
 import threading
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
@@ -366,6 +366,30 @@ def test_a_lock_that_a_killed_process_has_taken_along_does_not_hold_up_the_end(r
             print([process.is_alive() for process in processes])
         """)
     assert out == "[False, False]\n"
+
+
+def test_a_finalizer_may_submit_in_a_thread_of_a_backend_that_is_replaced():
+    """The collector comes in any thread; to wait there for the end of that thread is to hang."""
+    with parmap.plan("joblib", backend="threading", workers=2) as session:
+        executor, life = session.executor, session.executor._life
+        came, go, submitted = threading.Event(), threading.Event(), Future()
+        settle = life._settle
+
+        def settling(*args):
+            came.set()
+            go.wait(GUARD)
+            submitted.set_result(executor.submit(abs, -2))
+            settle(*args)
+
+        life._settle = settling
+        executor.submit(abs, -1)
+        assert came.wait(GUARD)
+        life._break([])
+        with executor._lock:
+            go.set()
+            again = executor.submit(abs, -3)
+        assert again.result(GUARD) == 3
+        assert submitted.result(GUARD).result(GUARD) == 2
 
 
 def kind(x):
