@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -208,9 +209,13 @@ class JoblibExecutor(PackingExecutor):
         return fresh
 
     def _retire(self, life: Life) -> None:
-        """Keep a life that takes no more tasks until the end; others may run there until then."""
+        """Keep a life that takes no more tasks, to end it with the executor, if not sooner."""
         life.retire()
-        self._spent = [one for one in self._spent if not one.ended] + [life]
+        # In single steps: a finalizer that submits in between may retire another.
+        self._spent.append(life)
+        for one in [one for one in self._spent if one.ended]:
+            with contextlib.suppress(ValueError):
+                self._spent.remove(one)
 
 
 # Keys that tasks are given which look whether they are in this process.

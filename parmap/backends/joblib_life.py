@@ -155,7 +155,7 @@ class Life:
         self._watch.stop()
         # A process that is killed while it waits for a task, or sends a result, takes a lock of the
         # pool with it: then the pool can never be closed, and its other processes go with this
-        # one. So nobody waits for that without an end.
+        # one. So the wait for it has a limit.
         end = threading.Thread(target=self._parallel.__exit__, args=(None,) * 3, daemon=True)
         end.start()
         if not self._broken:
