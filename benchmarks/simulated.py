@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parmap.engine.chunking import Policy
-from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
+from parmap.engine.policies import Policy
 from parmap.engine.retry import Retry
+from parmap.engine.source import Source
 from parmap.engine.traits import Traits
-from parmap.worker.values import Origin, Outcome
+from parmap.transport.messages import Origin, Outcome
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 
 import parmap
-from parmap.engine.chunking import policy_named
+from parmap.engine.policies import policy_named
 
 mpl.use("svg")
 from matplotlib import pyplot as plt

@@ -9,9 +9,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parmap.calls.graph import Delayed, compute, delayed
+    from parmap.calls.grid import Grid, pgrid
+    from parmap.calls.map import Results, imap, pmap, starmap
+    from parmap.calls.options import MapOptions
+    from parmap.calls.submit import submit
     from parmap.cores import available_cores
-    from parmap.current import current_plan, set_plan
-    from parmap.engine.chunking import Auto, Dynamic, Guided, Static
+    from parmap.engine.policies import Auto, Dynamic, Guided, Static
     from parmap.engine.retry import Retry
     from parmap.engine.streams import Streams
     from parmap.errors import (
@@ -27,15 +31,11 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from parmap.failures import Failure, FailureGroup, PoolBroken
-    from parmap.futures import submit
-    from parmap.graph import Delayed, compute, delayed
-    from parmap.grids import Grid, pgrid
-    from parmap.maps import Results, imap, pmap, starmap
-    from parmap.options import MapOptions
-    from parmap.plans import Plan, plan
-    from parmap.progress import Counts
-    from parmap.session import Session
-    from parmap.sharing import Shared, share
+    from parmap.observe.progress import Counts
+    from parmap.plans.current import current_plan, set_plan
+    from parmap.plans.plan import Plan, plan
+    from parmap.plans.session import Session
+    from parmap.transport.shared import Shared, share
 
 __all__ = [
     "Auto",
@@ -85,8 +85,8 @@ __version__ = "0.1.0"
 # none of them: its start would take half as long again.
 _HOMES = {
     "cores": ["available_cores"],
-    "current": ["current_plan", "set_plan"],
-    "engine.chunking": ["Auto", "Dynamic", "Guided", "Static"],
+    "plans.current": ["current_plan", "set_plan"],
+    "engine.policies": ["Auto", "Dynamic", "Guided", "Static"],
     "engine.retry": ["Retry"],
     "engine.streams": ["Streams"],
     "errors": [
@@ -95,15 +95,15 @@ _HOMES = {
         *("UnseededRandomWarning", "WorkerDied"),
     ],
     "failures": ["Failure", "FailureGroup", "PoolBroken"],
-    "futures": ["submit"],
-    "graph": ["Delayed", "compute", "delayed"],
-    "grids": ["Grid", "pgrid"],
-    "maps": ["Results", "imap", "pmap", "starmap"],
-    "options": ["MapOptions"],
-    "plans": ["Plan", "plan"],
-    "progress": ["Counts"],
-    "session": ["Session"],
-    "sharing": ["Shared", "share"],
+    "calls.submit": ["submit"],
+    "calls.graph": ["Delayed", "compute", "delayed"],
+    "calls.grid": ["Grid", "pgrid"],
+    "calls.map": ["Results", "imap", "pmap", "starmap"],
+    "calls.options": ["MapOptions"],
+    "plans.plan": ["Plan", "plan"],
+    "observe.progress": ["Counts"],
+    "plans.session": ["Session"],
+    "transport.shared": ["Shared", "share"],
 }
 
 

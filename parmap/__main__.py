@@ -9,9 +9,9 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from parmap.doctor import findings, offers
+from parmap.cli.doctor import findings, offers
 from parmap.errors import ParmapError
-from parmap.plans import plan
+from parmap.plans.plan import plan
 
 __all__ = ["main"]
 

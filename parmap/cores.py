@@ -86,7 +86,7 @@ def available_cores(*, explain: bool = False) -> int | dict[str, float]:
 
 
 # What parmap has set in the environment for the calls that run, and what was there before, if
-# anything. Filled by `parmap.worker.variables`.
+# anything. Filled by `parmap.worker.thread_variables`.
 aside: dict[str, tuple[str, str | None]] = {}
 
 

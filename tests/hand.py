@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from parmap.engine.callbacks import Callbacks
-from parmap.engine.chunking import policy_named
-from parmap.engine.cutting import Source
 from parmap.engine.loop import Call, Settings
+from parmap.engine.policies import policy_named
 from parmap.engine.retry import Retry
+from parmap.engine.source import Source
 from parmap.engine.traits import Traits
 from parmap.errors import WorkerDied
+from parmap.transport.messages import Chunk, Job
 from parmap.worker.run import run_chunk
-from parmap.worker.values import Chunk, Job
 
 
 @dataclass(eq=False)

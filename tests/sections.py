@@ -27,17 +27,20 @@ from typing import Any, ClassVar
 import numpy as np  # brings a library with threads
 
 import parmap
-from parmap import cores, current
-from parmap.backends.dask.agent import Agent
-from parmap.backends.outstanding import Outstanding
-from parmap.backends.processes.desk import Desk
-from parmap.backends.processes.pool import ProcessExecutor
-from parmap.backends.processes.records import Task, Worker
-from parmap.backends.ticket import Ticket, _Claim
-from parmap.engine.placing import Values, _Placing
-from parmap.worker import blas, setup, variables
-from parmap.worker import globals as generators
-from parmap.worker.values import embedded
+from parmap import cores
+from parmap.backends.once_future import Ticket, _Claim
+from parmap.backends.pending import Outstanding
+from parmap.backends.processes.executor import ProcessExecutor
+from parmap.backends.processes.handles import Task, Worker
+from parmap.backends.processes.task_queue import Desk
+from parmap.backends.remote.agent import Agent
+from parmap.plans import current
+from parmap.plans.placement import Values, _Placing
+from parmap.transport.messages import embedded
+from parmap.worker import native_threads as blas
+from parmap.worker import random_state as generators
+from parmap.worker import setup
+from parmap.worker import thread_variables as variables
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
 
 REENTRANT = ("collect", "handle", "interrupt")
@@ -610,9 +613,9 @@ class Speaking(Section):
 
 
 def joblib_section() -> Section:
-    from parmap.backends.joblib import JoblibExecutor
-    from parmap.backends.joblib_life import Life
-    from parmap.backends.joblib_strays import Strays
+    from parmap.backends.joblib.cancelled import Strays
+    from parmap.backends.joblib.instance import Life
+    from parmap.backends.joblib.plan import JoblibExecutor
 
     class Joblib(InSession):
         plan = parmap.plan("joblib", backend="threading", workers=2, setup=int)
@@ -728,7 +731,7 @@ def _refusing(life: Any, ticket: Ticket, error: type[Exception]) -> Any:
 def ray_section() -> Section:
     import ray
 
-    from parmap.backends.ray import cluster
+    from parmap.backends.ray import runtime as cluster
     from parmap.backends.ray.executor import RayExecutor
 
     class Ray(InSession):

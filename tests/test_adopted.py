@@ -408,7 +408,7 @@ def test_calls_do_not_mix_up_in_a_worker(one_process):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_gives_its_functions_other_names(tmp_path):
     # A worker knows a function by its name: parent and fork may use the same workers.
-    from parmap.worker.values import Job
+    from parmap.transport.messages import Job
 
     class Plain(Executor):
         workers = 1

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 
 import parmap
 from parmap import cores
-from parmap.worker import blas, dials, variables
+from parmap.worker import native_threads as blas
+from parmap.worker import thread_controls as dials
+from parmap.worker import thread_variables as variables
 
 # Each brings a library of its own: two OpenBLAS, and an OpenMP.
 LOADING = np, scipy.linalg, sklearn.linear_model
 LOKY = "LOKY_MAX_CPU_COUNT"
 BEGIN = """
 import os, sys, threading
-from parmap.worker import blas
+from parmap.worker import native_threads as blas
 
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 import parmap
-from parmap import current
-from parmap.backends.ticket import Ticket
-from parmap.spare import _Entry, _Group
+from parmap.backends.once_future import Ticket
+from parmap.plans import current
+from parmap.plans.spare_threads import _Entry, _Group
 
 GUARD = 60.0
 

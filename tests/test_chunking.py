@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import Auto, Dynamic, Guided, Static
-from parmap.engine.chunking import policy_named
+from parmap.engine.policies import policy_named
 
 
 def sizes(policy, total: int, workers: int, seconds=lambda size: 0.0) -> list[int]:

@@ -11,11 +11,11 @@ import sys
 import pytest
 
 import parmap
-from parmap.backends.processes import records
-from parmap.backends.processes.wire import Kind, size
-from parmap.engine.jobs import job_for
+from parmap.backends.processes import handles as records
+from parmap.backends.processes.protocol import Kind, size
+from parmap.engine.callspec import job_for
+from parmap.transport.messages import Chunk
 from parmap.worker.run import run_chunk
-from parmap.worker.values import Chunk
 
 
 def square(x):
@@ -159,14 +159,18 @@ def test_to_name_a_plan_loads_neither_engine_nor_pool():
     """The workers of a script's first call start before these are loaded."""
     loaded = modules("import parmap; parmap.set_plan('processes', workers=2)")
     assert not {name for name in loaded if name.startswith("parmap.worker.va")}
-    assert not loaded & {"parmap.session", "parmap.engine.loop", "parmap.backends.processes.pool"}
+    assert not loaded & {
+        "parmap.plans.session",
+        "parmap.engine.loop",
+        "parmap.backends.processes.executor",
+    }
     assert not loaded & {"concurrent.futures", "logging", "subprocess", "cloudpickle"}
 
 
 def test_a_worker_s_side_waits_for_no_dataclass():
     """Each costs a script's start 0.7 ms, the modules behind it 7, and a traceback 5."""
     loaded = modules("from parmap.backends.processes import child")
-    assert "parmap.worker.values" in loaded
+    assert "parmap.transport.messages" in loaded
     assert not loaded & {"dataclasses", "inspect", "logging", "traceback", "concurrent.futures"}
 
 

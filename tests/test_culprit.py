@@ -40,11 +40,11 @@ import pandas as pd
 import pytest
 
 import parmap
-from parmap.session import Session
-from parmap.worker import culprit
-from parmap.worker.culprit import accuse, unreadable
-from parmap.worker.parcel import by_value
-from parmap.worker.weights import Weight, _weighed, heavy, kind_of, weights, written
+from parmap.plans.session import Session
+from parmap.transport import pickle_errors as culprit
+from parmap.transport.payload import by_value
+from parmap.transport.pickle_errors import accuse, unreadable
+from parmap.transport.weights import Weight, _weighed, heavy, kind_of, weights, written
 
 MIB = 1 << 20
 LOCK = "_thread.lock"

@@ -27,9 +27,11 @@ import psutil
 import pytest
 
 import parmap
-from parmap.backends.processes import memory, records, wire
-from parmap.backends.processes.child import heirlooms
-from parmap.backends.processes.wire import Inbox
+from parmap.backends.processes import handles as records
+from parmap.backends.processes import protocol as wire
+from parmap.backends.processes import shared_memory as memory
+from parmap.backends.processes.protocol import Inbox
+from parmap.backends.processes.worker import heirlooms
 from tests.test_pool_endurance import _holdings, _Killer, _until
 
 # A hang guard, and no measure of speed.
@@ -832,7 +834,7 @@ def test_a_thousand_results_with_few_descriptors(run):
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         import numpy as np
         import parmap
-        from parmap.backends.processes import wire
+        from parmap.backends.processes import protocol as wire
 
         wire._OWN = 1 << 16  # or a thousand of them would be 4 GB
         with parmap.plan("processes", workers=2) as session:
@@ -1237,8 +1239,8 @@ def test_more_large_values_than_there_may_be_files(run):
 
 def test_handles_cost_only_the_calls_that_have_them():
     """While one lives, other calls run their function itself."""
+    from parmap.transport.messages import Chunk, Job
     from parmap.worker.run import _calls
-    from parmap.worker.values import Chunk, Job
 
     handle = parmap.share(5)
     job = Job(abs)

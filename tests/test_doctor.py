@@ -11,9 +11,10 @@ import sys
 import pytest
 
 import parmap
-from parmap import doctor, registry
 from parmap.__main__ import main
-from parmap.worker import blas
+from parmap.cli import doctor
+from parmap.plans import registry
+from parmap.worker import native_threads as blas
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parmap import events
-from parmap.engine import chunking
-from parmap.engine.blame import after_death
-from parmap.engine.chunking import Auto, Dynamic, Static
-from parmap.engine.cutting import Source
-from parmap.engine.pieces import Piece
-from parmap.engine.single import single
+from parmap.engine import policies as chunking
+from parmap.engine.chunks import Piece
+from parmap.engine.policies import Auto, Dynamic, Static
+from parmap.engine.recovery import after_death
+from parmap.engine.single_call import single
+from parmap.engine.source import Source
 from parmap.engine.traits import Traits
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
-from parmap.worker.values import Chunk
+from parmap.observe import events
+from parmap.transport.messages import Chunk
 from tests.hand import HandSite, hand_call
 
 

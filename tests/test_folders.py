@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from parmap.backends.dask import folders
+from parmap.backends.remote import folders
 
 GUARD = 60  # against hangs; never waited for when all is well
 
@@ -49,8 +49,8 @@ def test_the_guardian_cleans_up_after_a_killed_session(start, tmp_path, forks):
     script = start(
         f"""
         import os, pathlib, time
-        from parmap.backends.dask import folders
-        from parmap.backends.dask.board import Board
+        from parmap.backends.remote import folders
+        from parmap.backends.remote.monitor import Board
         own, lock = folders.private(pathlib.Path({os.fspath(parent)!r}))
         board = Board(own, lock, "touch")
         for line in ("+one", "+other", "-one"):

@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import parmap
-from parmap import events, graph
+from parmap.calls import graph
+from parmap.calls.options import settings as options
 from parmap.engine import dag as dag_module
 from parmap.engine.dag import Dag, Runner
 from parmap.engine.loop import Call, Settings
-from parmap.engine.shape import Shape
-from parmap.options import settings as options
+from parmap.engine.structure import Shape
+from parmap.observe import events
 from tests.hand import HandQueue, HandSite
 
 

@@ -39,11 +39,22 @@ FLOORS = [
     },
     {name for name in FILES if name.startswith("parmap.worker")},
     {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
-    | {"parmap.plans", "parmap.registry", "parmap.session", "parmap.current"}
-    | {"parmap.blocks", "parmap.lent", "parmap.loans", "parmap.spare"},
-    {"parmap.options"},
-    {"parmap.maps", "parmap.futures"},
-    {"parmap.graph", "parmap.picture", "parmap.grids", "parmap.doctor", "parmap.__main__"},
+    | {"parmap.plans.plan", "parmap.plans.registry", "parmap.plans.session", "parmap.plans.current"}
+    | {
+        "parmap.plans.blocks",
+        "parmap.plans.lent",
+        "parmap.plans.loans",
+        "parmap.plans.spare_threads",
+    },
+    {"parmap.calls.options"},
+    {"parmap.calls.map", "parmap.calls.submit"},
+    {
+        "parmap.calls.graph",
+        "parmap.calls.picture",
+        "parmap.calls.grid",
+        "parmap.cli.doctor",
+        "parmap.__main__",
+    },
     {"parmap"} | {name for name in FILES if name.startswith("parmap.testing")},
 ]
 
@@ -57,7 +68,7 @@ def imports(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name} imports relatively"
             module = str(node.module)
-            # `from parmap import plans` names a module, `from parmap.plans import plan` does not
+            # `from parmap import plans` names a module, `from parmap.plans.plan import plan` does not
             found |= {
                 full if (full := f"{module}.{alias.name}") in FILES else module
                 for alias in node.names
@@ -92,7 +103,7 @@ def test_imports_go_in_no_circles():
 def test_engine_and_maps_name_no_backend():
     words = {"sequential", "threads", "processes", "dask", "ray", "joblib", "ssh", "slurm"}
     for name, path in FILES.items():
-        if not name.startswith(("parmap.engine", "parmap.maps")):
+        if not name.startswith(("parmap.engine", "parmap.calls.map")):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Name | ast.Attribute):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import parmap
-from parmap.identity import fresh_key
+from parmap.transport.identity import fresh_key
 
 # Containers look like this: one host name, one process number, and each script counts anew.
 SCRIPT = """
@@ -17,9 +17,9 @@ import os, socket
 os.getpid = lambda: 1
 socket.gethostname = lambda: "worker"
 import parmap
-from parmap.backends.joblib import _setup
-from parmap.identity import fresh_key
-from parmap.worker.values import embedded
+from parmap.backends.joblib.plan import _setup
+from parmap.transport.identity import fresh_key
+from parmap.transport.messages import embedded
 for key in (
     fresh_key(),
     embedded(abs).key,

@@ -11,8 +11,8 @@ from multiprocessing import Pool
 import pytest
 
 import parmap
-from parmap.backends.processes.wire import Kind, send
-from parmap.sockets import moved, pair
+from parmap.backends.processes.protocol import Kind, send
+from parmap.transport.sockets import moved, pair
 
 BODY = """
 import os, sys, parmap
@@ -286,8 +286,8 @@ def test_descriptors_are_none_of_the_standard_ones(run, tmp_path):
         import os
         os.closerange(0, 3)
         import selectors
-        from parmap.backends.processes.system import anonymous_file, anonymous_memory
-        from parmap.sockets import above_standard, pair, unix
+        from parmap.backends.processes.system_unix import anonymous_file, anonymous_memory
+        from parmap.transport.sockets import above_standard, pair, unix
         sockets = (*pair(), unix())
         numbers = [anonymous_file(), anonymous_memory(1), *(one.fileno() for one in sockets)]
         with above_standard(selectors.DefaultSelector) as selector:

@@ -16,20 +16,20 @@ ROOT = Path(parmap.__file__).parent
 
 # Every lock of parmap, and the section of tests/sections.py that strikes at each step under it.
 LOCKS = {
-    ("worker/blas.py", "self._lock"): "limits",
+    ("worker/native_threads.py", "self._lock"): "limits",
     ("worker/setup.py", "_lock"): "setup",
-    ("current.py", "self._lock"): "process-wide",
-    ("backends/joblib.py", "self._lock"): "joblib",
-    ("backends/dask/agent.py", "self._speaking"): "speaking",
-    ("backends/outstanding.py", "self._over"): "ends",
-    ("backends/processes/pool.py", "self._beginning"): "beginning",
-    ("backends/processes/system.py", "unforked"): "beginning",
-    ("backends/processes/desk.py", "self._lock"): "desk",
-    ("backends/ray/cluster.py", "_lock"): "ray",
+    ("plans/current.py", "self._lock"): "process-wide",
+    ("backends/joblib/plan.py", "self._lock"): "joblib",
+    ("backends/remote/agent.py", "self._speaking"): "speaking",
+    ("backends/pending.py", "self._over"): "ends",
+    ("backends/processes/executor.py", "self._beginning"): "beginning",
+    ("backends/processes/system_unix.py", "unforked"): "beginning",
+    ("backends/processes/task_queue.py", "self._lock"): "desk",
+    ("backends/ray/runtime.py", "_lock"): "ray",
     ("backends/ray/executor.py", "self._lock"): "ray",
 }
 # An event of one call, which one thread sets and another waits for: nothing is changed under it.
-LOCAL = {("backends/dask/steady.py", "over")}
+LOCAL = {("backends/dask/uninterrupted.py", "over")}
 _MADE = r"= threading\.[A-Z]\w+\("
 KINDS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier"}
 # Those of asyncio belong to one thread; a coroutine gives way only where it awaits.

@@ -8,9 +8,9 @@ import pytest
 
 import parmap
 from parmap import cores
-from parmap.worker.values import Budget
+from parmap.transport.messages import Budget
 
-CORES = "parmap.plans.available_cores"
+CORES = "parmap.plans.plan.available_cores"
 
 
 @pytest.fixture

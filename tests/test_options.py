@@ -5,7 +5,7 @@ from typing import get_type_hints
 import pytest
 
 import parmap
-from parmap.options import settings
+from parmap.calls.options import settings
 
 CALLS = [
     lambda **options: parmap.pmap(abs, [1], **options),

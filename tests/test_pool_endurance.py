@@ -30,8 +30,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import parmap
-from parmap.backends.processes.wire import Inbox, Kind, decode, encode, encode_result, send
-from parmap.sockets import QUIET
+from parmap.backends.processes.protocol import Inbox, Kind, decode, encode, encode_result, send
+from parmap.transport.sockets import QUIET
 
 # A hang guard, and no measure of speed.
 _GUARD = 60

@@ -28,7 +28,7 @@ from numpy.random import (
 )
 
 import parmap
-from parmap.engine.chunking import Static
+from parmap.engine.policies import Static
 from parmap.engine.streams import root_of
 from parmap.worker import rng as streams_of
 from parmap.worker.rng import Root

@@ -22,9 +22,9 @@ import pytest
 import parmap
 from parmap.engine.draws import draws_of
 from parmap.engine.hints import hints_of
-from parmap.worker.generators import Noticing
-from parmap.worker.globals import Watch
-from parmap.worker.parcel import dumps
+from parmap.transport.generators import Noticing
+from parmap.transport.payload import dumps
+from parmap.worker.random_state import Watch
 
 PACKING = ("processes(workers=2)", "joblib(workers=2)")
 EVERYWHERE = ("sequential", "threads(workers=2)", *PACKING)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import parmap
-from parmap.backends.processes import wire
-from parmap.backends.processes.wire import Inbox, Kind, send
-from parmap.engine.chunking import Dynamic
-from parmap.engine.cutting import Source
-from parmap.engine.pieces import Back, Piece
-from parmap.sharing import Trip
-from parmap.worker.parcel import pack, pack_result, unpack
-from parmap.worker.values import Chunk
+from parmap.backends.processes import protocol as wire
+from parmap.backends.processes.protocol import Inbox, Kind, send
+from parmap.engine.chunks import Back, Piece
+from parmap.engine.policies import Dynamic
+from parmap.engine.source import Source
+from parmap.transport.messages import Chunk
+from parmap.transport.payload import pack, pack_result, unpack
+from parmap.transport.shared import Trip
 
 MANY = 20_000
 

@@ -26,7 +26,7 @@ def receive(channel, into):
 
 def by_memfd(channel, data):
     """Write a buffer into memory without a name, and send that."""
-    from parmap.backends.processes.memory import Block
+    from parmap.backends.processes.shared_memory import Block
 
     block = Block([data])
     socket.send_fds(channel, [b"x"], [block.descriptor])
@@ -34,7 +34,7 @@ def by_memfd(channel, data):
 
 def from_memfd(channel, size):
     """Map what was sent, and look at all of it."""
-    from parmap.backends.processes.memory import opened
+    from parmap.backends.processes.shared_memory import opened
 
     _, (descriptor,), _, _ = socket.recv_fds(channel, 1, 1)
     (data,) = opened(descriptor, [size])
@@ -47,7 +47,7 @@ def by_socket(channel, data):
 
 
 def huge(size):
-    from parmap.backends.processes.system import fresh_memory
+    from parmap.backends.processes.system_unix import fresh_memory
 
     return memoryview(fresh_memory(size))
 

@@ -37,7 +37,7 @@ CALLS = {
 
 
 def allocated(data):
-    from parmap.backends.processes.system import anonymous_memory
+    from parmap.backends.processes.system_unix import anonymous_memory
 
     descriptor = anonymous_memory(data.nbytes)
     os.posix_fallocate(descriptor, 0, data.nbytes)
@@ -45,13 +45,13 @@ def allocated(data):
 
 
 def written(data):
-    from parmap.backends.processes.memory import Block
+    from parmap.backends.processes.shared_memory import Block
 
     Block([memoryview(data)]).close()
 
 
 def copied(data):
-    from parmap.backends.processes.system import fresh_memory
+    from parmap.backends.processes.system_unix import fresh_memory
 
     np.frombuffer(fresh_memory(data.nbytes), data.dtype)[:] = data
 

@@ -11,10 +11,10 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
 from parmap.errors import SerializationError
-from parmap.worker.parcel import pack
-from parmap.worker.raised import unpack_error
+from parmap.transport.error_payload import unpack_error
+from parmap.transport.messages import Chunk, Embedded, Job, Outcome, embedded
+from parmap.transport.payload import pack
 from parmap.worker.run import run_chunk
-from parmap.worker.values import Chunk, Embedded, Job, Outcome, embedded
 
 __all__ = ["MappingExecutor", "mapped"]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from parmap.backends.mapping import MappingExecutor
 from parmap.errors import SerializationError
-from parmap.worker.calls import pack_call, run_call
-from parmap.worker.parcel import Parcel
+from parmap.transport.payload import Parcel
+from parmap.worker.single_call import pack_call, run_call
 
 __all__ = ["PackingExecutor"]
 
 # What these modules define is parmap's own, and its arguments are packed already.
-_OURS = ("parmap.worker.", "parmap.spare")
+_OURS = ("parmap.worker.", "parmap.plans.spare_threads")
 
 
 class PackingExecutor(MappingExecutor):

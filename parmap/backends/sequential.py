@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from parmap.engine.traits import Traits
-from parmap.plans import Plan
+from parmap.plans.plan import Plan
 
-if TYPE_CHECKING:  # it is the plan of a script until that names another: see parmap.plans
+if TYPE_CHECKING:  # it is the plan of a script until that names another: see parmap.plans.plan
     from concurrent.futures import Executor
 
-    from parmap.worker.values import Budget
+    from parmap.transport.messages import Budget
 
 __all__ = ["Sequential"]
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from parmap.backends.mapping import mapped
 from parmap.engine.traits import Traits
 from parmap.failures import PoolBroken
-from parmap.plans import Plan
+from parmap.plans.plan import Plan
 
 __all__ = ["Threads"]
 

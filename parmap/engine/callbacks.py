@@ -17,7 +17,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, TypeAlias
 
-from parmap.worker.calls import Reply
+from parmap.worker.single_call import Reply
 
 __all__ = ["Answer", "Callbacks", "resolve"]
 

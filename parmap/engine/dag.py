@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parmap import sharing
-from parmap.engine.chunking import Chunker, Policy
-from parmap.engine.pieces import Piece
-from parmap.engine.shape import Shape
+from parmap.engine.chunks import Piece
+from parmap.engine.policies import Chunker, Policy
 from parmap.engine.streams import takes_rng
+from parmap.engine.structure import Shape
 from parmap.errors import DependencyFailed, add_note
-from parmap.events import ElementFailed, Event
 from parmap.failures import Failure
+from parmap.observe.events import ElementFailed, Event
+from parmap.transport import shared as sharing
+from parmap.transport.messages import Chunk
 from parmap.untouched import own
-from parmap.worker.globals import apart
+from parmap.worker.random_state import apart
 from parmap.worker.rng import Root, streamed
-from parmap.worker.values import Chunk
 
 __all__ = ["Dag", "Node", "Runner"]
 

@@ -14,7 +14,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from parmap.engine.hints import behind, global_behind, is_librarys, named, names_in
-from parmap.worker.generators import name_of_global
+from parmap.transport.generators import name_of_global
 
 __all__ = ["Draws", "draws_of"]
 

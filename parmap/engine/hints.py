@@ -15,7 +15,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from parmap.engine.naming import ByName
-from parmap.worker.generators import generator_types, name_of_global
+from parmap.transport.generators import generator_types, name_of_global
 
 __all__ = [
     "behind",

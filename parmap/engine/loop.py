@@ -2,7 +2,7 @@
 
 One thread at a time runs it; futures land in a queue from whatever thread resolves them. So
 the loop needs no lock: all of its state is touched by that one thread alone. `Call.results`
-waits in the caller's thread. `Call.steps` never waits: `parmap.engine.driving` waits for it,
+waits in the caller's thread. `Call.steps` never waits: `parmap.engine.waiting` waits for it,
 in a thread or in an event loop.
 
 Which error does a call raise when several elements fail? The one that the built-in ``map``
@@ -22,22 +22,22 @@ from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from parmap import events
-from parmap.engine.blame import after_death
-from parmap.engine.jobs import job_for
-from parmap.engine.load import weight
-from parmap.engine.pieces import Cutting, Feed, Piece
+from parmap.engine.callspec import job_for
+from parmap.engine.chunks import Cutting, Feed, Piece
+from parmap.engine.memory_load import weight
+from parmap.engine.protocols import Site
+from parmap.engine.recovery import after_death
+from parmap.engine.results import Shelf, shelf_for
 from parmap.engine.settings import Settings
-from parmap.engine.shelf import Shelf, shelf_for
-from parmap.engine.site import Site
 from parmap.engine.unseeded import Unseeded
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
+from parmap.observe import events
+from parmap.transport.error_payload import pack_error, unpack_error
+from parmap.transport.generators import Noticing
+from parmap.transport.messages import Origin, Outcome
+from parmap.transport.payload import PackedError, Parcel
 from parmap.untouched import is_a
-from parmap.worker.generators import Noticing
-from parmap.worker.parcel import PackedError, Parcel
-from parmap.worker.raised import pack_error, unpack_error
-from parmap.worker.values import Origin, Outcome
 
 __all__ = ["Call", "Settings"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from parmap.sharing import handles_exist, opened_partial
+from parmap.transport.shared import handles_exist, opened_partial
 from parmap.untouched import name_of
 
 __all__ = ["ByName"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from parmap import events
-from parmap.engine.chunking import Auto, Policy
+from parmap.engine.policies import Auto, Policy
 from parmap.engine.retry import Retry
+from parmap.observe import events
 from parmap.worker.rng import Root
 
 __all__ = ["Settings"]

@@ -14,7 +14,7 @@ from parmap.engine.hints import hints_of, look
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
 from parmap.untouched import class_name, name_of
-from parmap.worker.globals import Move, is_few, numpy_state
+from parmap.worker.random_state import Move, is_few, numpy_state
 
 __all__ = ["Unseeded", "users_line"]
 

@@ -7,7 +7,7 @@ import pytest
 
 import parmap
 from parmap.testing.material import Contract
-from parmap.worker import blas
+from parmap.worker import native_threads as blas
 
 __all__ = ["BudgetContract"]
 

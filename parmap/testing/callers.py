@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import parmap
-from parmap import current
+from parmap.plans import current
 from parmap.testing.material import LONG, Contract
 
 __all__ = ["CallersContract"]

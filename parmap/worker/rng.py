@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap.worker.globals import seed_globals
+from parmap.worker.random_state import seed_globals
 
 if TYPE_CHECKING:
     import numpy as np

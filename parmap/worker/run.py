@@ -11,13 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
-from parmap import sharing
 from parmap.errors import SerializationError, TaskTimeout
-from parmap.worker import blas, context, forks
-from parmap.worker.globals import Watch, apart, inherited, load, renew
-from parmap.worker.parcel import PackedError, Parcel, pack_result, unpack
-from parmap.worker.rng import streamed
-from parmap.worker.values import (
+from parmap.transport import shared as sharing
+from parmap.transport.messages import (
     Budget,
     Chunk,
     Embedded,
@@ -29,6 +25,11 @@ from parmap.worker.values import (
     opened,
     ready,
 )
+from parmap.transport.payload import PackedError, Parcel, pack_result, unpack
+from parmap.worker import context, forks
+from parmap.worker import native_threads as blas
+from parmap.worker.random_state import Watch, apart, inherited, load, renew
+from parmap.worker.rng import streamed
 
 __all__ = ["keep_chunk", "run_chunk"]
 
@@ -254,7 +255,7 @@ def _stopped() -> RuntimeError:
 
 
 def _failed(error: BaseException, *, crosses: bool) -> PackedError:
-    from parmap.worker.raised import pack_error  # which most workers never need
+    from parmap.transport.error_payload import pack_error  # which most workers never need
 
     return pack_error(error, crosses=crosses)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from parmap.failures import PoolBroken
-from parmap.worker.globals import renew
-from parmap.worker.values import Embedded
+from parmap.transport.messages import Embedded
+from parmap.worker.random_state import renew
 
 __all__ = ["prepared"]
 

@@ -168,7 +168,7 @@ def test_a_connection_that_is_cut_costs_no_result(plan):
 
 @outside
 def test_jobs_follow_the_load(plan, monkeypatch):
-    from parmap.backends.dask import jobs as ours
+    from parmap.backends.remote import jobs as ours
 
     monkeypatch.setattr(ours, "IDLE", 5.0)
     with plan.replace(adapt=(1, 3), min_workers=1, memory="500MB") as session:

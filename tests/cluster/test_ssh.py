@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import parmap
-from parmap.plans import opened
+from parmap.plans.plan import opened
 from parmap.testing import PlanContract
 from tests.cluster import lab, strangers
 from tests.cluster.nested import table
@@ -116,7 +116,7 @@ def test_a_worker_that_is_killed_costs_no_result(plan):
 
 def test_an_agent_that_is_killed_costs_no_result(plan):
     def kill(session):
-        (pid,) = lab.processes("node2", "parmap.backends.dask.agent")
+        (pid,) = lab.processes("node2", "parmap.backends.remote.agent")
         os.kill(pid, signal.SIGKILL)
 
     assert busy(plan, kill) == list(range(60))
@@ -128,7 +128,7 @@ def test_a_connection_that_is_cut_costs_no_result(plan):
 
 def test_a_host_that_was_lost_comes_back(plan, caplog):
     with plan as session:
-        (pid,) = lab.processes("node2", "parmap.backends.dask.agent")
+        (pid,) = lab.processes("node2", "parmap.backends.remote.agent")
         os.kill(pid, signal.SIGKILL)
         lab.until(lambda: workers_on("node2"), "the return of node2")
         lab.until(lambda: "node2" in parmap.pmap(where, [0.05] * 12, chunks=1), "a task on node2")
@@ -164,7 +164,7 @@ def test_hosts_that_are_lost_for_good_break_the_call_with_their_words(plan, tmp_
         call = session.submit(where, 600)
         stop.touch()
         for node in lab.NODES:
-            (pid,) = lab.processes(node, "parmap.backends.dask.agent")
+            (pid,) = lab.processes(node, "parmap.backends.remote.agent")
             os.kill(pid, signal.SIGKILL)
         error = call.exception(GUARD)
         with pytest.raises(parmap.PoolBroken, match="all hosts are lost"):
@@ -177,7 +177,7 @@ def test_hosts_that_are_all_back_in_time_go_on(plan):
     with plan as session:
         call = session.submit(waited, 1)
         for node in lab.NODES:
-            (pid,) = lab.processes(node, "parmap.backends.dask.agent")
+            (pid,) = lab.processes(node, "parmap.backends.remote.agent")
             os.kill(pid, signal.SIGKILL)
         assert call.result(GUARD) == 1
 

@@ -28,7 +28,7 @@ import psutil
 import pytest
 
 import parmap
-from parmap.plans import opened
+from parmap.plans.plan import opened
 from parmap.testing import PlanContract
 from tests.calling import EndContract
 
@@ -773,7 +773,7 @@ def test_workers_that_are_lost_for_good_break_the_call(monkeypatch):
     [("0:07", 7), ("12:03", 723), ("1:00:00", 3600), ("2-01:00:05", 176405), ("INVALID", 0)],
 )
 def test_the_queue_tells_how_long_a_job_has_run(text, seconds):
-    from parmap.backends.dask import board
+    from parmap.backends.remote import monitor as board
 
     line = f"12|FAILED|{text}|node3|Reason|odd"
     assert board._read(line) == ("12", board.Seen("FAILED", "Reason|odd", seconds, "node3"))
@@ -793,7 +793,7 @@ def test_the_queue_tells_how_long_a_job_has_run(text, seconds):
     ],
 )
 def test_nodes_that_the_user_excludes_stay_excluded(header, avoid, option):
-    from parmap.backends.dask import jobs
+    from parmap.backends.remote import jobs
 
     assert jobs._exclude(header, avoid) == option
 

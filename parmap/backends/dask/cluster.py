@@ -22,14 +22,14 @@ import distributed
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
-from parmap.backends.dask.dice import keep_apart
-from parmap.backends.dask.keeper import Keeper, environment, trusted
+from parmap.backends.dask.own_random import keep_apart
+from parmap.backends.dask.restarter import Keeper, environment, trusted
 from parmap.backends.dask.servers import Scheduler, Worker
-from parmap.backends.dask.steady import steadily
+from parmap.backends.dask.uninterrupted import steadily
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
-from parmap.worker import blas
-from parmap.worker.values import Budget
+from parmap.transport.messages import Budget
+from parmap.worker import native_threads as blas
 
 __all__ = [
     "INSIDE",

@@ -20,19 +20,19 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_ip
 from tornado.ioloop import PeriodicCallback
 
+from parmap.backends.dask.cancelled import Strays
 from parmap.backends.dask.cluster import Exits
 from parmap.backends.dask.connection import connected
-from parmap.backends.dask.errand import SMALL, Errand, Reference, Stay
-from parmap.backends.dask.steady import steadily
-from parmap.backends.dask.strays import Strays
-from parmap.backends.outstanding import Outstanding
+from parmap.backends.dask.tasks import SMALL, Errand, Reference, Stay
+from parmap.backends.dask.uninterrupted import steadily
 from parmap.backends.packing import PackingExecutor
+from parmap.backends.pending import Outstanding
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, WorkerDied
 from parmap.failures import PoolBroken
-from parmap.identity import fresh_key
-from parmap.worker.values import embedded
+from parmap.transport.identity import fresh_key
+from parmap.transport.messages import embedded
 
 __all__ = ["DaskExecutor", "serving"]
 

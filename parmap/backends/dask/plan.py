@@ -6,12 +6,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from parmap import registry
-from parmap.backends.adopted import refuse_in_a_fork
-from parmap.backends.ssh import credentials
+from parmap.backends.adopted.plan import refuse_in_a_fork
+from parmap.backends.remote.ssh import credentials
 from parmap.errors import PlanError
-from parmap.plans import Plan
-from parmap.worker.values import Budget
+from parmap.plans import registry
+from parmap.plans.plan import Plan
+from parmap.transport.messages import Budget
 
 __all__ = ["Dask"]
 

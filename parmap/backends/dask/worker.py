@@ -21,9 +21,9 @@ from typing import Any
 import distributed
 
 import parmap.worker.run  # noqa: F401 - before the first task, not in it
-from parmap.backends.dask.dice import keep_apart
+from parmap.backends.dask.own_random import keep_apart
 from parmap.backends.dask.servers import Worker
-from parmap.backends.processes.system import die_with_parent
+from parmap.backends.processes.system_unix import die_with_parent
 from parmap.worker import family
 
 __all__ = ["PROMPT", "order"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
-from parmap.plans import Plan
+from parmap.plans.plan import Plan
 
-if TYPE_CHECKING:  # see parmap.plans
+if TYPE_CHECKING:  # see parmap.plans.plan
     from concurrent.futures import Executor
 
-    from parmap.backends.processes.zygote import Zygote
+    from parmap.backends.processes.forkserver import Zygote
 
 __all__ = ["Processes"]
 
@@ -57,12 +57,12 @@ class Processes(Plan):
         workers = self.count()
         # Imported here: only this plan needs selectors, sockets and subprocesses. The zygote
         # starts while this process loads the rest.
-        from parmap.backends.processes.system import unforked
+        from parmap.backends.processes.system_unix import unforked
 
         with unforked:  # until the pool has it, a fork would keep the channel to it open
             zygote = _zygote(workers) if self.start_method == "fresh" else None
             try:
-                from parmap.backends.processes.pool import ProcessExecutor
+                from parmap.backends.processes.executor import ProcessExecutor
 
                 budget = self.budget(workers)
             except BaseException:
@@ -79,7 +79,7 @@ class Processes(Plan):
 
 
 def _zygote(workers: int) -> Zygote:
-    from parmap.backends.processes.zygote import Zygote
+    from parmap.backends.processes.forkserver import Zygote
 
     try:
         return Zygote("fresh")

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from parmap.backends.outstanding import Outstanding
 from parmap.backends.packing import PackingExecutor
-from parmap.backends.ray.cluster import Nodes
+from parmap.backends.pending import Outstanding
+from parmap.backends.ray.runtime import Nodes
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError, WorkerDied
 from parmap.failures import PoolBroken
+from parmap.transport.messages import Embedded, embedded
 from parmap.worker.setup import prepared
-from parmap.worker.values import Embedded, embedded
 
 __all__ = ["RayExecutor"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap.errors import PlanError
-from parmap.plans import Plan
-from parmap.worker.values import Budget
+from parmap.plans.plan import Plan
+from parmap.transport.messages import Budget
 
 __all__ = ["Ray"]
 
@@ -72,8 +72,8 @@ class Ray(Plan):
 
     def start(self) -> Executor:
         """Start Ray, or use the one that runs."""
-        from parmap.backends.ray.cluster import enter, loaded
         from parmap.backends.ray.executor import RayExecutor
+        from parmap.backends.ray.runtime import enter, loaded
 
         ray = loaded()
         leave, ours = enter(ray, self)

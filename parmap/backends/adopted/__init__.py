@@ -1,0 +1,1 @@
+"""Executors and pools of the user's own."""

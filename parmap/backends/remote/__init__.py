@@ -1,0 +1,1 @@
+"""Plans that start Dask workers on other machines."""

@@ -1,0 +1,314 @@
+"""Batch jobs as a cluster of Dask: submitted, watched, and replaced when they end.
+
+::
+
+    this process                     a job
+    scheduler, client  ←── TLS ──→   worker, worker
+    Board ── squeue                  agent ── looks whether the scheduler answers
+      Job ── sbatch, scancel           └── reads order.json, in a folder that is yours alone
+    guardian ── scancel, rm
+
+The guardian is a process of its own: it cancels and removes also where this one is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import math
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dask.utils import parse_bytes
+from distributed.core import Status
+
+from parmap.backends.dask.cluster import awaited, cluster
+from parmap.backends.remote.agent import facts
+from parmap.backends.remote.folders import private, sweep
+from parmap.backends.remote.hosts import orders
+from parmap.backends.remote.monitor import Board
+from parmap.failures import PoolBroken
+
+__all__ = ["job_class", "started"]
+
+_AGENT = "parmap.backends.remote.agent"
+_OURS = 0.9  # of a job's memory: the rest is the agent's
+_TAIL = 20  # lines of a job's log
+# Of Dask's tasks.
+_OPEN = {"waiting", "queued", "no-worker", "processing"}
+# Seconds without a task until jobs are given back.
+IDLE = 60.0
+
+
+def job_class(kind: type[Any], **options: Any) -> type[Any]:
+    """Give what makes jobs of a class of `dask_jobqueue` that run parmap's agent.
+
+    Parameters
+    ----------
+    kind : type
+        The class.
+    **options
+        What it is told of each job.
+    """
+
+    class Job(kind):  # type: ignore[misc]
+        """A job, in the place of a worker."""
+
+        def __init__(
+            self,
+            scheduler: str,
+            name: Any,
+            *,
+            file: str,
+            log: str | None,
+            board: Board | None = None,
+        ) -> None:
+            super().__init__(scheduler=scheduler, name=name, log_directory=log, **options)
+            self._command_template = f"{options['python']} -m {_AGENT} {shlex.quote(file)}"
+            self._board = board
+            # Under `_turn`: the newest job's number. To submit and to cancel take a while.
+            self._turn = asyncio.Lock()
+
+        async def start(self) -> None:
+            """Submit it."""
+            await super().start()
+            if self._board is not None:
+                self._board.add(self)
+
+        async def again(self, avoid: Iterable[str]) -> None:
+            """Submit another in its place, to none of some nodes."""
+            assert self._board is not None
+            async with self._turn:
+                if self.status is Status.closed:
+                    return
+                self.submit_command = shlex.join(
+                    [*shlex.split(kind.submit_command), *_exclude(self.job_header, avoid)]
+                )
+                with self.job_file() as script:
+                    number = self._job_id_from_submit_output(await self._submit_job(script))
+                self._board.renew(self, number)
+
+        def keeps(self, host: str, number: int) -> bool:  # noqa: ARG002
+            """Whether workers can be restarted from here: a job has no line to this process."""
+            return False
+
+        async def close(self) -> None:
+            """Cancel it."""
+            async with self._turn:  # or one that is being submitted would be left
+                await super().close()
+                if self._board is not None:
+                    self._board.remove(self)
+                self.status = Status.closed  # as the cluster wants it, which the class forgets
+
+    return Job
+
+
+def _exclude(header: str, avoid: Iterable[str]) -> list[str]:
+    """Give the option of `sbatch` that excludes nodes, and those that the script excludes.
+
+    Parameters
+    ----------
+    header : str
+        The script's, with options of the user's, which those of the command line replace.
+    avoid : iterable of str
+        The nodes.
+    """
+    users = re.findall(r"^#SBATCH\s+(?:--exclude[=\s]\s*|-x\s*)(\S+)", header, re.MULTILINE)
+    nodes = [*users[-1:], *avoid]
+    # The user's may stand in a file, which cannot be named together with others.
+    if len(nodes) == len(users[-1:]) or "/" in nodes[0]:
+        return []
+    return [f"--exclude={','.join(nodes)}"]
+
+
+def started(
+    job: Callable[..., Any],
+    jobs: int,
+    per_job: int,
+    least: int,
+    *,
+    adapt: tuple[int, int] | None,
+    cancel: str,
+    threads: int | str | None,
+    memory: str,
+    environ: Mapping[str, str],
+    security: Any,
+    host: str,
+    folder: str,
+    patience: float,
+    dashboard: bool,
+) -> tuple[Any, Callable[[int], str]]:
+    """Start a scheduler here, and submit jobs.
+
+    Parameters
+    ----------
+    job : callable
+        Makes them; see `job_class`.
+    jobs, per_job : int
+        How many, and how many workers in each.
+    least : int
+        How many workers to wait for.
+    adapt : tuple of int or None
+        The least and the most jobs, where that follows the load.
+    cancel : str
+        The command that cancels a job.
+    threads : int, "auto" or None
+        The option ``threads_per_worker``.
+    memory : str
+        Of each job.
+    environ : mapping of str to str
+        More for the workers' environment.
+    security : distributed.Security or None
+        Who may connect.
+    host : str
+        Where the scheduler listens.
+    folder : str
+        Where the session's folder is made.
+    patience : float
+        Seconds to wait for `least` workers.
+    dashboard : bool
+        Whether to serve Dask's page.
+
+    Returns
+    -------
+    cluster : distributed.SpecCluster
+        The cluster, when enough workers are there.
+    lost : callable
+        See `parmap.backends.dask.executor.DaskExecutor`.
+    """
+    sweep(Path(folder))
+    own, lock = private(Path(folder))
+    file, log = own / "order.json", own / "log"
+    board = Board(own, lock, cancel)
+    try:
+        listens = {"host": host, "protocol": "tcp" if security is None else "tls"}
+        here = cluster({}, listens, dashboard=dashboard, security=security)
+        told = orders(threads, environ, security) | {
+            "count": per_job,
+            "facts": facts(),  # a machine that does not fit says so, and takes no work
+        }
+        told["scheduler"] = here.scheduler_address
+        told["options"]["memory_limit"] = int(_OURS * parse_bytes(memory)) // per_job
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as order:
+            json.dump(told, order)
+        options = {"file": os.fspath(file), "log": os.fspath(log), "board": board}
+        spec = {"cls": job, "options": options}
+        here.worker_spec.update(dict.fromkeys(range(jobs), spec))
+        if adapt is not None:
+            board.follow(Load(here, spec, per_job, adapt).settle)
+        try:
+            here.sync(here._correct_state)  # noqa: SLF001 - as `scale` does, with its one kind
+        except RuntimeError as error:
+            here.close()
+            raise PoolBroken(
+                f"a job cannot be submitted (plan.script() shows it): {error}"
+            ) from error
+        except BaseException:
+            here.close()
+            raise
+        here.close = functools.partial(_closed, here.close, board)
+        awaited(
+            here,
+            least,
+            lambda: _why(board, log, patience),
+            patience=patience,
+            hopeless=lambda: board.hopeless,
+        )
+        return here, functools.partial(_lost, board, log, patience)
+    except BaseException:
+        board.close()
+        raise
+
+
+class Load:
+    """How many jobs there are: as many as have work, or as few as are allowed, after a while.
+
+    A call keeps two chunks on their way for each worker, if it has so many. So the number at
+    most doubles each time that workers have come.
+
+    Parameters
+    ----------
+    here : distributed.SpecCluster
+        The cluster, whose scheduler is in this process.
+    spec : dict
+        Of a job.
+    per_job : int
+        Workers in each.
+    bounds : tuple of int
+        The least and the most jobs.
+    """
+
+    def __init__(
+        self, here: Any, spec: dict[str, Any], per_job: int, bounds: tuple[int, int]
+    ) -> None:
+        self._here, self._spec, self._per_job = here, spec, per_job
+        self._least, self._most = bounds
+        self._busy = time.monotonic()
+
+    def settle(self) -> None:
+        """Ask for more jobs, or cancel some; in the cluster's loop."""
+        specs, now = self._here.worker_spec, time.monotonic()
+        states = (task.state for task in self._here.scheduler.tasks.values())
+        tasks = sum(state in _OPEN for state in states)
+        if tasks:
+            self._busy = now
+        wanted = min(max(math.ceil(tasks / self._per_job), self._least), self._most)
+        names = sorted(specs)
+        if wanted > len(names):
+            first = names[-1] + 1 if names else 0
+            more = range(first, first + wanted - len(names))
+            specs.update(dict.fromkeys(more, self._spec))
+        elif now - self._busy > IDLE:
+            for name in names[self._least :]:
+                del specs[name]
+        if len(specs) != len(names):
+            self._here.loop.add_callback(self._here._correct_state)  # noqa: SLF001 - as `scale` does
+
+
+def _closed(close: Callable[..., Any], board: Board, *given: Any, **named: Any) -> None:
+    close(*given, **named)  # at the interpreter's end with Dask's own timeout
+    board.close()
+
+
+def _why(board: Board, log: Path, patience: float) -> str:
+    """Say why no workers came: the queue, and the end of the newest log."""
+    lines = [f"no workers came within {patience:g} s"]
+    if board.hopeless:
+        lines = ["jobs end as soon as they run, and none is left:"]
+    lines += [f"  {ended}" for ended in board.ended]
+    if board.waiting:
+        lines.append(f"{board.waiting}. start_timeout= waits for longer")
+    return "\n".join([*lines, *_words(log)])
+
+
+def _lost(board: Board, log: Path, patience: float, seconds: int) -> str:
+    """Say why no worker will come any more; nothing as long as one may.
+
+    A job that waits in the queue may start at any time. Time decides only if all jobs run, or
+    if the queue says nothing, or is not asked.
+    """
+    if board.hopeless:
+        return _why(board, log, patience)
+    if seconds < patience or (board.answers and not board.all_run(patience)):
+        return ""
+    jobs = "All jobs run, but their workers do not connect"
+    if not board.answers:
+        jobs = "The batch system does not say whether jobs wait or have ended"
+    said = f"no worker is left, and none has come for {seconds} s (start_timeout= waits for longer)"
+    return "\n".join([f"{said}. {jobs}", *_words(log)])
+
+
+def _words(log: Path) -> list[str]:
+    """Give the end of the newest log of a job."""
+    lines: list[str] = []
+    logs = sorted(log.glob("*"), key=lambda one: one.stat().st_mtime) if log.exists() else []
+    for newest in [one for one in logs if one.stat().st_size][-1:]:
+        tail = newest.read_text(errors="replace").splitlines()[-_TAIL:]
+        lines += ["The end of the job's log:", *(f"  {line}" for line in tail)]
+    return lines

@@ -1,0 +1,1 @@
+"""What is computed: maps, grids, graphs, single calls."""

@@ -1,0 +1,92 @@
+"""The job of a call: what its function is, and what the place makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from parmap.engine.protocols import Site
+from parmap.engine.streams import takes_rng
+from parmap.engine.traits import Traits
+from parmap.transport.messages import Job
+from parmap.untouched import name_of
+from parmap.worker import context
+from parmap.worker.rng import Root
+
+__all__ = ["job_for", "refuse_shared_globals"]
+
+
+def job_for(
+    site: Site,
+    fn: Callable[..., Any],
+    *,
+    star: bool,
+    stop: bool = True,
+    timeout: float | None = None,
+    root: Root | None = None,
+    hints: tuple[str, ...] = (),
+    constants: Mapping[int, Any] | None = None,
+) -> Job:
+    """Make the job of a call.
+
+    Parameters
+    ----------
+    site : Site
+        Where it runs.
+    fn, star, stop, timeout, root, hints
+        See `Job`.
+    constants : mapping of int to object, optional
+        The arguments that are the same for all elements, by their columns.
+
+    Raises
+    ------
+    TypeError
+        If random streams are asked for that this function cannot have at this place.
+    """
+    traits = site.traits
+    # A task that runs in its caller's thread still shares what is global with the others, if
+    # that thread is itself a worker.
+    threaded = traits.threaded or (
+        traits.shares_memory and (not traits.same_thread or context.threaded.get())
+    )
+    keyword = root is not None and takes_rng(fn)
+    seeds_globals = root is not None and not keyword
+    if seeds_globals:
+        refuse_shared_globals(fn, traits)
+    return Job(
+        fn,
+        star=star,
+        stop=stop,
+        timeout=timeout,
+        crosses=not traits.shares_memory,
+        expendable=traits.replaces_workers and traits.sees_deaths,
+        nested=site.nested,
+        root=root,
+        takes_rng=keyword,
+        apart=not threaded and (traits.same_thread or seeds_globals),
+        threaded=threaded,
+        hints=hints,
+        # In the caller's memory a constant costs nothing, and is in the chunks' columns.
+        constants=() if traits.shares_memory else tuple((constants or {}).items()),
+        budget=site.budget,
+        sent_at_once=traits.copies,
+    )
+
+
+def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:
+    """Refuse to seed generators that several threads would draw from at once."""
+    alone = traits.same_thread and not context.threaded.get()
+    if traits.threaded or (traits.shares_memory and not alone):
+        name = name_of(fn)
+        raise TypeError(
+            f"{name} has no parameter rng, so rng= would seed the global generators, which all "
+            f"threads of a process share. Take the stream in {name} instead: "
+            f"def {name}(..., rng): rng.normal()"
+        )
+    if traits.noisy:
+        name = name_of(fn)
+        raise TypeError(
+            f"{name} has no parameter rng, so rng= would seed the global generators, and in these "
+            "workers others draw from Python's, too: they are not parmap's own. Take the stream "
+            f"in {name} instead: def {name}(..., rng): rng.normal()"
+        )

@@ -1,0 +1,131 @@
+"""What is handed out: pieces, and the two sides of what hands them out."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from parmap.engine.memory_load import Load
+from parmap.engine.policies import Policy
+from parmap.transport.messages import Chunk
+
+__all__ = ["Back", "Cutting", "Feed", "Piece"]
+
+
+class Piece(NamedTuple):
+    """A chunk as the engine keeps it: which elements it holds, and their history.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        The elements' places in the input; a range where they are neighbours.
+    chunk : Chunk
+        What travels.
+    attempts : int, default 0
+        How often its element has failed; only a piece of one element has a history.
+    deaths : int, default 0
+        How many workers have died of its element.
+    keep : bool, default False
+        Whether the result of its one element is to stay with the workers.
+    """
+
+    indices: Sequence[int]
+    chunk: Chunk
+    attempts: int = 0
+    deaths: int = 0
+    keep: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return len(self.indices)
+
+    def part(self, start: int, stop: int) -> Piece:
+        """Cut out the elements from `start` to before `stop`, as if never sent."""
+        chunk = self.chunk.part(start, stop)._replace(careful=False)
+        return Piece(self.indices[start:stop], chunk)
+
+    def parts(self, *cuts: int) -> list[Piece]:
+        """Cut before each of the offsets `cuts`; what would be empty is left out."""
+        edges = [0, *cuts, self.size]
+        return [self.part(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+    def careful(self) -> Piece:
+        """Make the same piece, to be run with each element noted."""
+        return self._replace(chunk=self.chunk._replace(careful=True))
+
+
+class Back:
+    """Pieces that came back without having run; they are cut again, in the input's order."""
+
+    def __init__(self) -> None:
+        self.size = 0  # elements
+        self._pieces: list[Piece] = []  # a stack: the first of the input lies on top
+        self._start = 0  # elements of the topmost that have been cut: to slice it each time is slow
+
+    def put(self, piece: Piece) -> None:
+        """Take a piece."""
+        if self._start:
+            topmost = self._pieces.pop()
+            self._pieces.append(topmost.part(self._start, topmost.size))
+            self._start = 0
+        bisect.insort(self._pieces, piece, key=lambda one: -one.indices[0])
+        self.size += piece.size
+
+    def next(self, size: int, below: int | None) -> Piece | None:
+        """Cut so many elements; pass over pieces that begin at the index `below` or after it."""
+        while self._pieces:
+            topmost = self._pieces[-1]
+            start, stop = self._start, min(self._start + size, topmost.size)
+            passed = below is not None and min(topmost.indices[start:]) >= below
+            if passed or stop == topmost.size:
+                self._pieces.pop()
+                self._start, stop = 0, topmost.size
+            else:
+                self._start = stop
+            self.size -= stop - start
+            if not passed:
+                return topmost if stop - start == topmost.size else topmost.part(start, stop)
+        return None
+
+
+class Cutting(Protocol):
+    """What hands a call its pieces, one by one."""
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been handed out."""
+
+    @property
+    def broken(self) -> tuple[int, Exception] | None:
+        """What the input itself raised, and the index of the element that it could not give."""
+
+    def next(self, at_most: int, below: int | None) -> Piece | None:
+        """Give the next piece; None when there is none now."""
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+
+    def take_back(self, piece: Piece) -> None:
+        """Take a piece that was handed out and did not run, to hand it out again."""
+
+
+class Feed(Protocol):
+    """What a call runs on: a `Source`, or a graph."""
+
+    @property
+    def total(self) -> int | None:
+        """How many elements there are, where that is known."""
+
+    @property
+    def constants(self) -> Mapping[int, Any]:
+        """The arguments that are the same for all elements, by their columns."""
+
+    @property
+    def load(self) -> Load | None:
+        """What bounds the bytes that the call holds, if anything does."""
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
+        """Begin to cut it."""

@@ -1,0 +1,55 @@
+"""What the engine asks of a place where chunks run."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from parmap.engine.callbacks import Callbacks
+from parmap.engine.traits import Traits
+from parmap.transport.messages import Budget, Chunk, Job, Outcome
+
+__all__ = ["Site"]
+
+
+class Site(Protocol):
+    """A running place, as the engine sees it; `parmap.Session` is one."""
+
+    @property
+    def workers(self) -> int:
+        """How many chunks run at once; may change."""
+
+    @property
+    def traits(self) -> Traits:
+        """Facts about the place."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """What each worker may use of its node."""
+
+    @property
+    def nested(self) -> tuple[Any, ...]:
+        """The plans for calls inside the tasks."""
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """What runs the callbacks of single calls."""
+
+    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Any:
+        """Put a job where every worker reaches it; the handle is for `send` and `drop`.
+
+        It is for at most so many chunks, if that is known. A caller that `waits` for them must
+        not be the thread that hears of their ends.
+        """
+
+    def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk of a placed job."""
+
+    def keep(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk of one element, whose result stays there."""
+
+    def drop(self, placed: Any) -> None:
+        """Forget a placed job."""
+
+    def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
+        """Stop a chunk that nobody waits for any more, as far as the place can."""

@@ -1,0 +1,123 @@
+"""One call in one worker, as a future."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from parmap.engine.callbacks import Answer
+from parmap.engine.callspec import job_for
+from parmap.engine.naming import ByName
+from parmap.engine.protocols import Site
+from parmap.engine.streams import root_of
+from parmap.engine.unseeded import Unseeded, users_line
+from parmap.failures import Failure
+from parmap.transport.error_payload import unpack_error
+from parmap.transport.generators import Noticing
+from parmap.transport.messages import Chunk, Outcome
+
+__all__ = ["single"]
+
+
+def single(
+    site: Site, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Future[Any]:
+    """Send one call; give a future of its result.
+
+    Parameters
+    ----------
+    site : Site
+        Where it runs.
+    fn : callable
+        The function.
+    args, kwargs
+        Its arguments. The keyword ``rng`` is the map option: the call gets the stream of
+        element 0.
+    """
+    given = {name: value for name, value in kwargs.items() if name != "rng"}
+    root = None if kwargs.get("rng") is None else root_of(kwargs["rng"])
+    unseeded = Unseeded(
+        [fn], site.traits, streams=root is not None, alone=False, where=users_line()
+    )
+    job = job_for(
+        site,
+        ByName(fn, tuple(given)) if given else fn,
+        star=True,
+        root=root,
+        hints=unseeded.hints,
+    )
+    outer = Answer()
+    chunk = Chunk(([(*args, *given.values())],), indices=(0,) if root else ())
+    with Noticing() as found:
+        placed = site.place(job, 1, waits=False)
+        try:
+            unseeded.placed(found)
+            found.clear()
+            inner = site.send(placed, chunk)
+        except BaseException:
+            site.drop(placed)
+            raise
+
+    def settle(inner: Future[Outcome]) -> None:
+        # A cancelled future wakes who waits for it only after this call, and a second one
+        # is an error: this, the end of the inner future, is the one path to it.
+        site.drop(placed)
+        if inner.cancelled():
+            outer.cancel()
+        if outer.set_running_or_notify_cancel():
+            try:
+                outcome = inner.result()
+                if outcome.moves:
+                    unseeded.hear(outcome.moves)
+                outer.set_result(_value(outcome))
+            except BaseException as error:  # noqa: BLE001 - what the task raised is the future's
+                outer.set_exception(error)
+
+    # Weak: each future keeps its callbacks, and two that keep each other, with their results,
+    # would stay until the collector comes round. The executor keeps what is not resolved yet.
+    theirs = weakref.ref(inner)
+
+    def pass_back(outer: Future[Any]) -> None:
+        inner = theirs()
+        if inner is not None and outer.cancelled() and not inner.cancel():
+            site.abandon(inner, chunk)  # it runs: stop it, where that can be done
+
+    outer.notify(pass_back)
+    inner.add_done_callback(lambda inner: site.callbacks.collect(partial(settle, inner)))
+    if found:
+        _note(site, found, unseeded)
+    return outer
+
+
+# Generators that the last calls brought as arguments, with the places that they were sent to.
+_given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
+
+
+def _note(site: Site, found: list[Any], unseeded: Unseeded) -> None:
+    """Warn of a generator that another call has brought before: both draw the same numbers."""
+    before = [one() for where, one in list(_given) if where() is site]
+    for generator in found:
+        if any(one is generator for one in before):
+            unseeded.placed([generator])
+        else:
+            _given.append((weakref.ref(site), _held(generator)))
+
+
+def _held(thing: Any) -> Callable[[], Any]:
+    """Hold an object weakly; NumPy's generators, which are small, cannot be held so."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
+
+
+def _value(outcome: Outcome) -> Any:
+    values = outcome.unpacked()
+    for misfire in outcome.misfires:
+        error, origin = unpack_error(misfire.error), outcome.origin
+        Failure(error, 0, misfire.error.traceback, origin.host, origin.pid).reraise()
+    return values[0]

@@ -1,0 +1,385 @@
+"""The input of a call, cut into chunks as they are asked for."""
+
+from __future__ import annotations
+
+import array
+import copy
+import itertools
+import operator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from parmap.engine.chunks import Back, Piece
+from parmap.engine.iterables import at_hand, is_light, rows_at_hand, shortest, unchanging
+from parmap.engine.memory_load import Load
+from parmap.engine.policies import Policy
+from parmap.transport.messages import Chunk
+from parmap.transport.shared import handles_exist, is_large, opened
+
+__all__ = ["Cutter", "Source"]
+
+
+class Source:
+    """The elements of a call: as many columns as the function has arguments.
+
+    Asks each iterable for one iterator, and pulls from it only what the next chunk takes. An
+    iterable that raises ends the source there: what was pulled before it is still cut, and
+    `error` keeps what it raised, as if the element that it could not give had failed.
+
+    Parameters
+    ----------
+    iterables : sequence of iterable
+        The arguments, as given to ``map``; the shortest ends the source.
+    star : bool, default False
+        Whether the one iterable holds argument tuples.
+    settled : bool, default False
+        Whether the input stays as it is while the call runs, so that one large object that
+        is every element of a list needs to travel only once. Else lists are copied: the
+        elements of a call are those that a list has when the call begins.
+    load : Load, optional
+        Bounds the bytes of what is pulled. Default: nothing does.
+
+    Attributes
+    ----------
+    total : int or None
+        How many elements there are. If not `certain`, the iterables only say so.
+    certain : bool
+        Whether all elements are at hand, and counted.
+    constants : dict of int to object
+        Arguments that are the same for all elements, by their columns: those given by
+        `itertools.repeat`. In `cut` a range stands for each.
+    crosses : bool
+        Whether the elements leave this process's memory. Then those that an iterator gives
+        are copied as they come, if it may fill the same buffer again for the next.
+    """
+
+    def __init__(
+        self,
+        iterables: Sequence[Iterable[Any]],
+        *,
+        star: bool = False,
+        settled: bool = False,
+        load: Load | None = None,
+    ) -> None:
+        self.star, self.load, self.settled = star, load, settled
+        self.crosses = False
+        self.error: Exception | None = None
+        self.pulled = 0
+        self.constants: dict[int, Any] = {}
+        if not star:
+            # An iterator that is given twice gives each of its items to one of the two.
+            once = [id(it) for it in iterables].count
+            iterables = [
+                self._varying(place, it, settled) if once(id(it)) == 1 else it
+                for place, it in enumerate(iterables)
+            ]
+        self.certain = all(map(at_hand, iterables))
+        self.total = shortest(iterables)
+        self._columns: tuple[Any, ...] | None = None
+        self._single = len(iterables) == 1
+        if self.certain:
+            self._columns = tuple(it if settled else unchanging(it) for it in iterables)
+        else:
+            # Each is asked for its iterator here, once, and in their order, as by map(). The
+            # outer islice asks for nothing more after the end: zip alone would go on pulling
+            # from the first iterables each time that it is asked.
+            rows = iterables[0] if self._single else zip(*iterables, strict=False)
+            self._rows: Iterator[Any] = itertools.islice(rows, None)
+
+    def _varying(self, place: int, iterable: Iterable[Any], settled: bool) -> Iterable[Any]:  # noqa: FBT001
+        """Note a constant, and give a range as long as it; give all else as it is."""
+        if type(iterable) is itertools.repeat:
+            count = operator.length_hint(iterable, sys.maxsize)  # an endless one gives no hint
+            if count:
+                self.constants[place] = next(iterable)
+        elif settled and type(iterable) in (list, tuple) and _one_large(iterable):  # type: ignore[arg-type]
+            count = len(iterable)  # type: ignore[arg-type]
+            self.constants[place] = iterable[0]  # type: ignore[index]
+        else:
+            return iterable
+        return range(count)
+
+    @property
+    def light(self) -> bool:
+        """Whether more elements than may run can be sent: they are at hand, and small."""
+        return self._columns is not None and all(map(is_light, self._columns))
+
+    def with_constants(self, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """Put the constants themselves where ranges stand for them."""
+        return [
+            [self.constants[place]] * len(column) if place in self.constants else column
+            for place, column in enumerate(columns)
+        ]
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutter:
+        """Make the cutter of this source."""
+        return Cutter(self, policy, workers, lists=lists)
+
+    @property
+    def left(self) -> int | None:
+        """How many elements are not cut yet; None where that is not known."""
+        if self.total is None or (self.pulled >= self.total and not self.certain):
+            return None  # there are more than the iterables said, or none: nobody knows
+        return max(0, self.total - self.pulled)
+
+    def freeze(self) -> None:
+        """Copy lists, where tasks could change them in the middle of the call."""
+        if self._columns is not None and self.settled:
+            self._columns = tuple(map(unchanging, self._columns))
+
+    @property
+    def spent(self) -> bool:
+        """Whether it surely has nothing left; an iterator may always have more."""
+        return self._columns is not None and self.pulled == self.total
+
+    def take_all(self) -> list[tuple[Any, ...]]:
+        """Pull everything and give it as rows; `cut` then has nothing left.
+
+        An iterable's error is kept in `error`, and the rows before it are given.
+        """
+        self.load = None
+        columns = self.cut(sys.maxsize)
+        self.total, self.certain = self.pulled, True
+        return list(zip(*self.with_constants(columns), strict=True)) if columns else []
+
+    def cut(self, size: int) -> tuple[Sequence[Any], ...] | None:
+        """Cut the next `size` elements, fewer at the end; None when there are none."""
+        size = min(size, sys.maxsize)
+        columns = self._sliced(size) if self._columns is not None else self._iterated(size)
+        count = len(columns[0]) if columns else 0
+        self.pulled += count
+        if self.load is not None:
+            self.load.close(self.pulled)
+        if count and self.star:
+            columns = (rows_at_hand(columns[0]),)
+        return columns if count else None
+
+    def _sliced(self, size: int) -> tuple[Sequence[Any], ...]:
+        assert self._columns is not None
+        start, stop = self.pulled, self.pulled + size
+        if self.total is not None:
+            stop = min(stop, self.total)
+        if self.load is not None and self.crosses:
+            stop = start + self._fitting(self.load, start, stop)
+        columns = [column[start:stop] for column in self._columns]
+        count = min(map(len, columns))  # another thread may have shortened a list
+        return tuple(columns if count == stop - start else [column[:count] for column in columns])
+
+    def _fitting(self, load: Load, start: int, stop: int) -> int:
+        """Count the elements at hand that may be on their way to the workers, by their weight."""
+        assert self._columns is not None
+        at = start
+        heavy = [column for column in self._columns if not is_light(column)]
+        if not heavy:
+            return stop - start
+        while step := load.step(stop - at):
+            load.add([part for column in heavy for part in column[at : at + step]], step)
+            at += step
+        return at - start
+
+    def _iterated(self, size: int) -> tuple[Sequence[Any], ...]:
+        rows: list[Any] = []
+        if self.error is None:
+            try:
+                self._pull(rows, size)
+            except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
+                self.error = error
+        if self._single:
+            return (rows,)
+        columns = zip(*rows, strict=True)
+        return tuple(
+            range(len(column)) if place in self.constants else column
+            for place, column in enumerate(columns)
+        )
+
+    def _pull(self, rows: list[Any], size: int) -> None:
+        """Pull rows; what came before an error is kept, as list.extend does."""
+        rest: Iterator[Any] = itertools.islice(self._rows, size)
+        if self.crosses:
+            for first in rest:
+                rows.append(_settled(first))
+                if not _fixed(first):
+                    rest = map(_settled, rest)
+                break
+        if self.load is None:
+            rows.extend(rest)
+            return
+        self.load.add(rows)
+        while step := self.load.step(size - len(rows)):
+            before = len(rows)
+            rows.extend(itertools.islice(rest, step))
+            self.load.add(rows[before:])
+            if len(rows) < before + step:
+                break
+
+
+# Once made these never change.
+_ATOMS = frozenset({int, float, complex, bool, str, bytes})
+
+
+def _settled(element: Any) -> Any:
+    """Copy an element, or what is in it, where the input may fill the same again."""
+    return element if type(element) in _ATOMS else _copied(element, {})
+
+
+def _copied(thing: Any, memo: dict[int, Any]) -> Any:
+    """Copy arrays, lists, dicts, and what is in them; what is one object stays one."""
+    kind = type(thing)
+    if kind in _ATOMS:
+        return thing
+    if id(thing) in memo:
+        return memo[id(thing)]
+    numpy = sys.modules.get("numpy")
+    if issubclass(kind, (bytearray, array.array, getattr(numpy, "ndarray", bytearray))):
+        memo[id(thing)] = copy.copy(thing)
+    elif kind is list:
+        memo[id(thing)] = new = thing.copy()
+        if not _ATOMS.issuperset(map(type, thing)):  # a long list of numbers is not walked through
+            new[:] = [_copied(item, memo) for item in thing]
+    elif kind is dict:
+        memo[id(thing)] = new = thing.copy()
+        made = ((key, item, _copied(item, memo)) for key, item in thing.items())
+        # The others stay, so that their keys, which may be slow, are not hashed again.
+        new.update((key, copied) for key, item, copied in made if copied is not item)
+    elif kind is tuple:
+        # Its items may hold it, but then by way of a list or a dict, which are noted already.
+        memo[id(thing)] = thing
+        items = [_copied(item, memo) for item in thing]
+        if any(map(operator.is_not, items, thing)):
+            memo[id(thing)] = tuple(items)
+    return memo.get(id(thing), thing)
+
+
+def _fixed(element: Any) -> bool:
+    """Tell whether input that begins with this needs no copies; None tells nothing."""
+    if type(element) is tuple:
+        return all(map(_fixed, element))
+    return element is not None and _settled(element) is element
+
+
+def _one_large(elements: Sequence[Any]) -> bool:
+    """Tell whether all elements are one object, an array of some size."""
+    if len(elements) < 2 or elements[0] is not elements[-1]:  # noqa: PLR2004
+        return False
+    same = map(operator.is_, elements, itertools.repeat(elements[0]))
+    return is_large(elements[0]) and all(same)
+
+
+class Cutter:
+    """Cuts a source by a policy, in the policy's order.
+
+    Parameters
+    ----------
+    source : Source
+        The input.
+    policy : Policy
+        How to cut it.
+    workers : int
+        How many workers there are.
+    lists : bool
+        Whether the first column must be a list, which the engine can empty to stop a chunk
+        that runs in the caller's memory.
+    """
+
+    def __init__(self, source: Source, policy: Policy, workers: int, *, lists: bool) -> None:
+        self._source, self._lists = source, lists
+        source.crosses = not lists
+        if lists:
+            source.freeze()
+        self._order: list[int] | None = None
+        self._rows: list[tuple[Any, ...]] = []
+        # What a lazy call's iterables say of their number is all that can be known.
+        counted = source.certain if source.settled else source.total is not None
+        if policy.reorders or (policy.counts and not counted):
+            self._rows = source.take_all()
+            self._order = policy.order(self._arguments(policy), workers)
+        self._chunker = policy.begin(source.total, workers)
+        self._cut = 0
+        self._back = Back()
+        # Trials, which may come back, are for elements that leave no copy, in no order of theirs.
+        self._tries = self._order is None and not lists and source.light
+
+    def _arguments(self, policy: Policy) -> list[tuple[Any, ...]]:
+        """Give the arguments of each element, as its cost may ask for them."""
+        if policy.cost is None:
+            return self._rows
+        rows = [tuple(row[0]) for row in self._rows] if self._source.star else self._rows
+        return [tuple(opened(row)) for row in rows] if handles_exist() else rows
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+        self._chunker.learn(size, seconds)
+
+    @property
+    def broken(self) -> tuple[int, Exception] | None:
+        """What the source raised, if it did."""
+        error = self._source.error
+        return None if error is None else (self._source.pulled, error)
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been cut, or passed over."""
+        return self._source.pulled if self._order is None else self._cut
+
+    def take_back(self, piece: Piece) -> None:
+        """Take a piece that did not run; it is cut again, and goes before what is not cut yet."""
+        self._back.put(piece._replace(chunk=piece.chunk._replace(seconds=None)))
+
+    @property
+    def _left(self) -> int | None:
+        left = self._source.left
+        return left if left is None else left + self._back.size
+
+    def next(self, at_most: int, below: int | None) -> Piece | None:
+        """Cut the next piece; None when there is nothing more to run.
+
+        Parameters
+        ----------
+        at_most : int
+            The most elements it may hold, if they are not cut yet.
+        below : int or None
+            Pass over elements from this index on: the call has failed there.
+        """
+        if self._back.size:
+            piece = self._back.next(self._chunker.size(self._left), below)
+            if piece is not None:
+                return piece
+        if at_most < 1:
+            return None
+        if self._order is not None:
+            return self._next_ordered(self._order, at_most, below)
+        start = self._source.pulled
+        if self._source.spent or (below is not None and start >= below):
+            return None
+        trial = self._chunker.trial() if self._tries else None
+        size, seconds = trial or (self._chunker.size(self._left), None)
+        columns = self._source.cut(min(at_most, size))
+        if columns is None:
+            return None
+        if self._lists:
+            columns = tuple(self._source.with_constants(columns))
+            if type(columns[0]) is not list:
+                columns = (list(columns[0]), *columns[1:])
+        return Piece(range(start, self._source.pulled), Chunk(columns, seconds=seconds))
+
+    def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> Piece | None:
+        while self._cut < len(order):
+            size = min(at_most, self._chunker.size(len(order) - self._cut))
+            indices = order[self._cut : self._cut + size]
+            self._cut += size
+            if below is not None:
+                indices = [i for i in indices if i < below]
+            if indices:
+                columns = zip(*(self._rows[i] for i in indices), strict=True)
+                constants = () if self._lists else self._source.constants
+                return Piece(
+                    indices,
+                    Chunk(
+                        tuple(
+                            range(len(indices)) if place in constants else list(column)
+                            for place, column in enumerate(columns)
+                        )
+                    ),
+                )
+        return None

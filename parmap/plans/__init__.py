@@ -1,0 +1,1 @@
+"""Where it is computed: plans as values, and plans at work."""

@@ -1,0 +1,108 @@
+"""A session as one call has it on loan."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from parmap.backends.once_future import Ticket
+from parmap.plans.session import Placed, Session
+from parmap.plans.spare_threads import Spares, claim, claimed
+from parmap.transport.messages import embedded
+from parmap.worker.run import run_chunk
+
+if TYPE_CHECKING:
+    from parmap.engine.traits import Traits
+    from parmap.transport.messages import Chunk, Job, Outcome
+    from parmap.transport.payload import Parcel
+
+__all__ = ["Lent"]
+
+
+class Lent(Session):
+    """A session on loan to one call: it stays open until that call is over.
+
+    It is the lender in all but that: the two have one state.
+
+    Parameters
+    ----------
+    lender : Session
+        The session.
+    """
+
+    # Outside of the state that is the lender's, too.
+    __slots__ = ("_job", "_lender", "_out", "_starves")
+
+    def __init__(self, lender: Session) -> None:
+        self._lender, self.__dict__ = lender, lender.__dict__
+        self._out = object()
+        self.loans.take(self._out)
+        # A task in a thread of this process may have opened this thread, and wait for it. No task
+        # waits for the main thread.
+        known = lender.traits
+        inside = known.inside or (known.shares_memory and not known.same_thread)
+        self._starves = inside and threading.current_thread() is not threading.main_thread()
+
+    @property
+    def lender(self) -> Session:
+        """The session that is on loan."""
+        return self._lender
+
+    @property
+    def traits(self) -> Traits:  # type: ignore[override]
+        """Facts about the place; what a spare thread has run does not stay with the workers."""
+        known: Traits = self.__dict__["traits"]
+        return known._replace(keeps=False) if self._starves else known
+
+    def place(self, job: Job, *args: Any, **kwargs: Any) -> Placed:
+        """Put a job where every worker reaches it."""
+        self._job = job
+        return super().place(job, *args, **kwargs)
+
+    def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run a chunk, or a spare thread, if all workers wait for this thread."""
+        if not self._starves:
+            return super().send(placed, chunk)
+        self.check()
+        ticket, spares = Ticket(), self.loans.spares
+        call: tuple[Any, ...]
+        if self.traits.shares_memory:
+            call = (run_chunk, placed.job, chunk)
+            theirs = self.executor.submit(ticket.run, *call)
+        else:
+            # Packed for the spare thread, too: elements are copies there as in the workers.
+            call = (_run_packed, self._job, self._packed(chunk, star=placed.star))
+            submit = functools.partial(self.executor.submit, claimed, claim(ticket), run_chunk)
+            theirs = self._sent(submit, placed, chunk)
+        theirs.add_done_callback(functools.partial(_ended, ticket))
+        if not spares:  # another thread may come first: then that one's is the first in the list
+            spares.append(Spares(self.plan.initializer))
+        spares[0].add(ticket, *call)
+        return ticket.future
+
+    def drop(self, placed: Placed) -> None:
+        """Forget the job: the call is over."""
+        super().drop(placed)
+        self._return()
+
+    def __del__(self) -> None:
+        self._return()
+
+    def _return(self) -> None:
+        # Ctrl-C may strike before `__init__` has set it: then there is no loan.
+        if hasattr(self, "_out"):
+            self.loans.give_back(self._out)
+
+
+def _run_packed(job: Job, parcel: Parcel) -> Outcome:
+    return run_chunk(embedded(job), parcel)
+
+
+def _ended(ticket: Ticket, theirs: Future[object]) -> None:
+    """Hear that the pool is done with a chunk, or that it never began it."""
+    if theirs.cancelled():
+        ticket.future.cancel()
+    elif (error := theirs.exception()) is not None:
+        ticket.settle(None, error)

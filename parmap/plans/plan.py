@@ -1,0 +1,399 @@
+"""Where: plans, as values.
+
+A `Plan` is a value. Entering it opens a `Session`, a running thing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import operator
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+
+from parmap.cores import available_cores
+from parmap.engine.traits import Traits
+from parmap.errors import PlanError
+from parmap.plans import blocks, registry
+from parmap.untouched import is_a, name_of
+from parmap.worker import context
+
+if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
+    from concurrent.futures import Executor
+
+    from parmap.plans.session import Session
+    from parmap.transport.messages import Budget
+
+__all__ = ["Plan", "opened", "plan"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ABC):
+    """Where to run: a value that starts nothing until it is entered or started.
+
+    Make one with `plan`. Use it in a ``with`` statement, as a decorator, or hold its
+    executor yourself with `start`.
+
+    Parameters
+    ----------
+    workers : int or callable, optional
+        How many workers; a callable without arguments is asked where they start.
+        Default: `available_cores`.
+    threads_per_worker : "auto", int or None, default "auto"
+        How many threads native libraries (BLAS, OpenMP) may use in each worker. ``"auto"``:
+        the worker's share of the cores, and never more than was set before, by you or by
+        the environment. A number: just that, whatever was set. None: as they are.
+    setup : callable, optional
+        Run once in each worker before its first task, without arguments.
+    nested : tuple of Plan, default ()
+        The plans for calls made inside tasks, outermost first.
+
+    Attributes
+    ----------
+    name : str
+        The plan's registered name.
+    traits : Traits
+        Facts about the place, for the engine. What `start` gives may have an attribute of this
+        name instead, where they are known only then.
+    modules, commands : tuple of str
+        What the plan imports, and runs, that parmap does not bring.
+    install : str
+        What to give to ``pip install`` for the modules.
+    """
+
+    workers: int | Callable[[], int] | None = None
+    threads_per_worker: int | Literal["auto"] | None = "auto"
+    setup: Callable[[], object] | None = None
+    nested: tuple[Plan, ...] = ()
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits] = Traits()
+    # What a machine must have before the plan can start on it; see `missing`.
+    modules: ClassVar[tuple[str, ...]] = ()
+    commands: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = ""
+    made_in: ClassVar[int]  # each plan's process; no option
+
+    def __post_init__(self) -> None:
+        # Settled here once, so that plans that mean the same are equal.
+        object.__setattr__(self, "workers", _workers(self.workers))
+        if self.threads_per_worker not in ("auto", None):
+            threads = _whole(self.threads_per_worker, "threads_per_worker", _THREADS)
+            object.__setattr__(self, "threads_per_worker", threads)
+        object.__setattr__(self, "setup", _callable("setup", self.setup))
+        object.__setattr__(self, "nested", _nested(self.nested))
+        object.__setattr__(self, "made_in", os.getpid())
+
+    @classmethod
+    def missing(cls) -> str:
+        """Say what this machine lacks for the plan, and what to do; empty if nothing."""
+        import importlib.util
+        import shutil
+
+        modules = [name for name in cls.modules if importlib.util.find_spec(name) is None]
+        if modules:
+            return f"needs {', '.join(modules)}: pip install '{cls.install}'"
+        commands = [name for name in cls.commands if shutil.which(name) is None]
+        return f"needs {', '.join(commands)}, a command that is not here" if commands else ""
+
+    @abstractmethod
+    def start(self) -> Executor:
+        """Start the workers; give the executor, which the caller must shut down."""
+
+    def replace(self, **options: Any) -> Self:
+        """Make the same plan with some options changed.
+
+        Raises
+        ------
+        PlanError
+            If an option is unknown or wrong.
+        """
+        return replace(self, **_fields(type(self), options))
+
+    def count(self) -> int:
+        """Settle how many workers to start, here and now.
+
+        Raises
+        ------
+        PlanError
+            If a callable ``workers=`` gives no positive whole number.
+        """
+        if callable(self.workers):
+            return _whole(self.workers())
+        return available_cores() if self.workers is None else self.workers
+
+    def budget(self, workers: int) -> Budget | None:
+        """Share the cores of this process out among so many workers here.
+
+        Returns
+        -------
+        Budget or None
+            What each worker may use; None where tasks simply run as the caller does.
+        """
+        from parmap.transport.messages import Budget
+
+        return Budget.share(available_cores(), workers, self.threads_per_worker)
+
+    @property
+    def initializer(self) -> Callable[[], object] | None:
+        """What ``setup=`` names, ready to be called."""
+        return None if self.setup is None else functools.partial(_set_up, self.setup, self.nested)
+
+    def __enter__(self) -> Session:
+        """Open a session and make it the current one in this context."""
+        session = opened(self, outer=context.frame.get())
+        blocks.entered(session)
+        return session
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the session that `__enter__` opened in this context."""
+        session = blocks.left(self)
+        if session is None:
+            raise PlanError(
+                f"{self} is left in another order, or in another context, than it was entered in: "
+                "use one `with` block per plan, and leave it in the task or thread that entered it"
+            )
+        session.leave(cancel=error is not None)
+        for hear in context.left if self.nested else ():
+            hear(self)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each of its calls runs inside this plan."""
+
+        @functools.wraps(function)
+        def planned(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return planned
+
+    def __str__(self) -> str:
+        """Write the plan as the text that `plan` reads."""
+        if not self.nested:
+            return self._text()
+        levels = [replace(self, nested=()), *self.nested]
+        return f"[{', '.join(map(str, levels))}]"
+
+    def __init_subclass__(cls) -> None:
+        """Keep these: a dataclass makes its own, of all fields, else."""
+        cls.__repr__ = Plan.__repr__  # type: ignore[method-assign]
+        cls.__eq__ = Plan.__eq__  # type: ignore[method-assign]
+        cls.__hash__ = Plan.__hash__  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether two plans are of one kind, with the same options.
+
+        A callable object, an executor or a client is the same only as itself: it need not be
+        hashable, and how it compares is not asked.
+        """
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._distinct() == other._distinct()
+
+    def __hash__(self) -> int:
+        """Hash what `__eq__` compares."""
+        return hash((type(self), self._distinct()))
+
+    def _distinct(self) -> tuple[object, ...]:
+        return tuple(_distinct(getattr(self, f.name)) for f in fields(self) if f.compare)
+
+    def __repr__(self) -> str:
+        """Show the plan as the text that makes it."""
+        return f"<Plan {self}>"
+
+    def _repr_html_(self) -> str:
+        """Show the plan, level by level, in a notebook."""
+        from parmap.html import table
+
+        rows: list[tuple[str, Any]] = []
+        for depth, level in enumerate([self, *self.nested]):
+            rows.append(("for calls inside of its tasks" if depth else "plan", level.name))
+            rows += _chosen(level)
+        return table("Plan", rows)
+
+    def _text(self) -> str:
+        options = ", ".join(f"{name}={_written(value)}" for name, value in _chosen(self))
+        return f"{self.name}({options})" if options else self.name
+
+
+def opened(plan: Plan, outer: object = None) -> Session:
+    """Start a plan; give its session.
+
+    The workers come first: while new interpreters start, this one loads the engine.
+    """
+    executor = plan.start()
+    try:
+        from parmap.plans.session import Session
+
+        return Session(plan, executor, outer)
+    except BaseException:  # Ctrl-C, while it loads: nobody else knows the executor yet
+        executor.shutdown(cancel_futures=True)
+        raise
+
+
+def plan(spec: object, /, **options: Any) -> Plan:
+    """Make a plan: where calls run.
+
+    Parameters
+    ----------
+    spec : str, Plan, concurrent.futures.Executor or list
+        A name such as ``"processes"``; a text such as ``"processes(workers=4)"``, which is
+        what ``str(plan)`` gives; a `Plan`; a running executor, which is used and never
+        closed; or a list of these: the first for the calls you make, the next for calls
+        inside their tasks.
+    **options
+        Options of the plan: for all of them ``workers``, ``threads_per_worker``, ``setup``,
+        ``nested``.
+
+    Returns
+    -------
+    Plan
+        A frozen value; nothing is started.
+
+    Raises
+    ------
+    PlanError
+        If a name or an option is unknown or wrong; the message names the valid ones.
+
+    Examples
+    --------
+    >>> import parmap
+    >>> with parmap.plan("threads", workers=2):
+    ...     parmap.pmap(len, ["a", "bb", "ccc"])
+    [1, 2, 3]
+    """
+    if isinstance(spec, Plan):
+        return spec.replace(**options) if options else spec
+    if isinstance(spec, str):
+        spec = [_made(registry.named(name), given) for name, given in registry.parse(spec)]
+    if isinstance(spec, list):
+        return _levels(spec, options)
+    kind, option = registry.adopter(spec)
+    return _made(kind, {option: spec, **options})
+
+
+def _levels(specs: list[Any], options: dict[str, Any]) -> Plan:
+    if not specs:
+        raise PlanError("the list of plans is empty: name at least one")
+    outer, *inner = map(plan, specs)
+    return outer.replace(**({"nested": (*outer.nested, *_nested(inner))} | options))
+
+
+def _made(kind: type[Plan], options: dict[str, Any]) -> Plan:
+    return kind(**_fields(kind, options))
+
+
+def _fields(kind: type[Plan], options: dict[str, Any]) -> dict[str, Any]:
+    """Translate options into fields: an option may have a name that the class needs itself."""
+    valid = {_option(f.name, f.metadata): f.name for f in fields(kind) if f.init}
+    for name in options:
+        if name not in valid:
+            raise PlanError(
+                f"the plan {kind.name!r} has no option {name!r}{registry.suggest(name, valid)}. "
+                f"Options: {', '.join(sorted(valid))}"
+            )
+    return {valid[name]: value for name, value in options.items()}
+
+
+def _option(name: str, metadata: Any) -> str:
+    return str(metadata.get("option", name))
+
+
+def _nested(levels: Any) -> tuple[Plan, ...]:
+    if isinstance(levels, (str, Plan)):
+        levels = [levels]
+    plans = map(plan, levels)
+    return tuple(itertools.chain.from_iterable((p.replace(nested=()), *p.nested) for p in plans))
+
+
+def _workers(workers: Any) -> Any:
+    if isinstance(workers, str) and ":" in workers:
+        workers = _callable("workers", workers)
+    return workers if workers is None or callable(workers) else _whole(workers)
+
+
+_WORKERS = "give a whole number; max_workers must be greater than 0"
+_MOST = 1_000_000  # more are a mistake, which would be noticed when this machine is full
+_THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
+
+
+def _whole(value: Any, option: str = "workers", what: str = _WORKERS) -> int:
+    try:
+        number = operator.index(value) if not isinstance(value, bool) else 0
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise PlanError(f"{option}={value!r}: {what}")
+    if number > _MOST:
+        raise PlanError(f"{option}={number:.3g}: give {_MOST:,} at most")
+    return number
+
+
+def _callable(option: str, value: Any) -> Any:
+    """Find the function that an option names as ``"package.module:function"``, if it does."""
+    if value is None or callable(value):
+        return value
+    module, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not (module and colon):
+        raise PlanError(
+            f"{option}={value!r}: give a function without arguments, or a text such as "
+            "'package.module:function'"
+        )
+    try:
+        found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise PlanError(f"{option}={value!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise PlanError(f"{option}={value!r} names {found!r}, which is not a function")
+    return found
+
+
+def _set_up(setup: Callable[[], object], nested: tuple[Plan, ...]) -> None:
+    # As part of a task: a call that setup makes must not look for the session that is
+    # waiting for setup.
+    with context.Inside(nested):
+        setup()
+
+
+def _chosen(of: Plan) -> list[tuple[str, Any]]:
+    """Give the options that are not as by default, but for the plans nested in this one."""
+    return [
+        (_option(f.name, f.metadata), getattr(of, f.name))
+        for f in fields(of)
+        if f.name != "nested" and _distinct(getattr(of, f.name)) != _distinct(f.default)
+    ]
+
+
+# Types whose values are equal by what they are: functions, too, among them methods of one object.
+_PLAIN = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, FunctionType, BuiltinFunctionType}
+    | {MethodType}
+)
+
+
+def _distinct(value: Any) -> object:
+    """Give what of an option tells plans apart."""
+    if type(value) in (tuple, frozenset):
+        return type(value)(map(_distinct, value))
+    return value if type(value) in _PLAIN or isinstance(value, Plan) else (type(value), id(value))
+
+
+def _written(value: Any) -> str:
+    if is_a(value, type) or type(value) in (BuiltinFunctionType, FunctionType, MethodType):
+        return repr(f"{value.__module__}:{value.__qualname__}")
+    if callable(value):
+        return repr(f"{type(value).__module__}:{name_of(value)}")
+    return repr(value)

@@ -1,0 +1,325 @@
+"""All that crosses the border between the caller and a worker: frozen, picklable values.
+
+Named tuples, and not dataclasses: these are made, pickled and read for each chunk, three times as
+fast; and a zygote waits 0.1 ms for each to be defined, for a dataclass 0.7.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from parmap.cores import available_cores
+from parmap.transport import shared as sharing
+from parmap.transport.identity import Key, fresh_key
+from parmap.transport.payload import PackedError, Parcel, pack, unpack
+from parmap.worker.random_state import Move
+from parmap.worker.rng import Root
+
+__all__ = [
+    "Budget",
+    "Chunk",
+    "Embedded",
+    "Job",
+    "Misfire",
+    "Origin",
+    "Outcome",
+    "Staying",
+    "embedded",
+    "opened",
+    "ready",
+]
+
+
+class Origin(NamedTuple):
+    """Where something ran."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Origin:
+        """Give this process."""
+        return cls(socket.gethostname(), os.getpid())
+
+
+class Budget(NamedTuple):
+    """What one worker may use of its node.
+
+    Parameters
+    ----------
+    cores : int
+        What `available_cores` says inside of its tasks.
+    threads : int or None
+        How many threads native libraries may use; None leaves them as they are.
+    exact : bool, default False
+        Whether to use just that many, also if a smaller number was set.
+    lent : bool, default False
+        Whether the worker is somebody else's, and gets its numbers back after each chunk.
+    among : int or None, default None
+        How many workers share the cores of a node, where their number is not known here: then
+        the worker divides, and `cores`, and `threads` if not exact, say nothing yet.
+    """
+
+    cores: int
+    threads: int | None
+    exact: bool = False
+    lent: bool = False
+    among: int | None = None
+
+    def here(self) -> Budget:
+        """Settle it on the worker's own node."""
+        return self if self.among is None else _settled(self, self.among)
+
+    @classmethod
+    def share(cls, cores: int, workers: int, threads: int | str | None) -> Budget:
+        """Share cores out among workers; `threads` is the option ``threads_per_worker``."""
+        if isinstance(threads, int):
+            return cls(threads, threads, exact=True)
+        share = max(1, cores // workers)
+        return cls(share, None if threads is None else share)
+
+
+@functools.cache
+def _settled(budget: Budget, among: int) -> Budget:
+    threads = budget.threads if budget.exact else None if budget.threads is None else "auto"
+    return Budget.share(available_cores(), among, threads)._replace(lent=budget.lent)
+
+
+class Job(NamedTuple):
+    """What all chunks of a call share; placed once where every worker reaches it.
+
+    Parameters
+    ----------
+    fn : callable or Parcel
+        The user's function; a `Parcel` of it where the job travels with its chunks.
+    star : bool, default False
+        Whether a chunk's one column holds argument tuples, as in ``starmap``.
+    stop : bool, default True
+        Whether the first failure ends the chunk.
+    timeout : float or None, default None
+        Seconds that one element may take.
+    crosses : bool, default True
+        Whether chunks and outcomes leave the caller's memory, so that they travel packed.
+    expendable : bool, default False
+        Whether the worker may end itself when an element runs too long: it is replaced.
+    nested : tuple, default ()
+        The plans for calls made inside the function, outermost first.
+    root : Root or None, default None
+        Where the elements' random streams begin.
+    takes_rng : bool, default False
+        Whether the function gets its stream as the keyword ``rng``.
+    apart : bool, default False
+        Whether chunks run with global generators of their own: where those would be the
+        caller's, or are seeded for each element.
+    threaded : bool, default False
+        Whether other threads of the same process run tasks at the same time.
+    hints : tuple of str, default ()
+        The global generators that the function's code speaks of.
+    constants : tuple of (int, object), default ()
+        Arguments that are the same for all elements, by their columns; the chunks have
+        only a range there.
+    budget : Budget or None, default None
+        What the worker may use of its node; None: as much as the caller.
+    sent_at_once : bool, default False
+        Whether an outcome is sent before anything else runs, so that it need not be a copy.
+    """
+
+    fn: Callable[..., Any] | Parcel
+    star: bool = False
+    stop: bool = True
+    timeout: float | None = None
+    crosses: bool = True
+    expendable: bool = False
+    nested: tuple[Any, ...] = ()
+    root: Root | None = None
+    takes_rng: bool = False
+    apart: bool = False
+    threaded: bool = False
+    hints: tuple[str, ...] = ()
+    constants: tuple[tuple[int, Any], ...] = ()
+    budget: Budget | None = None
+    sent_at_once: bool = False
+
+
+class Chunk(NamedTuple):
+    """Some elements: one column per argument of the function, all of one length.
+
+    Parameters
+    ----------
+    columns : tuple of sequence
+        The arguments; ``columns[j][i]`` is argument j of element i.
+    careful : bool, default False
+        Whether to note each element before it runs, so that a death can be laid to it.
+    indices : sequence of int, default ()
+        The elements' places in the input, where they have random streams.
+    seconds : float or None, default None
+        After so long no other element is begun; the outcome then is that of the first ones.
+    """
+
+    columns: tuple[Sequence[Any], ...]
+    careful: bool = False
+    indices: Sequence[int] = ()
+    seconds: float | None = None
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return len(self.columns[0])
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """Cut out the elements from `start` to before `stop`."""
+        columns = tuple(column[start:stop] for column in self.columns)
+        return self._replace(columns=columns, indices=self.indices[start:stop])
+
+
+class Misfire(NamedTuple):
+    """One element of a chunk that failed: its place in the chunk, and its error."""
+
+    offset: int
+    error: PackedError
+
+
+class Outcome(NamedTuple):
+    """What came of a chunk.
+
+    Parameters
+    ----------
+    values : list or Parcel
+        One result per element that ran, None where it failed; a `Parcel` of that list
+        where the outcome crosses the border.
+    misfires : tuple of Misfire
+        The failures, in order.
+    seconds : float
+        The time the function took for all of them, measured in the worker.
+    origin : Origin
+        Where it ran.
+    unreadable : PackedError or None, default None
+        Why the chunk could not be unpickled, so that nothing ran.
+    moves : tuple of Move, default ()
+        The global generators that were drawn from, without a seed of the element's.
+    """
+
+    values: list[Any] | Parcel
+    misfires: tuple[Misfire, ...]
+    seconds: float
+    origin: Origin
+    unreadable: PackedError | None = None
+    moves: tuple[Move, ...] = ()
+
+    def unpacked(self) -> list[Any]:
+        """Give the results.
+
+        Raises
+        ------
+        SerializationError
+            If the chunk could not be unpickled there, or its results here.
+        """
+        if self.unreadable is not None:
+            from parmap.transport.error_payload import unpack_error  # which most workers never need
+
+            raise unpack_error(self.unreadable)
+        return unpack(self.values) if isinstance(self.values, Parcel) else self.values
+
+
+class Embedded:
+    """A packed job, or shared value, that an executor moves or keeps as it likes.
+
+    Parameters
+    ----------
+    key : tuple or None
+        Says which it is, where each chunk brings another parcel of the same; None where the
+        backend keeps the one that it was given.
+    parcel : Parcel
+        What it is; its arrays are read-only when it is opened.
+    """
+
+    __slots__ = ("_value", "key", "parcel")
+
+    def __init__(self, key: Key | None, parcel: Parcel) -> None:
+        self.key, self.parcel = key, parcel
+        self._value: Any = None
+
+    def open(self, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
+        """Give the job or value.
+
+        Parameters
+        ----------
+        values : sequence
+            Those of the handles in it.
+        beside : int, default 0
+            How many values the chunk has that is to run: the next chunk may need them all.
+        """
+        if self._value is None:
+            self._value = _recent.pop(self.key, None) if self.key else None
+        if self._value is None:
+            with sharing.arrived(values):
+                self._value = unpack(self.parcel, readonly=True)
+        if self.key:
+            _recent.pop(self.key, None)
+            _recent[self.key] = self._value  # the last one now
+            # A worker sees a few calls at a time: an outer one and what nests in it.
+            # The list is made in one step: tasks in other threads open jobs at the same time.
+            for key in list(_recent)[: -(_MOST + beside)]:
+                _recent.pop(key, None)
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel packed."""
+        return Embedded, (self.key, self.parcel)
+
+
+# Each job comes in many chunks; unpickling the function for each would cost more than most. What
+# was used last stands last.
+_recent: dict[Key | None, Any] = {}
+_MOST = 4
+
+
+def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedded:
+    """Pack a job or a value.
+
+    Parameters
+    ----------
+    value : object
+        What to pack, once: what is packed is given back as it is.
+    what : str, default ""
+        What the path in an error's message begins with.
+    small : int, optional
+        From this many bytes on the backend keeps it, and it refers to the memory of the
+        arrays in it. Below, many copies of it travel, of which a worker opens only one.
+        Default: it is never kept.
+    """
+    ready = value if isinstance(value, Embedded) else Embedded(None, pack(value, what, views=True))
+    if ready.key or (small is not None and ready.parcel.size >= small):
+        return ready
+    return Embedded(fresh_key(), ready.parcel.copy())
+
+
+class Staying(NamedTuple):
+    """A result that stays with the workers; each task that needs it gets one of its own.
+
+    Parameters
+    ----------
+    values : Parcel
+        A list of the one result.
+    """
+
+    values: Parcel
+
+
+def opened(thing: Any, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
+    """Give what is embedded, or has stayed; give all else as it is."""
+    if type(thing) is Staying:
+        return unpack(thing.values)[0]
+    return thing.open(values, beside=beside) if type(thing) is Embedded else thing
+
+
+def ready(job: Job | Embedded, values: Sequence[Any]) -> Job:
+    """Give a job as it can be run; `values` are those of the handles in it."""
+    if type(job) is not Job:
+        job = opened(job, values, beside=len(values))
+    assert isinstance(job, Job)
+    return Job(unpack(job.fn, readonly=True), *job[1:]) if type(job.fn) is Parcel else job

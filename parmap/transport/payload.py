@@ -1,0 +1,257 @@
+"""Values, packed for the border; raised.py packs errors.
+
+Results are tried with C pickle first: it is several times faster, and what a worker could
+pickle by reference the caller can look up. Whatever the *caller* sends goes through
+cloudpickle at once, since C pickle would send functions of ``__main__`` by name, and a
+worker's ``__main__`` is another one.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import pickle
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any, ClassVar, NamedTuple
+
+from parmap.transport.arrays import (
+    HANDLES,
+    array_type,
+    dispatch_of_results,
+    large_apart,
+    reduced_text,
+    refused,
+)
+from parmap.transport.arrays import reduced as reduced_array
+from parmap.transport.arrays import result as reduced_result
+
+__all__ = [
+    "ATOMS",
+    "PROTOCOL",
+    "PackedError",
+    "Parcel",
+    "by_value",
+    "dumps",
+    "pack",
+    "pack_result",
+    "plain_pickle",
+    "unpack",
+]
+
+PROTOCOL = 5
+# Of these types alone is it certain that C pickle and cloudpickle do the same.
+ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+
+class Parcel:
+    """A packed value, which an executor may move as it likes.
+
+    Parameters
+    ----------
+    data : buffer
+        Its pickle.
+    buffers : sequence of buffer, default ()
+        What the pickle leaves out of band: the memory of arrays.
+    """
+
+    __slots__ = ("buffers", "data")
+
+    def __init__(self, data: Any, *buffers: Any) -> None:
+        self.data, self.buffers = data, buffers
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, or refers to."""
+        return sum(map(_nbytes, self.buffers), _nbytes(self.data))
+
+    def copy(self) -> Parcel:
+        """Make one that refers to nobody's memory."""
+        return Parcel(self.data, *map(_copied, self.buffers))
+
+    def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
+        # Buffers out of band, for a wire that knows protocol 5: they are moved without a copy.
+        pack_one = pickle.PickleBuffer if protocol >= 5 else _copied  # noqa: PLR2004
+        return (Parcel, (pack_one(self.data), *map(pack_one, self.buffers)))
+
+
+def _nbytes(buffer: Any) -> int:
+    return len(buffer) if type(buffer) is bytes else memoryview(buffer).nbytes
+
+
+def _copied(buffer: Any) -> bytes | bytearray:
+    view = pickle.PickleBuffer(buffer).raw()
+    return bytes(view) if view.readonly else bytearray(view)
+
+
+class PackedError(NamedTuple):
+    """An error ready to travel, and its traceback as text: see raised.py.
+
+    Parameters
+    ----------
+    error : BaseException or sequence of Link
+        The error itself; where it leaves the process, it and those that it refers to.
+    traceback : str
+        What Python would print of it.
+    """
+
+    error: Any
+    traceback: str
+
+
+def dumps(
+    value: Any,
+    what: str,
+    buffers: list[pickle.PickleBuffer] | None = None,
+    *,
+    own: bool = False,
+) -> bytes:
+    """Pickle what the caller sends; `what` begins the path in the error's message.
+
+    Arrays that are the task's `own` may lie in the pickle if they are small; those that all tasks
+    share are read-only by their buffers, which stay out of it.
+    """
+    try:
+        append = None if buffers is None else large_apart(buffers) if own else buffers.append
+        return by_value(value, append, result=what == "result")
+    except Exception as error:
+        from parmap.transport import pickle_errors as culprit  # only to explain a failure
+
+        raise culprit.accuse(value, what, error) from error
+
+
+def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> bytes:
+    """Pickle what a worker sends back, by C pickle."""
+    table = dispatch_of_results()
+    if not table:
+        return pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
+    with io.BytesIO() as file:
+        pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
+        pickler.dispatch_table = table
+        pickler.dump(value)
+        return file.getvalue()
+
+
+def by_value(
+    value: Any, buffer_callback: Callable[[Any], Any] | None = None, *, result: bool = False
+) -> bytes:
+    """Pickle by cloudpickle, and raise as that does."""
+    from parmap.transport.generators import generator_types  # most results need none of it
+
+    with io.BytesIO() as file:
+        pickler = _pickler(array_type(), generator_types(), result)
+        pickler(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        return file.getvalue()
+
+
+@functools.cache
+def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) -> Any:  # noqa: FBT001
+    """Make cloudpickle's pickler, of functions that know which file they come from.
+
+    From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
+    functions give equal pickles: a traceback from a worker would have no line of source.
+    """
+    import cloudpickle  # 10 ms, and the sequential plan never needs it
+
+    theirs: dict[type, Any] = cloudpickle.Pickler.dispatch_table.maps[0]
+
+    def reduced(code: CodeType) -> Any:
+        make, arguments = theirs[CodeType](code)
+        return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
+
+    ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text}
+    if arrays is not None:
+        ours[arrays] = reduced_result if result else reduced_array
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours}, generators)
+
+        def reducer_override(self, obj: Any) -> Any:
+            # cloudpickle's own asks isinstance(), and so each object for its __class__.
+            if type(obj) is FunctionType:
+                return self._function_reduce(obj)
+            if issubclass(type(obj), type):
+                return super().reducer_override(obj)
+            return NotImplemented
+
+    return Pickler
+
+
+class _Table(dict[type, Any]):
+    """Reducers; those that libraries register for all picklers may come at any time.
+
+    A ChainMap would do, and is asked for each object: six calls in Python for one.
+
+    Parameters
+    ----------
+    table : dict
+        The reducers that are known.
+    generators : tuple of type
+        The classes of random generators; those that derive from them count, too.
+    """
+
+    def __init__(self, table: dict[type, Any], generators: tuple[type, ...]) -> None:
+        from parmap.transport.generators import reduced
+
+        super().__init__(table)
+        self._generators, self._reduced = generators, reduced
+
+    def __missing__(self, kind: type) -> Any:
+        if issubclass(kind, self._generators):
+            return self._reduced
+        if HANDLES.get(kind.__name__) == kind.__module__:
+            return refused
+        return copyreg.dispatch_table[kind]
+
+
+_FILENAME = 10  # its place among the arguments of CodeType
+
+
+def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Parcel:
+    """Pack what the caller sends.
+
+    Parameters
+    ----------
+    value : object
+        What to pack.
+    what : str
+        What the path in an error's message begins with.
+    views : bool, default False
+        Whether the parcel may refer to the arrays' own memory, since whoever moves it takes
+        a copy at once; else it is a copy itself.
+    own : bool, default False
+        See `dumps`.
+    """
+    if not views:
+        return Parcel(dumps(value, what))
+    buffers: list[pickle.PickleBuffer] = []
+    return Parcel(dumps(value, what, buffers, own=own), *buffers)
+
+
+def pack_result(value: Any, *, views: bool) -> Parcel:
+    """Pack what a worker sends back; `views` as in `pack`."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        return Parcel(plain_pickle(value, large_apart(buffers) if views else None), *buffers)
+    except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
+        return pack(value, "result", views=views, own=True)
+
+
+def unpack(parcel: Parcel, *, readonly: bool = False) -> Any:
+    """Give the packed value.
+
+    Parameters
+    ----------
+    parcel : Parcel
+        What was packed.
+    readonly : bool, default False
+        Whether its arrays cannot be written to: all tasks share them.
+    """
+    buffers = [memoryview(b).toreadonly() for b in parcel.buffers] if readonly else parcel.buffers
+    try:
+        return pickle.loads(parcel.data, buffers=buffers)
+    except Exception as error:
+        from parmap.transport import pickle_errors as culprit
+
+        raise culprit.unreadable(error) from error
