@@ -315,3 +315,7 @@ def _htcondor(root: str, environ: Mapping[str, str]) -> float | None:
         if name.strip().lower() == "cpus":
             return _number(value)
     return None
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+available_cores.__module__ = "parmap"

@@ -128,7 +128,7 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
     @property
     def from_outside(self) -> bool:
         """Whether somebody else ended it: an administrator, the out-of-memory killer."""
-        # Where nobody could learn how it ended, its zygote was killed, and it with it.
+        # Where nobody could learn how it ended, its fork server was killed, and it with it.
         return self.exitcode is None or self.signal in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 
     def __str__(self) -> str:
@@ -191,3 +191,19 @@ def said(error: BaseException) -> str:
         return str(error)
     except (Exception, SystemExit):  # noqa: BLE001 - a user's __str__ may raise anything
         return "<exception str() failed>"  # as Python prints it
+
+
+# Public: pickles and tracebacks name them as users do, wherever they are defined.
+for _public in (
+    BackendUnavailable,
+    DependencyFailed,
+    ParmapError,
+    PlanError,
+    SerializationError,
+    SessionClosed,
+    TaskExited,
+    TaskTimeout,
+    UnseededRandomWarning,
+    WorkerDied,
+):
+    _public.__module__ = "parmap"

@@ -130,3 +130,7 @@ def _as_exception(failure: Failure) -> Exception:
         error = exited
     add_note(error, failure.note)
     return error
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Failure.__module__ = FailureGroup.__module__ = PoolBroken.__module__ = "parmap"

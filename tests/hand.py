@@ -20,7 +20,7 @@ from parmap.engine.retry import Retry
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
 from parmap.errors import WorkerDied
-from parmap.transport.messages import Chunk, Job
+from parmap.transport.messages import CallSpec, Chunk
 from parmap.worker.run import run_chunk
 
 
@@ -29,7 +29,7 @@ class Sent:
     """A chunk in the site's hands."""
 
     future: Future
-    job: Job
+    spec: CallSpec
     chunk: Chunk
 
     @property
@@ -47,7 +47,7 @@ class Sent:
         if chunk.seconds is not None:
             chunk = chunk._replace(seconds=0.0 if brief else math.inf)
         # The same time each time, for chunks are cut by it.
-        self.future.set_result(run_chunk(self.job, chunk)._replace(seconds=seconds))
+        self.future.set_result(run_chunk(self.spec, chunk)._replace(seconds=seconds))
 
     def die(self, exitcode: int | None = -11, position: int | None = None, words: str = "") -> None:
         if not self.future.running():
@@ -56,30 +56,32 @@ class Sent:
 
 
 @dataclass(eq=False)
-class HandSite:
+class HandBackend:
     """Takes chunks; does nothing with them."""
 
     workers: int = 2
     traits: Traits = field(default_factory=lambda: Traits(shares_memory=True))
     nested: tuple = ()
-    budget: None = None
+    core_share: None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
     sent: list[Sent] = field(default_factory=list)
-    dropped: list[Job] = field(default_factory=list)
+    dropped: list[CallSpec] = field(default_factory=list)
     abandoned: list[Future] = field(default_factory=list)
     refuse: Callable[[Chunk], None] = lambda chunk: None
 
-    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Job:
-        return job
+    def broadcast(
+        self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True
+    ) -> CallSpec:
+        return spec
 
-    def send(self, placed: Job, chunk: Chunk) -> Future:
+    def send(self, broadcast: CallSpec, chunk: Chunk) -> Future:
         self.refuse(chunk)
-        sent = Sent(Future(), placed, chunk)
+        sent = Sent(Future(), broadcast, chunk)
         self.sent.append(sent)
         return sent.future
 
-    def drop(self, placed: Job) -> None:
-        self.dropped.append(placed)
+    def drop(self, broadcast: CallSpec) -> None:
+        self.dropped.append(broadcast)
 
     def abandon(self, future: Future, chunk: Chunk) -> None:
         self.abandoned.append(future)
@@ -103,7 +105,7 @@ class HandQueue(SimpleQueue):
 
 
 def hand_call(
-    site: HandSite,
+    backend: HandBackend,
     step: Callable[[], None],
     fn: Callable,
     *iterables,
@@ -119,6 +121,6 @@ def hand_call(
     settings = Settings(
         policy_named(chunks), errors, retry, None, "", observers, ordered=ordered, window=window
     )
-    call = Call(site, fn, Source(iterables), settings)
+    call = Call(backend, fn, Source(iterables), settings)
     call._landed = HandQueue(step)
     return call

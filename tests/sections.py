@@ -28,15 +28,15 @@ import numpy as np  # brings a library with threads
 
 import parmap
 from parmap import cores
-from parmap.backends.once_future import Ticket, _Claim
-from parmap.backends.pending import Outstanding
+from parmap.backends.once_future import OnceFuture, _Right
+from parmap.backends.pending import PendingFutures
 from parmap.backends.processes.executor import ProcessExecutor
 from parmap.backends.processes.handles import Task, Worker
-from parmap.backends.processes.task_queue import Desk
+from parmap.backends.processes.task_queue import TaskQueue
 from parmap.backends.remote.agent import Agent
 from parmap.plans import current
-from parmap.plans.placement import Values, _Placing
-from parmap.transport.messages import embedded
+from parmap.plans.placement import Values, _Broadcasting
+from parmap.transport.messages import cached_payload
 from parmap.worker import native_threads as blas
 from parmap.worker import random_state as generators
 from parmap.worker import setup
@@ -100,7 +100,7 @@ class InSession(Section):
         next(results)
         handle = parmap.share([1, 2, 3])
         if self.session.traits.places:
-            self.session._place_value(handle)
+            self.session._broadcast_value(handle)
         return results, handle
 
     def strike(self) -> None:
@@ -123,8 +123,8 @@ class Limits(InSession):
     held = variables._Held
     functions: ClassVar = [
         *(blas.hold, limits.hold, limits.release, limits.cover, limits.meet, limits.found),
-        *(limits._drain, limits._end, limits._look, limits._asked, limits._settle, limits.own),
-        *(held.hold, held.release, held._settle, held._turn),
+        *(limits._drain, limits._end, limits._look, limits._asked, limits._apply, limits.own),
+        *(held.hold, held.release, held._apply, held._turn),
     ]
 
     @contextlib.contextmanager
@@ -142,17 +142,21 @@ class Limits(InSession):
         getenv = ctypes.CDLL(None).getenv
         getenv.restype = ctypes.c_char_p
         texts = [(os.environ.get(name), getenv(name.encode())) for name in variables.NAMES]
-        return texts, [dial.get() for dial in blas._limits._dials if dial.shared], dict(cores.aside)
+        return (
+            texts,
+            [control.get() for control in blas._limits._controls if control.shared],
+            dict(cores.aside),
+        )
 
     def run(self) -> None:
         blas._limits._names = set()  # or it would look for libraries only once
         outer = blas.hold(1, later=True)
         inner = blas.hold(2)
-        blas._limits.cover(blas.Hold(3, exact=False))
+        blas._limits.cover(blas.ThreadLimit(3, exact=False))
         blas._limits._covered = None
-        blas._limits.meet(blas.Hold(2, exact=False), worker=True)
-        blas._limits._covered = blas.Hold(2, exact=False)
-        blas._limits.meet(blas.Hold(2, exact=False), worker=True)
+        blas._limits.meet(blas.ThreadLimit(2, exact=False), worker=True)
+        blas._limits._covered = blas.ThreadLimit(2, exact=False)
+        blas._limits.meet(blas.ThreadLimit(2, exact=False), worker=True)
         blas._limits._covered = None
         self._rare()
         blas.loaded()
@@ -164,16 +168,16 @@ class Limits(InSession):
         """Run through what only a worker comes to, and what only an interrupt does."""
         worker = self.worker
         worker._worker, worker._users, worker._covered = None, False, None
-        worker.meet(blas.Hold(2, exact=False), worker=True)
+        worker.meet(blas.ThreadLimit(2, exact=False), worker=True)
         worker._worker = None
         brings, blas._brings_libraries = blas._brings_libraries, lambda _: False
-        worker.cover(blas.Hold(2, exact=False))
+        worker.cover(blas.ThreadLimit(2, exact=False))
         blas._brings_libraries = brings
         worker._over.append(unhashable := [])  # type: ignore[arg-type]
         with contextlib.suppress(TypeError):
             worker._drain()
         worker._over.remove(unhashable)  # type: ignore[arg-type]
-        token = blas.Hold(2, exact=False)
+        token = blas.ThreadLimit(2, exact=False)
         worker.hold(token)
         lock = worker._lock
         try:
@@ -182,7 +186,7 @@ class Limits(InSession):
             # And one that another thread has, at once or the second time.
             for acquired in ([False], [True, False]):
                 worker._lock = _Late(worker, acquired)
-                worker.release(blas.Hold(2, exact=False))
+                worker.release(blas.ThreadLimit(2, exact=False))
         finally:
             worker._lock = lock
         variables._held.release(token)  # nobody holds it
@@ -210,7 +214,11 @@ class _Late:
     """A lock that another thread finds taken, just before it is free; or takes itself."""
 
     def __init__(self, limits: Any, acquired: Sequence[bool] = ()) -> None:
-        self._lock, self._limits, self._late = limits._lock, limits, [blas.Hold(2, exact=False)]
+        self._lock, self._limits, self._late = (
+            limits._lock,
+            limits,
+            [blas.ThreadLimit(2, exact=False)],
+        )
         self._acquired, self._is_owned = iter(acquired), self._lock._is_owned
 
     def acquire(self, *, blocking: bool) -> bool:
@@ -222,16 +230,31 @@ class _Late:
         self._lock.release()
 
 
-class AtTheDesk(InSession):
+class AtTheQueue(InSession):
     plan = parmap.plan("processes", workers=2)
     functions: ClassVar = [
-        *(Desk.take, Desk._seize, Desk.put, Desk.drop, Desk.abandon, Desk.pids, Desk.rest),
-        *(Desk.remove, Desk._next_task, Desk.late, Desk.living, Desk.named, Desk.enlist),
+        *(
+            TaskQueue.take,
+            TaskQueue._seize,
+            TaskQueue.put,
+            TaskQueue.drop,
+            TaskQueue.abandon,
+            TaskQueue.pids,
+            TaskQueue.assign_next,
+        ),
+        *(
+            TaskQueue.remove,
+            TaskQueue._next_task,
+            TaskQueue.late,
+            TaskQueue.living,
+            TaskQueue.named,
+            TaskQueue.add_worker,
+        ),
         *(Worker.give, Worker._give, Worker.forget, Worker.close),
     ]
 
     def run(self) -> None:
-        submit, desk = self.session.executor.submit, self.session.executor._desk
+        submit, queue = self.session.executor.submit, self.session.executor._queue
         large = self.session.executor.put(self.array)
         first = [submit(np.sum, large) for _ in range(5)]
         first[-1].cancel()
@@ -252,24 +275,24 @@ class AtTheDesk(InSession):
         with contextlib.suppress(parmap.WorkerDied):
             running.result(GUARD)
         assert self.session.executor.pids
-        desk.abandon(first[0])  # over long ago
-        self._late(desk)
+        queue.abandon(first[0])  # over long ago
+        self._late(queue)
 
-    def _late(self, desk: Desk) -> None:
+    def _late(self, queue: TaskQueue) -> None:
         """Run through what only a late message, or a late writer, comes to."""
-        inherited = desk.put([b"x"], inherit=True)
-        desk.drop(inherited.key)
-        while not desk._idle:
+        inherited = queue.put([b"x"], inherit=True)
+        queue.drop(inherited.key)
+        while not queue._idle:
             continue
-        idle = desk._idle[0]
+        idle = queue._idle[0]
         os.kill(idle.pid, signal.SIGKILL)
-        while idle.number in desk._living:
+        while idle.number in queue._living:
             continue
         ours, theirs = socket.socketpair()
-        assert desk.living()
+        assert queue.living()
         late = Worker(-1, 1, ours, os.dup(0))
         late.leaving = True
-        desk.rest(late)
+        queue.assign_next(late)
         late.close()
         late.give(Task(Future(), [b""], (), ()), {})
         late._writing = True
@@ -279,19 +302,26 @@ class AtTheDesk(InSession):
 
     def check(self) -> None:
         super().check()
-        free(self.session.executor._desk._lock)
-        desk = self.session.executor._desk
+        free(self.session.executor._queue._lock)
+        queue = self.session.executor._queue
         ready = threading.Event()
-        while not ready.wait(0.01) and not (len(desk._idle) == 2 and not desk._queue):
+        while not ready.wait(0.01) and not (len(queue._idle) == 2 and not queue._queue):
             continue
-        assert len(desk._living) == 2
+        assert len(queue._living) == 2
 
 
-class Interrupted(AtTheDesk):
+class Interrupted(AtTheQueue):
     """The same where the caller's thread alone is struck at, and nothing else takes long."""
 
     functions: ClassVar = [
-        *(Desk.take, Desk._seize, Desk.put, Desk.drop, Desk.abandon, Desk.pids),
+        *(
+            TaskQueue.take,
+            TaskQueue._seize,
+            TaskQueue.put,
+            TaskQueue.drop,
+            TaskQueue.abandon,
+            TaskQueue.pids,
+        ),
         *(Worker.give, Worker._give, Worker.forget),
     ]
     kinds: ClassVar = ("handle", "interrupt")
@@ -313,7 +343,7 @@ class Interrupted(AtTheDesk):
 
     def _rare(self, executor: ProcessExecutor) -> None:
         """Run through what forks come to, small values, and a worker that is closed meanwhile."""
-        executor.drop(executor._desk.put([b"x"], inherit=True))
+        executor.drop(executor._queue.put([b"x"], inherit=True))
         executor.drop(executor.put(self.array))  # no worker has it
         small = executor.put([1, 2])
         tasks = [executor.submit(len, small) for _ in range(2)]
@@ -352,15 +382,15 @@ class Beginning(Section):
         self.executor = ProcessExecutor(1, start="fork")
         assert self.executor.submit(abs, -1).result(GUARD) == 1
         self.executor._begin()
-        self.executor._crew.begun = False
+        self.executor._pool_thread.begun = False
         self.executor._begins = True
         self.executor._begin()  # as a finalizer in the middle of it
         self.executor._begins = False
-        self.executor._crew.begun = True
+        self.executor._pool_thread.begun = True
         self.executor._begin_once()
 
     def strike(self) -> None:
-        begins = self.executor._begins or self.executor._crew.begun
+        begins = self.executor._begins or self.executor._pool_thread.begun
         garbage(Finalizer(self._submit if begins else list))
 
     def _submit(self) -> None:
@@ -380,43 +410,49 @@ class Beginning(Section):
 
 class Ends(Section):
     ended: list[bool]
-    elsewhere: ClassVar = [Ticket.settle]
+    elsewhere: ClassVar = [OnceFuture.resolve]
     functions: ClassVar = [
-        *(Outstanding.add, Outstanding.close, Outstanding._finish, Ticket.settle, _Claim.take),
+        *(
+            PendingFutures.add,
+            PendingFutures.close,
+            PendingFutures._finish,
+            OnceFuture.resolve,
+            _Right.take,
+        ),
     ]
 
     def run(self) -> None:
         self.ended = []
         # In C, so that an interrupt finds it not begun, or over.
-        self.tasks = Outstanding(functools.partial(self.ended.append, True))
+        self.tasks = PendingFutures(functools.partial(self.ended.append, True))
         for x in range(3):
-            ticket = Ticket()
-            self.tasks.add(ticket.future)
+            once = OnceFuture()
+            self.tasks.add(once.future)
             if not x:
-                ticket.future.cancel()
-            settle = threading.Thread(target=self._settled, args=(ticket, x))
-            settle.start()
-            settle.join()
+                once.future.cancel()
+            resolve = threading.Thread(target=self._settled, args=(once, x))
+            resolve.start()
+            resolve.join()
         left: Future[None] = Future()
         self.tasks.add(left)
         self.tasks.close(wait=False, cancel=True)
         left.set_running_or_notify_cancel()
         self.tasks.close(wait=True, cancel=False)
-        other = Outstanding(list)
+        other = PendingFutures(list)
         other.close(wait=True, cancel=True)
         with contextlib.suppress(RuntimeError):
             other.add(Future())
 
-    def _settled(self, ticket: Ticket, x: int) -> None:
+    def _settled(self, once: OnceFuture, x: int) -> None:
         if x:
-            ticket.settle(x, ValueError() if x == 1 else None)
-        ticket.settle(x)
+            once.resolve(x, ValueError() if x == 1 else None)
+        once.resolve(x)
 
     def strike(self) -> None:
         future: Future[None] = Future()
         with contextlib.suppress(RuntimeError):
             self.tasks.add(future)
-        garbage(Finalizer(future.cancel), Finalizer(lambda: Outstanding(list).add(Future())))
+        garbage(Finalizer(future.cancel), Finalizer(lambda: PendingFutures(list).add(Future())))
 
     def check(self) -> None:
         self.tasks.close(wait=True, cancel=True)
@@ -429,7 +465,7 @@ class Ends(Section):
 class Placing(InSession):
     plan = parmap.plan("processes", workers=1)
     functions: ClassVar = [
-        *(Values.place, Values.keep, Values.forget, Values._until_gone, Values._leave),
+        *(Values.broadcast, Values.add, Values.forget, Values._until_gone, Values._leave),
     ]
 
     def run(self) -> None:
@@ -437,35 +473,35 @@ class Placing(InSession):
         handle = parmap.share(list(range(10)))
         for _ in range(2):
             assert parmap.pmap(_summed, [handle, handle], [1, 2]) == [46, 47]
-        values._leave(handle.key, _Placing())
+        values._leave(handle.key, _Broadcasting())
         del handle
         other = parmap.share([1])
-        values._placed[other.key] = _GivenUp(values, other.key)
-        assert self.session._place_value(other)
-        values.keep(kept := parmap.share([2]), self.session.executor.put([2]))
+        values._broadcast[other.key] = _GivenUp(values, other.key)
+        assert self.session._broadcast_value(other)
+        values.add(kept := parmap.share([2]), self.session.executor.put([2]))
         assert kept
         closed = Values(len)
         closed.close()
-        closed.forget(kept.key, _Placing())
+        closed.forget(kept.key, _Broadcasting())
 
     def check(self) -> None:
         self.stock.clear()
         super().check()
-        assert all(placing.done() for placing in self.session._values._placed.values())
+        assert all(placing.done() for placing in self.session._values._broadcast.values())
 
 
 def _summed(numbers: list[int], x: int) -> int:
     return sum(numbers) + x
 
 
-class _GivenUp(_Placing):
+class _GivenUp(_Broadcasting):
     """Another thread's attempt, which fails as soon as somebody waits for it."""
 
     mine = False  # type: ignore[assignment]
 
     def __init__(self, values: Values, key: Any) -> None:
         super().__init__()
-        self._give_up = lambda: values._placed.pop(key, None)
+        self._give_up = lambda: values._broadcast.pop(key, None)
 
     def exception(self, timeout: float | None = None) -> BaseException:
         self._give_up()
@@ -477,7 +513,7 @@ _Torch = SimpleNamespace(seed=bool, mark=int, states=list, restore=bool, is_with
 
 class Generators(Section):
     functions: ClassVar = [
-        generators.apart,
+        generators.isolated_rng,
         generators._swapped,
         generators._Own.python,
         generators._Own.numpy,
@@ -490,22 +526,26 @@ class Generators(Section):
         np.random.seed(5)  # noqa: NPY002
         np.random.normal()  # noqa: NPY002 - half of a pair is kept, which a swap must bring back
         self.before = self._states()
-        with generators.apart(load=True):
+        with generators.isolated_rng(load=True):
             random.random()
             np.random.random()  # noqa: NPY002
         torch_of, torch = generators.torch_of, [None, _Torch]
         generators.torch_of = lambda: torch.pop(0) if torch else None  # loaded by the block
         generators._spare.clear()
-        with generators.apart():
+        with generators.isolated_rng():
             pass
         generators.torch_of = torch_of
         with generators._Own().python(random), generators._Own().numpy(np.random):
             pass
-        with generators.apart(), generators._Own().python(None), generators._Own().numpy(None):
+        with (
+            generators.isolated_rng(),
+            generators._Own().python(None),
+            generators._Own().numpy(None),
+        ):
             np.random.normal()  # noqa: NPY002 - one of a pair
         np.random.normal()  # noqa: NPY002
         self.before = self._states()
-        with generators.apart():
+        with generators.isolated_rng():
             pass
         self._beside()
 
@@ -514,7 +554,7 @@ class Generators(Section):
         entered, leave = threading.Event(), threading.Event()
 
         def elsewhere() -> None:
-            with generators.apart():
+            with generators.isolated_rng():
                 entered.set()
                 leave.wait()
 
@@ -522,9 +562,9 @@ class Generators(Section):
         thread.start()
         try:
             entered.wait()
-            with generators.apart():
+            with generators.isolated_rng():
                 pass
-            with contextlib.suppress(RuntimeError), generators.apart(load=True):
+            with contextlib.suppress(RuntimeError), generators.isolated_rng(load=True):
                 pass
         finally:
             leave.set()
@@ -554,7 +594,7 @@ class SetUp(Section):
 
     def run(self) -> None:
         setup._ran.clear()
-        self.setup = embedded(_set_up, "setup")
+        self.setup = cached_payload(_set_up, "setup")
         assert setup.prepared(self.setup, abs, -1) == 1
         assert setup.prepared(self.setup, abs, -1) == 1
 
@@ -613,8 +653,8 @@ class Speaking(Section):
 
 
 def joblib_section() -> Section:
-    from parmap.backends.joblib.cancelled import Strays
-    from parmap.backends.joblib.instance import Life
+    from parmap.backends.joblib.cancelled import CancelledTasks
+    from parmap.backends.joblib.instance import BackendInstance
     from parmap.backends.joblib.plan import JoblibExecutor
 
     class Joblib(InSession):
@@ -622,22 +662,28 @@ def joblib_section() -> Section:
         functions: ClassVar = [
             *(JoblibExecutor.send, JoblibExecutor._again),
             *(JoblibExecutor._take, JoblibExecutor._replaced),
-            *(Life.take, Life.end, Life._break, Life._let_go, Life._late),
+            *(
+                BackendInstance.take,
+                BackendInstance.end,
+                BackendInstance._break,
+                BackendInstance._let_go,
+                BackendInstance._late,
+            ),
         ]
 
         def run(self) -> None:
             executor = self.session.executor
             assert executor.submit(abs, -1).result(GUARD) == 1
             assert executor.submit(int, "11", base=2).result(GUARD) == 3
-            life = executor._life
-            life._break([])  # it is begun anew
-            life = executor._life
-            life._strays = Strays(life._late)
-            life._break([])
-            life.end()
-            life.end()
+            instance = executor._instance
+            instance._break([])  # it is begun anew
+            instance = executor._instance
+            instance._cancelled = CancelledTasks(instance._late)
+            instance._break([])
+            instance.end()
+            instance.end()
             assert executor.submit(abs, -1).result(GUARD) == 1
-            executor._life._break([self.dead])
+            executor._instance._break([self.dead])
             self._refused(executor)
             self._moved(executor)
             self._begun_meanwhile(executor)
@@ -647,12 +693,12 @@ def joblib_section() -> Section:
             """Run through what `_replaced` comes to when a finalizer submits in `_begin`."""
             begin = executor._begin
 
-            def beginning() -> Life:
+            def beginning() -> BackendInstance:
                 executor._begin = begin
                 assert executor.submit(abs, -6)
                 return begin()
 
-            executor._life._break([])
+            executor._instance._break([])
             executor._begin = beginning
             try:
                 assert executor.submit(abs, -5).result(GUARD) == 5
@@ -663,42 +709,44 @@ def joblib_section() -> Section:
             """Run through what `_again` comes to when backends do not take a task."""
             begin = executor._begin
             for error in (ValueError, RuntimeError):  # after this one it tries the next
-                ticket = Ticket()
+                once = OnceFuture()
 
-                def beginning(ticket: Ticket = ticket, error: type[Exception] = error) -> Life:
-                    return _refusing(begin(), ticket, error)
+                def beginning(
+                    once: OnceFuture = once, error: type[Exception] = error
+                ) -> BackendInstance:
+                    return _refusing(begin(), once, error)
 
                 executor._begin = beginning
                 try:
-                    executor._life._break([])
-                    executor._again(ticket, abs, -1)
-                    why = ticket.future.exception(GUARD)
+                    executor._instance._break([])
+                    executor._again(once, abs, -1)
+                    why = once.future.exception(GUARD)
                     assert isinstance(why, (error, KeyboardInterrupt))
                 finally:
                     executor._begin = begin
-                    executor._life._break([])
+                    executor._instance._break([])
 
         def _moved(self, executor: Any) -> None:
-            """Run through what the thread of `Strays` comes to: tasks run on in both workers."""
+            """Run through what the thread of `CancelledTasks` comes to, as both workers run on."""
             assert executor.submit(abs, -1).result(GUARD) == 1
-            life, held, moved = executor._life, threading.Event(), Ticket()
-            life._strays = strays = Strays(lambda _: False)
+            instance, held, moved = executor._instance, threading.Event(), OnceFuture()
+            instance._cancelled = cancelled = CancelledTasks(lambda _: False)
             try:
-                assert not life._late(0)
-                for stray in (Ticket(), Ticket()):
-                    life.take(stray, held.wait)
+                assert not instance._late(0)
+                for stray in (OnceFuture(), OnceFuture()):
+                    instance.take(stray, held.wait)
                     while not stray.future.running():
                         continue
-                life.take(moved, abs, -4)
-                assert not life._late(1)
-                assert life._late(2)
-                assert life._late(2)
+                instance.take(moved, abs, -4)
+                assert not instance._late(1)
+                assert instance._late(2)
+                assert instance._late(2)
                 executor._again(moved, abs, -4)
                 assert moved.future.result(GUARD) == 4
                 executor._again(moved, abs, -4)  # done
             finally:
                 held.set()
-                strays.end()
+                cancelled.end()
 
         @contextlib.contextmanager
         def open(self) -> Iterator[None]:
@@ -715,17 +763,17 @@ def joblib_section() -> Section:
     return Joblib()
 
 
-def _refusing(life: Any, ticket: Ticket, error: type[Exception]) -> Any:
+def _refusing(instance: Any, once: OnceFuture, error: type[Exception]) -> Any:
     """Have a backend refuse one task, and no other."""
-    submit = life._submit
+    submit = instance._submit
 
     def refuse(batch: Any, *args: Any) -> Any:
-        if getattr(batch.items[0][0], "__self__", None) is ticket:
+        if getattr(batch.items[0][0], "__self__", None) is once:
             raise error
         return submit(batch, *args)
 
-    life._submit = refuse
-    return life
+    instance._submit = refuse
+    return instance
 
 
 def ray_section() -> Section:
@@ -763,7 +811,7 @@ def ray_section() -> Section:
             """Run through what comes of a Ray that is ours, the user's, or elsewhere."""
             with contextlib.suppress(parmap.PlanError):
                 cluster.enter(ray, self.plan.replace(address="elsewhere:1"))
-            life, cluster._life = cluster._life, None
+            instance, cluster._instance = cluster._instance, None
             try:
                 leave, _ = cluster.enter(ray, self.plan)
                 leave()
@@ -772,7 +820,7 @@ def ray_section() -> Section:
                 assert ours
                 leave()
             finally:
-                cluster._life = life
+                cluster._instance = instance
 
         def check(self) -> None:
             super().check()
@@ -784,7 +832,7 @@ def ray_section() -> Section:
 
 SECTIONS: dict[str, Callable[[], Section]] = {
     "limits": Limits,
-    "desk": AtTheDesk,
+    "queue": AtTheQueue,
     "interrupted": Interrupted,
     "beginning": Beginning,
     "ends": Ends,

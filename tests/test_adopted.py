@@ -240,7 +240,7 @@ def test_an_end_waits_for_what_is_out(pool, fifo):
 @forks
 def test_what_strangers_say_is_not_heard(pool):
     with parmap.plan(pool) as session:
-        address = session.executor._rollcall.address
+        address = session.executor._death_watch.address
         for words in (b"", b"hello", bytes(8), bytes(range(200))):
             with socket.socket(socket.AF_UNIX) as stranger:
                 stranger.connect(address)
@@ -408,7 +408,7 @@ def test_calls_do_not_mix_up_in_a_worker(one_process):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_gives_its_functions_other_names(tmp_path):
     # A worker knows a function by its name: parent and fork may use the same workers.
-    from parmap.transport.messages import Job
+    from parmap.transport.messages import CallSpec
 
     class Plain(Executor):
         workers = 1
@@ -418,7 +418,7 @@ def test_a_fork_gives_its_functions_other_names(tmp_path):
 
     def key():
         with parmap.plan(Plain()) as session:
-            return session.place(Job(abs)).job.key[0]
+            return session.broadcast(CallSpec(abs)).spec.key[0]
 
     answer = Path(tmp_path / "key")
     pid = os.fork()

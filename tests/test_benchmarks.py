@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import parmap
-from benchmarks import report, timing
-from benchmarks.workload import Case, Sample, load
-from benchmarks.workloads import NAMES, millis, uneven
+from tests.benchmarks import report, timing
+from tests.benchmarks.workload import Case, Sample, load
+from tests.benchmarks.workloads import NAMES, millis, uneven
 
 ROOT = Path(parmap.__file__).parents[1]
 RUN = ("buffers", "millis", "floors")
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1"),
+            *(sys.executable, "-m", "tests.benchmarks", "--quick", "--rounds", "1"),
             *("--out", out, "--only", *RUN),
         ],
         cwd=ROOT,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import parmap
 from parmap import cores
 from parmap.worker import native_threads as blas
-from parmap.worker import thread_controls as dials
+from parmap.worker import thread_controls as controls
 from parmap.worker import thread_variables as variables
 
 # Each brings a library of its own: two OpenBLAS, and an OpenMP.
@@ -262,7 +262,7 @@ class TestNothingLoaded:
         assert not blas._brings_libraries(("none", None))
 
 
-class TestHold:
+class TestThreadLimit:
     def test_it_limits_the_process_and_not_the_callers_own_openmp(self, many):
         cores = joblib.cpu_count()
         token = blas.hold(2)
@@ -552,7 +552,7 @@ class TestLater:
     def test_a_call_may_end_while_another_begins(self, monkeypatch):
         # A finalizer, say, which comes at any time.
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        first = blas.Hold(2, exact=False)
+        first = blas.ThreadLimit(2, exact=False)
 
         class Late:
             exact = False
@@ -622,7 +622,7 @@ class TestBorrowed:
             assert LOKY not in os.environ
 
 
-class TestDials:
+class TestControls:
     def test_mkl_goes_back_to_following_the_process(self):
         own = [0]
 
@@ -631,7 +631,7 @@ class TestDials:
             return before
 
         library = SimpleNamespace(MKL_Set_Num_Threads_Local=local)
-        dial = dials.dial_of(
+        control = controls.control_of(
             SimpleNamespace(
                 internal_api="mkl",
                 filepath="mkl",
@@ -640,13 +640,13 @@ class TestDials:
                 get_num_threads=lambda: own[0] or 8,
             )
         )
-        assert not dial.shared
-        mark = dial.mark()
+        assert not control.shared
+        mark = control.mark()
         assert own == [0]
-        dial.set(2)
-        assert (dial.get(), dial.mark(), own) == (2, 2, [2])
-        dial.set(mark)
-        assert dial.get() == 8
+        control.set(2)
+        assert (control.get(), control.mark(), own) == (2, 2, [2])
+        control.set(mark)
+        assert control.get() == 8
 
     @pytest.mark.parametrize(
         ("library", "is_shared"),
@@ -665,8 +665,8 @@ class TestDials:
         one = SimpleNamespace(
             filepath="", get_num_threads=lambda: 1, set_num_threads=lambda _: None, **library
         )
-        dial = dials.dial_of(one)
-        assert (dial and dial.shared) is is_shared
+        control = controls.control_of(one)
+        assert (control and control.shared) is is_shared
 
     def test_numba_is_asked_only_once_its_threads_run(self, monkeypatch):
         number = [4]
@@ -676,12 +676,12 @@ class TestDials:
             set_num_threads=lambda n: number.__setitem__(0, n),
         )
         monkeypatch.setitem(sys.modules, "numba", numba)
-        assert dials.numba() == []
+        assert controls.numba() == []
         monkeypatch.setitem(sys.modules, "numba.np.ufunc.workqueue", object())
-        (dial,) = dials.numba()
-        dial.set(9)
+        (control,) = controls.numba()
+        control.set(9)
         assert number == [4]
-        dial.set(1)
+        control.set(1)
         assert number == [1]
 
 

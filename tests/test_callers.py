@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import parmap
-from parmap.backends.once_future import Ticket
+from parmap.backends.once_future import OnceFuture
 from parmap.plans import current
 from parmap.plans.spare_threads import _Entry, _Group
 
@@ -383,11 +383,11 @@ def test_a_spare_thread_is_set_up_and_tells_errors():
 def test_only_a_caller_none_of_whose_chunks_begins_starves():
     group = _Group()
     assert not group.starves()
-    group.entries = [_Entry(1, Ticket(), ()) for _ in range(3)]
-    first, second, third = (entry.ticket for entry in group.entries)
+    group.entries = [_Entry(1, OnceFuture(), ()) for _ in range(3)]
+    first, second, third = (entry.once for entry in group.entries)
     assert not group.starves()  # the first look
     assert group.starves()  # nothing has begun since
-    first.settle(None)
+    first.resolve(None)
     assert not group.starves()  # something has
     second.future.set_running_or_notify_cancel()
     assert not group.starves()

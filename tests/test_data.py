@@ -31,7 +31,7 @@ from parmap.backends.processes import handles as records
 from parmap.backends.processes import protocol as wire
 from parmap.backends.processes import shared_memory as memory
 from parmap.backends.processes.protocol import Inbox
-from parmap.backends.processes.worker import heirlooms
+from parmap.backends.processes.worker import inherited_values
 from tests.test_pool_endurance import _holdings, _Killer, _until
 
 # A hang guard, and no measure of speed.
@@ -52,10 +52,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 def _nothing_left():
     """Check that a test leaves nothing that was not there before."""
     gc.collect()
-    before = _holdings(), _blocks(), list(heirlooms)
+    before = _holdings(), _blocks(), list(inherited_values)
     yield
     gc.collect()
-    assert (_holdings(), _blocks(), list(heirlooms)) == before
+    assert (_holdings(), _blocks(), list(inherited_values)) == before
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -466,7 +466,7 @@ def test_a_block_for_each_value_above_a_mebibyte(sizes):
         for count in (2, 0, 0):  # those that are large, in the first call with them
             assert blocks(lambda: parmap.pmap(len, handles * 2, chunks=1)) == count
         handles.clear()
-        assert session.executor._desk._placed == {}
+        assert session.executor._queue._broadcast == {}
 
 
 def test_little_goes_through_the_channels(sent):
@@ -514,7 +514,7 @@ def test_what_all_tasks_read_is_pickled_once(others):
             assert parmap.pmap(len, [handle] * 20, chunks=1) == [0] * 20
         assert _Pickled.times == 1
         del handle
-        assert session.executor._desk._placed == {}
+        assert session.executor._queue._broadcast == {}
     assert len(kept) == others
 
 
@@ -560,8 +560,8 @@ def test_two_hundred_calls_while_workers_are_killed_leave_nothing(meeting, rooms
         full = _status("VmSize")
         _until(lambda: len(killer.killed) == 20)
         handles.clear()
-        desk = session.executor._desk
-        assert desk._placed == {}
+        queue = session.executor._queue
+        assert queue._broadcast == {}
         assert len(rooms) > 100
         assert {room() for room in rooms} == {None}
         held = _everybody(
@@ -571,7 +571,7 @@ def test_two_hundred_calls_while_workers_are_killed_leave_nothing(meeting, rooms
         )
         assert held == {pid: set() for pid in held}
         assert len(held) == 5
-        del desk
+        del queue
     # A thread's heap comes and goes; a result or block a call that is kept would be 700 MB.
     assert full - half < 150 << 20
 
@@ -606,7 +606,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(way, rooms, monkeypatch):
     killed = []
     with parmap.plan("processes", workers=2) as session:
         assert parmap.pmap(abs, range(8), chunks=1) == list(range(8))
-        living = session.executor._desk.living
+        living = session.executor._queue.living
 
         def kill(channel):
             (pid,) = (worker.pid for worker in living() if worker.channel is channel)
@@ -643,7 +643,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(way, rooms, monkeypatch):
 def _emptied(executor):
     """Check that a session holds no value any more."""
     gc.collect()
-    assert executor._desk._placed == {}
+    assert executor._queue._broadcast == {}
     assert _blocks() == set()
 
 
@@ -731,7 +731,7 @@ def test_one_handle_in_two_sessions():
         for _ in range(2):
             for session in (one, two):
                 assert session.map(lambda x, i: x[i], repeat(handle), [3, 4]) == [3, 4]
-        assert len(one.executor._desk._placed) == len(two.executor._desk._placed) == 1
+        assert len(one.executor._queue._broadcast) == len(two.executor._queue._broadcast) == 1
         del handle
         _emptied(one.executor)
         _emptied(two.executor)
@@ -744,12 +744,12 @@ def test_handles_inside_of_shared_values():
         outer = parmap.share({"inner": inner})
         read = lambda held, i: held["inner"].value[i]
         assert parmap.pmap(read, repeat(outer), [5, 6]) == [5, 6]
-        assert len(session.executor._desk._placed) == 1
+        assert len(session.executor._queue._broadcast) == 1
         assert parmap.pmap(lambda x, i: x[i], repeat(inner), [5, 6]) == [5, 6]
-        assert len(session.executor._desk._placed) == 2
+        assert len(session.executor._queue._broadcast) == 2
         del inner
         assert parmap.pmap(read, repeat(outer), [5, 6]) == [5, 6]
-        assert len(session.executor._desk._placed) == 2
+        assert len(session.executor._queue._broadcast) == 2
         del outer
         _emptied(session.executor)
 
@@ -792,7 +792,7 @@ def test_a_session_that_has_ended_holds_nothing(start, kept):
     of_caller = alive() is not None
     # Whatever the pool still has goes when another one begins: no other test should see it.
     with parmap.plan("processes", workers=1):
-        heirlooms.clear()
+        inherited_values.clear()
     gc.collect()
     assert (at_once, at_last, of_caller) == (set(), set(), False)
 
@@ -808,7 +808,7 @@ def test_forks_let_go_of_what_they_have_inherited():
             del given, data
             gc.collect()
             assert alive() is None
-            assert session.executor._desk._placed == {}
+            assert session.executor._queue._broadcast == {}
             assert parmap.pmap(abs, [-1]) == [1]
 
 
@@ -1239,11 +1239,11 @@ def test_more_large_values_than_there_may_be_files(run):
 
 def test_handles_cost_only_the_calls_that_have_them():
     """While one lives, other calls run their function itself."""
-    from parmap.transport.messages import Chunk, Job
+    from parmap.transport.messages import CallSpec, Chunk
     from parmap.worker.run import _calls
 
     handle = parmap.share(5)
-    job = Job(abs)
+    job = CallSpec(abs)
     assert _calls(job, Chunk(([1, -2],))).__reduce__()[1][0] is abs
     assert list(_calls(job, Chunk(([handle, -2],)))) == [5, 2]
     del handle

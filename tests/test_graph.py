@@ -26,7 +26,7 @@ from parmap.engine.dag import Dag, Runner
 from parmap.engine.loop import Call, Settings
 from parmap.engine.structure import Shape
 from parmap.observe import events
-from tests.hand import HandQueue, HandSite
+from tests.hand import HandBackend, HandQueue
 
 
 @dataclasses.dataclass
@@ -51,20 +51,24 @@ class Pair(collections.namedtuple("Pair", ["a", "b"])):  # noqa: PYI024 - an unt
 Typed = collections.namedtuple("Typed", ["x", "y"])  # noqa: PYI024 - as above
 
 
-def computed(structure, step=None, *, workers=2, chunks=1, errors="raise", observers=(), site=None):
+def computed(
+    structure, step=None, *, workers=2, chunks=1, errors="raise", observers=(), backend=None
+):
     """Compute on a site whose tasks run by hand, as `parmap.compute` would."""
     calls, nodes, (wanted, whole) = graph._linked([structure])
     functions, nodes = graph._numbered(calls, nodes)
     dag = Dag(nodes, set(wanted))
-    site = site or HandSite(workers)
+    backend = backend or HandBackend(workers)
     chosen = options("compute", {"chunks": chunks, "errors": errors}, ordered=False)
     chosen = chosen._replace(observers=observers)
     assert isinstance(chosen, Settings)
-    call = Call(site, Runner(functions, None), dag, chosen, shelf=dag)
-    call._landed = HandQueue((lambda: site.flying[0].run()) if step is None else lambda: step(site))
+    call = Call(backend, Runner(functions, None), dag, chosen, buffer=dag)
+    call._landed = HandQueue(
+        (lambda: backend.flying[0].run()) if step is None else lambda: step(backend)
+    )
     for _ in call.results():
         pass
-    return whole.build(dag.settled(wanted))[0]
+    return whole.build(dag.resolved(wanted))[0]
 
 
 def names(sent):
@@ -172,8 +176,8 @@ def test_whatever_lands_first_a_graph_gives_the_same(description, workers, chunk
         ran.append(number)
         return traced(number, *args, **kwargs)
 
-    def step(site):
-        data.draw(st.sampled_from(site.flying)).run()
+    def step(backend):
+        data.draw(st.sampled_from(backend.flying)).run()
 
     lazy = built(description, parmap.delayed(counted))
     results = computed(lazy, step, workers=workers, chunks=chunks)
@@ -297,8 +301,8 @@ def test_a_call_starts_as_soon_as_its_inputs_are_there():
     """No levels: a slow branch does not hold up another."""
     seen = []
 
-    def step(site):
-        flying = [(s, steps) for s in site.flying for steps in s.chunk.columns[0]]
+    def step(backend):
+        flying = [(s, steps) for s in backend.flying for steps in s.chunk.columns[0]]
         # All but the slow one, for as long as there is anything else.
         others = [s for s, steps in flying if len(steps) > 1 or steps[0][0] != 0]
         if not others:
@@ -323,9 +327,11 @@ def test_a_call_starts_as_soon_as_its_inputs_are_there():
 
 def test_the_first_calls_of_what_is_ready_go_first():
     node = parmap.delayed(lambda *inputs: len(inputs))
-    site = HandSite(workers=1)
-    computed([node() for _ in range(10)], site=site)
-    assert [name for s in site.sent for (name,) in names(s)] == [f"<lambda>#{i}" for i in range(10)]
+    backend = HandBackend(workers=1)
+    computed([node() for _ in range(10)], backend=backend)
+    assert [name for s in backend.sent for (name,) in names(s)] == [
+        f"<lambda>#{i}" for i in range(10)
+    ]
 
 
 @pytest.mark.parametrize("chunks", ["auto", "static", "guided", "dynamic", 1, 1000])
@@ -337,16 +343,16 @@ def test_while_there_is_ready_work_no_worker_is_without(chunks, workers):
     cell, total = parmap.delayed(lambda i, j: i * j), parmap.delayed(sum)
     square = [[cell(i, j) for j in range(size)] for i in range(size)]
     rows = [total(row) for row in square[:10]]
-    site = HandSite(workers)
+    backend = HandBackend(workers)
     started = []
 
-    def step(site):
+    def step(backend):
         dag = feeds[0]
         if dag._ready:
-            assert len(site.flying) >= workers
+            assert len(backend.flying) >= workers
         started.append(len(dag._ready))
         # The youngest first: the worst order for those that wait.
-        site.flying[-1 if len(started) % 2 else 0].run()
+        backend.flying[-1 if len(started) % 2 else 0].run()
 
     feeds = []
     original = Dag.cutter
@@ -357,7 +363,7 @@ def test_while_there_is_ready_work_no_worker_is_without(chunks, workers):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Dag, "cutter", cutter)
-        cells, sums = computed((square, rows), step, chunks=chunks, site=site)
+        cells, sums = computed((square, rows), step, chunks=chunks, backend=backend)
     assert cells == [[i * j for j in range(size)] for i in range(size)]
     assert sums == [sum(i * j for j in range(size)) for i in range(10)]
 
@@ -396,9 +402,9 @@ def test_what_is_asked_for_ends_a_file():
     note = parmap.delayed(lambda *inputs: len(inputs))
     first = note()
     middle = note(first)
-    site = HandSite(1)
-    assert computed([note(middle), middle], site=site) == [1, 1]
-    assert [names(s) for s in site.sent] == [
+    backend = HandBackend(1)
+    assert computed([note(middle), middle], backend=backend) == [1, 1]
+    assert [names(s) for s in backend.sent] == [
         [["<lambda>#0", "<lambda>#1"]],
         [["<lambda>#2"]],
     ]
@@ -497,8 +503,8 @@ def test_of_two_failed_inputs_the_first_is_told_whichever_landed_first(data):
     one, two, three = load(1), load(3), load(5)
     pair = total(two, three)
 
-    def step(site):
-        data.draw(st.sampled_from(site.flying)).run()
+    def step(backend):
+        data.draw(st.sampled_from(backend.flying)).run()
 
     results = computed(
         [total(one, two, three), pair, total(pair, one)], step, errors="return", workers=3
@@ -528,8 +534,8 @@ def test_the_error_raised_is_the_one_that_python_would_meet_first(
             raise ValueError(number)
         return number
 
-    def step(site):
-        data.draw(st.sampled_from(site.flying)).run()
+    def step(backend):
+        data.draw(st.sampled_from(backend.flying)).run()
 
     lazy = built(description, parmap.delayed(fails))
     calls, _, _ = graph._linked([lazy])
@@ -1028,10 +1034,10 @@ def test_many_functions_travel_once_each():
 
 @pytest.mark.parametrize("chunks", ["static", "guided"])
 def test_policies_that_share_out_a_number_share_out_what_is_ready(chunks):
-    site = HandSite(workers=3)
+    backend = HandBackend(workers=3)
     cells = [parmap.delayed(abs)(-i) for i in range(900)]
-    assert computed(cells, chunks=chunks, site=site) == list(range(900))
-    assert len(site.sent) < 30
+    assert computed(cells, chunks=chunks, backend=backend) == list(range(900))
+    assert len(backend.sent) < 30
 
 
 @pytest.mark.parametrize(

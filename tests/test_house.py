@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 import parmap
@@ -22,40 +26,15 @@ FILES = {
 
 # From the ground up; a file may import from its own floor and those below.
 FLOORS = [
-    {
-        f"parmap.{name}"
-        for name in (
-            "errors",
-            "cores",
-            "events",
-            "failures",
-            "html",
-            "identity",
-            "progress",
-            "sharing",
-            "sockets",
-            "untouched",
-        )
-    },
+    {f"parmap.{name}" for name in ("errors", "failures", "cores", "html", "untouched")}
+    | {"parmap.observe", "parmap.observe.events"},
+    {name for name in FILES if name.startswith("parmap.transport")},
     {name for name in FILES if name.startswith("parmap.worker")},
-    {name for name in FILES if name.startswith(("parmap.engine", "parmap.backends"))}
-    | {"parmap.plans.plan", "parmap.plans.registry", "parmap.plans.session", "parmap.plans.current"}
-    | {
-        "parmap.plans.blocks",
-        "parmap.plans.lent",
-        "parmap.plans.loans",
-        "parmap.plans.spare_threads",
-    },
-    {"parmap.calls.options"},
-    {"parmap.calls.map", "parmap.calls.submit"},
-    {
-        "parmap.calls.graph",
-        "parmap.calls.picture",
-        "parmap.calls.grid",
-        "parmap.cli.doctor",
-        "parmap.__main__",
-    },
-    {"parmap"} | {name for name in FILES if name.startswith("parmap.testing")},
+    {name for name in FILES if name.startswith("parmap.engine")},
+    {name for name in FILES if name.startswith(("parmap.plans", "parmap.backends"))},
+    {name for name in FILES if name.startswith("parmap.calls")} | {"parmap.observe.progress"},
+    {name for name in FILES if name.startswith(("parmap.cli", "parmap.testing"))}
+    | {"parmap", "parmap.__main__"},
 ]
 
 
@@ -68,7 +47,7 @@ def imports(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name} imports relatively"
             module = str(node.module)
-            # `from parmap import plans` names a module, `from parmap.plans.plan import plan` does not
+            # `from parmap import errors` names a module, `from parmap.errors import said` does not
             found |= {
                 full if (full := f"{module}.{alias.name}") in FILES else module
                 for alias in node.names
@@ -100,10 +79,10 @@ def test_imports_go_in_no_circles():
         visit(name, ())
 
 
-def test_engine_and_maps_name_no_backend():
+def test_engine_and_calls_name_no_backend():
     words = {"sequential", "threads", "processes", "dask", "ray", "joblib", "ssh", "slurm"}
     for name, path in FILES.items():
-        if not name.startswith(("parmap.engine", "parmap.calls.map")):
+        if not name.startswith(("parmap.engine", "parmap.calls")):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Name | ast.Attribute):
@@ -125,6 +104,92 @@ def test_no_name_hides_what_a_file_is_for():
                 assert not node.name.endswith(("Manager", "Mixin", "Helper")), node.name
 
 
+# Words that once had several meanings, or none that a newcomer knew; what to say instead.
+OLD_NAMES = {
+    "crew": "pool thread",
+    "desk": "task queue",
+    "zygote": "fork server",
+    "birth": "spawned",
+    "burial": "exited",
+    "heirlooms": "inherited values",
+    "settle": "resolve, apply, copy, chdir",
+    "settled": "resolved, stable",
+    "opened": "unwrapped, unpickled, mapped, started",
+    "ticket": "OnceFuture",
+    "claim": "right",
+    "outstanding": "pending",
+    "errand": "task",
+    "reach": "host command",
+    "board": "monitor",
+    "keeper": "restarter",
+    "guardian": "cleanup",
+    "rollcall": "death watch",
+    "guest": "adopted executor",
+    "life": "instance",
+    "parcel": "payload",
+    "embedded": "cached payload",
+    "trip": "collector",
+    "misfire": "element error",
+    "origin": "location",
+    "piece": "chunk plan",
+    "shelf": "result buffer",
+    "site": "backend",
+    "dial": "thread control",
+    "budget": "core share",
+    "staying": "remote result",
+    "apart": "isolated",
+    "swift": "fast",
+    "culprit": "pickle errors",
+    "blame": "recovery",
+    "nudge": "wake",
+    "enlist": "add worker",
+    "strays": "cancelled",
+    "spares": "spare threads",
+    "bell": "waker",
+    "dice": "own random",
+    "steadily": "uninterrupted",
+}
+# Where a word of these is another library's, a file format's, or has its plain meaning.
+MAY_STAY = {
+    ("claims", "parmap.backends.ray"),  # what a worker takes of Ray's resources
+    ("life", "parmap.backends"),  # _SHORT_LIFE: a worker that ends soon
+    ("site", "parmap.backends.remote.hosts"),  # the module of Python
+    ("trips", "parmap.cli.doctor"),  # round trips
+    ("trip", "parmap"),  # round_trip
+    ("trips", "parmap.engine.policies"),
+    ("apart", "parmap"),  # large_apart, keep_apart: adverbs
+}
+
+
+def test_no_name_has_an_old_meaning():
+    for name, path in FILES.items():
+        if name.startswith("parmap.testing"):
+            continue  # its names tell what a test finds
+        for found in sorted(names_in(path)):
+            words = re.split(r"_+|(?<=[a-z0-9])(?=[A-Z])", found)
+            for word in map(str.lower, words):
+                old = next((old for old in OLD_NAMES if word in (old, f"{old}s")), None)
+                if old and not any(w == word and name.startswith(where) for w, where in MAY_STAY):
+                    raise AssertionError(f"{name}: {found}: say {OLD_NAMES[old]}")
+
+
+def names_in(path: Path) -> set[str]:
+    """List the names that a file defines or uses, and those of its attributes and arguments."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Name():
+                found.add(node.id)
+            case ast.Attribute():
+                found.add(node.attr)
+            case ast.arg() | ast.keyword():
+                found.add(node.arg or "")
+        if isinstance(node, kinds):
+            found.add(node.name)
+    return found
+
+
 def test_public_names_are_sorted_and_all_there():
     assert parmap.__all__ == sorted(parmap.__all__)
     homes = [(home, name) for home, names in parmap._HOMES.items() for name in names]
@@ -136,6 +201,24 @@ def test_public_names_are_sorted_and_all_there():
         assert getattr(parmap, name) is getattr(module, name)
     with pytest.raises(AttributeError, match="no attribute 'pmapp'"):
         parmap.pmapp
+
+
+@pytest.mark.parametrize("name", parmap.__all__)
+def test_what_is_public_travels_by_the_name_that_users_know(name):
+    public = getattr(parmap, name)
+    assert public.__module__ == "parmap"
+    packed = pickle.dumps(public)
+    assert b"parmap." not in packed  # where it is defined may change
+    assert pickle.loads(packed) is public
+    assert cloudpickle.loads(cloudpickle.dumps(public)) is public
+
+
+@pytest.mark.parametrize("name", parmap.__all__)
+def test_examples_of_public_objects(name):
+    """Those of classes are found only here: pytest looks where they say that they are defined."""
+    found = doctest.DocTestFinder(exclude_empty=False).find(getattr(parmap, name), name, False, {})
+    for example in found:
+        assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
 def test_every_public_object_is_documented():

@@ -24,7 +24,7 @@ LOCKS = {
     ("backends/pending.py", "self._over"): "ends",
     ("backends/processes/executor.py", "self._beginning"): "beginning",
     ("backends/processes/system_unix.py", "unforked"): "beginning",
-    ("backends/processes/task_queue.py", "self._lock"): "desk",
+    ("backends/processes/task_queue.py", "self._lock"): "queue",
     ("backends/ray/runtime.py", "_lock"): "ray",
     ("backends/ray/executor.py", "self._lock"): "ray",
 }

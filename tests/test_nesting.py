@@ -8,7 +8,7 @@ import pytest
 
 import parmap
 from parmap import cores
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 
 CORES = "parmap.plans.plan.available_cores"
 
@@ -33,20 +33,20 @@ def inside(n):
 
 
 @pytest.mark.parametrize(
-    ("cores", "workers", "threads", "budget"),
+    ("cores", "workers", "threads", "core_share"),
     [
-        (8, 2, "auto", Budget(4, 4)),
-        (8, 3, "auto", Budget(2, 2)),
-        (8, 8, "auto", Budget(1, 1)),
-        (2, 4, "auto", Budget(1, 1)),
-        (8, 1, "auto", Budget(8, 8)),
-        (8, 2, None, Budget(4, None)),
-        (8, 2, 6, Budget(6, 6, exact=True)),
-        (1, 1, 1, Budget(1, 1, exact=True)),
+        (8, 2, "auto", CoreShare(4, 4)),
+        (8, 3, "auto", CoreShare(2, 2)),
+        (8, 8, "auto", CoreShare(1, 1)),
+        (2, 4, "auto", CoreShare(1, 1)),
+        (8, 1, "auto", CoreShare(8, 8)),
+        (8, 2, None, CoreShare(4, None)),
+        (8, 2, 6, CoreShare(6, 6, exact=True)),
+        (1, 1, 1, CoreShare(1, 1, exact=True)),
     ],
 )
-def test_the_cores_are_shared_out(cores, workers, threads, budget):
-    assert Budget.share(cores, workers, threads) == budget
+def test_the_cores_are_shared_out(cores, workers, threads, core_share):
+    assert CoreShare.share(cores, workers, threads) == core_share
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "all", [2]])
@@ -125,7 +125,7 @@ def test_the_budget_is_split_at_each_level(monkeypatch):
     """Twelve cores: three workers with four each, and in each of them two with two each."""
 
     def shares(_):
-        return [parmap.plan("threads", workers=n).budget(n).cores for n in (1, 2, 4, 8)]
+        return [parmap.plan("threads", workers=n).core_share(n).cores for n in (1, 2, 4, 8)]
 
     monkeypatch.setattr("parmap.cores._grants", twelve)
     with parmap.plan("threads", workers=3):

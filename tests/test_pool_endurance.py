@@ -427,7 +427,7 @@ def test_an_answer_that_comes_together_with_readiness(tmp_path):
             task.add_done_callback(hold)
         assert heard.wait(_GUARD)
         go.touch()
-        (late,) = (worker for worker in executor._desk.living() if worker.task is not None)
+        (late,) = (worker for worker in executor._queue.living() if worker.task is not None)
         ready = 13  # bytes of a message without frames
 
         def both_have_come():

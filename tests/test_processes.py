@@ -65,7 +65,7 @@ def test_tasks_run_in_other_processes():
 
 
 def test_a_call_leaves_nothing_placed(one):
-    desk = one.executor._desk
+    queue = one.executor._queue
     assert parmap.pmap(lambda x: x, range(5)) == list(range(5))
     assert parmap.submit(pow, 2, 2).result() == 4
     with pytest.raises(ValueError):
@@ -73,7 +73,7 @@ def test_a_call_leaves_nothing_placed(one):
     parmap.imap(abs, range(5)).close()
     with pytest.raises(parmap.SerializationError):
         parmap.submit(repr, threading.Lock())
-    assert not desk._placed
+    assert not queue._placed
 
 
 def test_a_cancelled_call_never_runs(one, fifo, tmp_path):

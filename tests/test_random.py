@@ -30,8 +30,8 @@ from numpy.random import (
 import parmap
 from parmap.engine.policies import Static
 from parmap.engine.streams import root_of
+from parmap.transport.root import Root
 from parmap.worker import rng as streams_of
-from parmap.worker.rng import Root
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 

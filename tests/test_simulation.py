@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.simulated import (
+from parmap import Auto, Dynamic, Static
+from tests.benchmarks.simulated import (
     DASK,
     LOCAL,
     constant,
@@ -18,7 +19,6 @@ from benchmarks.simulated import (
     slow_last,
     slow_mixed,
 )
-from parmap import Auto, Dynamic, Static
 
 SHAPES = [lognormal, heavy_tailed, increasing, decreasing, slow_first, slow_mixed, slow_last]
 

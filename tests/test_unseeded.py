@@ -24,7 +24,7 @@ from parmap.engine.draws import draws_of
 from parmap.engine.hints import hints_of
 from parmap.transport.generators import Noticing
 from parmap.transport.payload import dumps
-from parmap.worker.random_state import Watch
+from parmap.worker.random_state import RngUseDetector
 
 PACKING = ("processes(workers=2)", "joblib(workers=2)")
 EVERYWHERE = ("sequential", "threads(workers=2)", *PACKING)
@@ -389,10 +389,10 @@ def test_how_far_a_generator_has_moved_is_counted_exactly(count, before):
         np.random.seed(3)
         np.random.bytes(4 * before)
         for elements in (1, 312, 2500):
-            watch = Watch(())
+            detector = RngUseDetector(())
             if count:
                 np.random.bytes(4 * count)
-            moves = watch.moves(elements)
+            moves = detector.moves(elements)
             assert bool(moves) == bool(count)
             assert [move.few for move in moves] == [count <= 2 * elements] * len(moves)
     finally:

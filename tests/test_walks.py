@@ -8,12 +8,12 @@ import pytest
 import parmap
 from parmap.backends.processes import protocol as wire
 from parmap.backends.processes.protocol import Inbox, Kind, send
-from parmap.engine.chunks import Back, Piece
+from parmap.engine.chunks import Back, ChunkPlan
 from parmap.engine.policies import Dynamic
 from parmap.engine.source import Source
 from parmap.transport.messages import Chunk
 from parmap.transport.payload import pack, pack_result, unpack
-from parmap.transport.shared import Trip
+from parmap.transport.shared import HandleCollector
 
 MANY = 20_000
 
@@ -84,18 +84,18 @@ def test_small_arrays_are_one_frame_and_large_ones_each_their_own(packed):
     large = [np.zeros(10_000), np.ones(10_000)]
     frozen = np.arange(3)
     frozen.flags.writeable = False
-    parcel = packed([*small, *large, frozen], views=True)
-    assert [memoryview(buffer).nbytes for buffer in parcel.buffers] == [80_000] * 2
-    *some, one, two, last = unpack(parcel)
+    payload = packed([*small, *large, frozen], views=True)
+    assert [memoryview(buffer).nbytes for buffer in payload.buffers] == [80_000] * 2
+    *some, one, two, last = unpack(payload)
     assert all(a.flags.writeable and (a == b).all() for a, b in zip(some, small, strict=True))
     assert (one.sum(), two.sum()) == (0, 10_000)
     assert last.flags.writeable == (packed is pack_result)
 
 
 def test_small_arrays_that_all_tasks_share_stay_read_only():
-    parcel = pack([np.arange(3)], "", views=True)
-    assert len(parcel.buffers) == 1
-    assert not unpack(parcel, readonly=True)[0].flags.writeable
+    payload = pack([np.arange(3)], "", views=True)
+    assert len(payload.buffers) == 1
+    assert not unpack(payload, readonly=True)[0].flags.writeable
     with parmap.plan("processes", workers=1):
         given = np.arange(3)
         assert parmap.pmap(lambda _: given.flags.writeable, [0]) == [False]
@@ -118,11 +118,11 @@ class Counted(list):
 def test_a_piece_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
     monkeypatch.setattr(Counted, "copied", 0)
     back, found = Back(), []
-    back.put(Piece(range(10, 10 + MANY), Chunk((Counted(range(MANY)),))))
+    back.put(ChunkPlan(range(10, 10 + MANY), Chunk((Counted(range(MANY)),))))
 
     def cut():
-        while (piece := back.next(1, None)) is not None:
-            found.append((piece.indices[0], piece.chunk.columns[0][0]))
+        while (chunk_plan := back.next(1, None)) is not None:
+            found.append((chunk_plan.indices[0], chunk_plan.chunk.columns[0][0]))
             assert back.size == MANY - len(found)
 
     assert moved(cut) < 10
@@ -132,16 +132,16 @@ def test_a_piece_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
 
 def test_pieces_that_came_back_are_cut_in_the_inputs_order():
     back = Back()
-    pieces = [
-        Piece(range(a, b), Chunk((list(range(a, b)),))) for a, b in ((20, 25), (0, 5), (10, 15))
+    chunk_plans = [
+        ChunkPlan(range(a, b), Chunk((list(range(a, b)),))) for a, b in ((20, 25), (0, 5), (10, 15))
     ]
-    for piece in pieces[:2]:
-        back.put(piece)
+    for chunk_plan in chunk_plans[:2]:
+        back.put(chunk_plan)
     assert back.next(2, None).indices == range(2)
-    back.put(pieces[2])  # while one is cut
+    back.put(chunk_plans[2])  # while one is cut
     assert back.size == 13
     cut = iter(lambda: back.next(3, 23), None)
-    assert [list(piece.indices) for piece in cut] == [
+    assert [list(chunk_plan.indices) for chunk_plan in cut] == [
         [2, 3, 4],
         [10, 11, 12],
         [13, 14],
@@ -161,10 +161,10 @@ def test_handles_are_found_by_one_walk():
 
     handles = [parmap.share(i) for i in range(1000)]
     references = {handle.key: Reference() for handle in handles}
-    trip = Trip(lambda handle: references[handle.key], [references[handles[5].key]])
-    places = [trip.place_of(handle) for handle in (*handles, *handles)]
+    collector = HandleCollector(lambda handle: references[handle.key], [references[handles[5].key]])
+    places = [collector.index_of(handle) for handle in (*handles, *handles)]
     assert places[5] == 0
-    assert len(set(places)) == len(trip.references) == 1000
+    assert len(set(places)) == len(collector.references) == 1000
     assert places[:1000] == places[1000:]
 
 

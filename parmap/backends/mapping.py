@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from parmap.errors import SerializationError
 from parmap.transport.error_payload import unpack_error
-from parmap.transport.messages import Chunk, Embedded, Job, Outcome, embedded
+from parmap.transport.messages import CachedPayload, CallSpec, Chunk, Outcome, cached_payload
 from parmap.transport.payload import pack
 from parmap.worker.run import run_chunk
 
@@ -118,7 +118,7 @@ class _Several:
 
     def __init__(self, fn: Callable[..., Any], size: int) -> None:
         self._fn, self._size = fn, size
-        self._job: Embedded | None = None
+        self._spec: CachedPayload | None = None
 
     def sent(self, executor: _Submits, rows: Iterator[Any]) -> Iterator[Taken]:
         while some := list(itertools.islice(rows, self._size)):
@@ -128,9 +128,9 @@ class _Several:
                 yield from (self._alone(executor, row) for row in some)
 
     def _submitted(self, executor: _Submits, some: list[Any]) -> Future[Outcome]:
-        if self._job is None:
-            self._job = embedded(Job(self._fn, star=True))
-        return executor.submit(run_chunk, self._job, pack(Chunk((some,)), "chunk"))
+        if self._spec is None:
+            self._spec = cached_payload(CallSpec(self._fn, star=True))
+        return executor.submit(run_chunk, self._spec, pack(Chunk((some,)), "chunk"))
 
     def _alone(self, executor: _Submits, row: Any) -> Taken:
         """Send one row of a chunk in which some argument cannot be sent: this one, perhaps."""
@@ -158,7 +158,7 @@ def _results(
                 out.extend(itertools.islice(send.sent(here, rows), 1))
                 del here
             if out[0][1]:
-                yield from _opened(_first(out, end))
+                yield from _results_in(_first(out, end))
             else:
                 yield _first(out, end)
     finally:
@@ -176,10 +176,10 @@ def _first(out: deque[Taken], end: float | None) -> Any:
         del future  # its error's traceback holds this frame
 
 
-def _opened(outcome: Outcome) -> Iterator[Any]:
+def _results_in(outcome: Outcome) -> Iterator[Any]:
     """Give the results of a chunk up to the first that failed, and raise what that raised."""
     values = outcome.unpacked()
-    failed = outcome.misfires[:1]
+    failed = outcome.element_errors[:1]
     yield from values[: failed[0].offset] if failed else values
-    for misfire in failed:
-        raise unpack_error(misfire.error)
+    for element_error in failed:
+        raise unpack_error(element_error.error)

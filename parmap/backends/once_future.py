@@ -9,10 +9,10 @@ from typing import Any
 
 from parmap.engine.callbacks import resolve
 
-__all__ = ["Ticket", "resolver_of"]
+__all__ = ["OnceFuture", "resolver_of"]
 
 
-class Ticket:
+class OnceFuture:
     """A task's future: one thread has the result, another hears of a death, a third cancels.
 
     Attributes
@@ -25,19 +25,19 @@ class Ticket:
         self.future: Future[Any] = Future()
         # Not by a method of this object: a future keeps its callbacks, and so would keep itself,
         # and its result, until the collector comes round.
-        self._claim = claim = _Claim()
+        self._right = right = _Right()
         # Who waits for a cancelled future wakes only when it is told so: here, at once.
-        self.future.add_done_callback(lambda future: future.cancelled() and claim.take(future))
+        self.future.add_done_callback(lambda future: future.cancelled() and right.take(future))
 
-    def settle(self, value: Any, error: BaseException | None = None) -> None:
+    def resolve(self, value: Any, error: BaseException | None = None) -> None:
         """Resolve the future, unless somebody else has, or it was cancelled."""
-        if not self._claim.take(self.future):
+        if not self._right.take(self.future):
             return
         resolve(self.future, value, error)
 
     def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Resolve it by a call in this thread: from now on it cannot be cancelled."""
-        if not self._claim.take(self.future):
+        if not self._right.take(self.future):
             return
         try:
             value = fn(*args, **kwargs)
@@ -58,7 +58,7 @@ def resolver_of(pool: object) -> int | None:
     return next((thread.ident for thread in threads if isinstance(thread, Thread)), None)
 
 
-class _Claim:
+class _Right:
     """The right to resolve a future, which one thread takes."""
 
     def __init__(self) -> None:

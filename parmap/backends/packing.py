@@ -10,13 +10,13 @@ from typing import Any
 
 from parmap.backends.mapping import MappingExecutor
 from parmap.errors import SerializationError
-from parmap.transport.payload import Parcel
+from parmap.transport.payload import Payload
 from parmap.worker.single_call import pack_call, run_call
 
 __all__ = ["PackingExecutor"]
 
 # What these modules define is parmap's own, and its arguments are packed already.
-_OURS = ("parmap.worker.", "parmap.plans.spare_threads")
+_OURS = ("parmap.worker.", "parmap.transport.", "parmap.plans.spare_threads")
 
 
 class PackingExecutor(MappingExecutor):
@@ -51,7 +51,7 @@ class PackingExecutor(MappingExecutor):
             return failed
         return self.send_packed(call)
 
-    def send_packed(self, call: Parcel) -> Future[Any]:
+    def send_packed(self, call: Payload) -> Future[Any]:
         """Have a worker run a packed call."""
         return self.send(run_call, call)
 

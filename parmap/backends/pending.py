@@ -8,10 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
-__all__ = ["Outstanding"]
+__all__ = ["PendingFutures"]
 
 
-class Outstanding:
+class PendingFutures:
     """What PEP 3148 asks of an executor's ``shutdown``, kept in one place.
 
     Has no lock, for a finalizer may cancel a task, and so call `_discard`, in any thread and at

@@ -11,7 +11,7 @@ from parmap.plans.plan import Plan
 if TYPE_CHECKING:  # it is the plan of a script until that names another: see parmap.plans.plan
     from concurrent.futures import Executor
 
-    from parmap.transport.messages import Budget
+    from parmap.transport.messages import CoreShare
 
 __all__ = ["Sequential"]
 
@@ -31,11 +31,11 @@ class Sequential(Plan):
         """One worker: the caller."""
         return 1
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Give the caller's own; limit its libraries only where a number asks for that."""
         if not isinstance(self.threads_per_worker, int):
             return None
-        own = super().budget(workers)
+        own = super().core_share(workers)
         return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:

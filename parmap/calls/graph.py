@@ -186,14 +186,14 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
     dag = Dag(nodes, set(wanted), keeps=session.traits.keeps)
     chosen = chosen._replace(ordered=False, observers=(*chosen.observers, dag.observe))
     runner = Runner(functions, chosen.root)
-    call = Call(session, runner, dag, chosen, shelf=dag, functions=functions)
+    call = Call(session, runner, dag, chosen, buffer=dag, functions=functions)
     try:
         for _ in call.results():
             pass
     finally:
         for index, state in dag.states():
             _states[calls[index]] = state
-    built = whole.build(dag.settled(wanted))
+    built = whole.build(dag.resolved(wanted))
     computed = built if len(structures) != 1 else built[0]
     failures = sorted(call.failures, key=lambda failure: failure.index)
     if failures and chosen.errors == "group":
@@ -244,3 +244,7 @@ def _numbered(
             functions.append(call.function)
         numbered.append(replace(node, function=number))
     return functions, numbered
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Delayed.__module__ = compute.__module__ = delayed.__module__ = "parmap"

@@ -260,3 +260,7 @@ def _is_numeric(value: object) -> bool:
 
 # Times, too: NumPy makes arrays of them.
 _NUMERIC = (numbers.Number, list, tuple, dt.date, dt.timedelta)
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Grid.__module__ = pgrid.__module__ = "parmap"

@@ -247,7 +247,7 @@ def collected(
     from parmap.engine.source import Source
 
     chosen = settings(name, options)
-    source = Source(iterables, star=star, settled=True)
+    source = Source(iterables, star=star, stable=True)
     call = Call(session or current_session(), fn, source, chosen, star=star)
     results = list(chain.from_iterable(call.results()))
     if call.failures and chosen.errors == "group":
@@ -271,3 +271,8 @@ def _check(name: str, fn: object, iterables: Sequence[object]) -> None:
 
 def _shown(value: object) -> str:
     return f"{type(value).__name__} {shown(value)}"
+
+
+# Public: pickles and tracebacks name them as users do, wherever they are defined.
+for _public in (Results, imap, pmap, starmap):
+    _public.__module__ = "parmap"

@@ -126,3 +126,7 @@ def _timeout(timeout: object) -> float | None:
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout={timeout!r}: give seconds, more than 0; None means no limit")
     return float(min(timeout, _AGES))
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+MapOptions.__module__ = "parmap"

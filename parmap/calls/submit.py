@@ -49,3 +49,7 @@ def submit(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
             f"submit() needs a function first, not {type(fn).__name__}: submit(fn, *args)"
         )
     return current_session().submit(fn, *args, **kwargs)
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+submit.__module__ = "parmap"

@@ -125,7 +125,7 @@ def _one(text: str) -> Iterator[Finding]:
     try:
         check = getattr(plan(text), "check", None)
         for found in check() if check else ():
-            facts = {"machine": found.reach.name, "trouble": found.trouble, "facts": found.facts}
+            facts = {"machine": found.command.name, "trouble": found.trouble, "facts": found.facts}
             yield Finding("machines", str(found), facts, not found.trouble)
     except parmap.ParmapError as error:
         why = f"{type(error).__name__}: {error}"

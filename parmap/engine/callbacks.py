@@ -129,10 +129,10 @@ def resolve(future: Future[Any], value: Any = None, error: BaseException | None 
     future : concurrent.futures.Future
         Pending or running.
     value, error : object, exception or None
-        Its result, or its exception. A `Reply` is opened.
+        Its result, or its exception. A `Reply` is unpickled.
     """
     if type(value) is Reply:
-        value, error = value.opened()
+        value, error = value.unpickled()
     try:
         if error is None:
             future.set_result(value)

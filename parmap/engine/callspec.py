@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parmap.engine.protocols import Site
+from parmap.engine.protocols import Backend
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
-from parmap.transport.messages import Job
+from parmap.transport.messages import CallSpec
+from parmap.transport.root import Root
 from parmap.untouched import name_of
 from parmap.worker import context
-from parmap.worker.rng import Root
 
-__all__ = ["job_for", "refuse_shared_globals"]
+__all__ = ["refuse_shared_globals", "spec_for"]
 
 
-def job_for(
-    site: Site,
+def spec_for(
+    backend: Backend,
     fn: Callable[..., Any],
     *,
     star: bool,
@@ -26,15 +26,15 @@ def job_for(
     root: Root | None = None,
     hints: tuple[str, ...] = (),
     constants: Mapping[int, Any] | None = None,
-) -> Job:
+) -> CallSpec:
     """Make the job of a call.
 
     Parameters
     ----------
-    site : Site
+    backend : Backend
         Where it runs.
     fn, star, stop, timeout, root, hints
-        See `Job`.
+        See `CallSpec`.
     constants : mapping of int to object, optional
         The arguments that are the same for all elements, by their columns.
 
@@ -43,7 +43,7 @@ def job_for(
     TypeError
         If random streams are asked for that this function cannot have at this place.
     """
-    traits = site.traits
+    traits = backend.traits
     # A task that runs in its caller's thread still shares what is global with the others, if
     # that thread is itself a worker.
     threaded = traits.threaded or (
@@ -53,22 +53,22 @@ def job_for(
     seeds_globals = root is not None and not keyword
     if seeds_globals:
         refuse_shared_globals(fn, traits)
-    return Job(
+    return CallSpec(
         fn,
         star=star,
         stop=stop,
         timeout=timeout,
         crosses=not traits.shares_memory,
         expendable=traits.replaces_workers and traits.sees_deaths,
-        nested=site.nested,
+        nested=backend.nested,
         root=root,
         takes_rng=keyword,
-        apart=not threaded and (traits.same_thread or seeds_globals),
+        isolated=not threaded and (traits.same_thread or seeds_globals),
         threaded=threaded,
         hints=hints,
         # In the caller's memory a constant costs nothing, and is in the chunks' columns.
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
-        budget=site.budget,
+        core_share=backend.core_share,
         sent_at_once=traits.copies,
     )
 

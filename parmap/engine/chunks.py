@@ -1,4 +1,4 @@
-"""What is handed out: pieces, and the two sides of what hands them out."""
+"""What is handed out: chunks, and the two sides of what hands them out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from parmap.engine.memory_load import Load
 from parmap.engine.policies import Policy
 from parmap.transport.messages import Chunk
 
-__all__ = ["Back", "Cutting", "Feed", "Piece"]
+__all__ = ["Back", "ChunkPlan", "Cutting", "Feed"]
 
 
-class Piece(NamedTuple):
+class ChunkPlan(NamedTuple):
     """A chunk as the engine keeps it: which elements it holds, and their history.
 
     Parameters
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     chunk : Chunk
         What travels.
     attempts : int, default 0
-        How often its element has failed; only a piece of one element has a history.
+        How often its element has failed; only a chunk of one element has a history.
     deaths : int, default 0
         How many workers have died of its element.
     keep : bool, default False
@@ -42,18 +42,18 @@ class Piece(NamedTuple):
         """How many elements it has."""
         return len(self.indices)
 
-    def part(self, start: int, stop: int) -> Piece:
+    def part(self, start: int, stop: int) -> ChunkPlan:
         """Cut out the elements from `start` to before `stop`, as if never sent."""
         chunk = self.chunk.part(start, stop)._replace(careful=False)
-        return Piece(self.indices[start:stop], chunk)
+        return ChunkPlan(self.indices[start:stop], chunk)
 
-    def parts(self, *cuts: int) -> list[Piece]:
+    def parts(self, *cuts: int) -> list[ChunkPlan]:
         """Cut before each of the offsets `cuts`; what would be empty is left out."""
         edges = [0, *cuts, self.size]
         return [self.part(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
-    def careful(self) -> Piece:
-        """Make the same piece, to be run with each element noted."""
+    def careful(self) -> ChunkPlan:
+        """Make the same chunk, to be run with each element noted."""
         return self._replace(chunk=self.chunk._replace(careful=True))
 
 
@@ -62,26 +62,26 @@ class Back:
 
     def __init__(self) -> None:
         self.size = 0  # elements
-        self._pieces: list[Piece] = []  # a stack: the first of the input lies on top
+        self._chunk_plans: list[ChunkPlan] = []  # a stack: the first of the input lies on top
         self._start = 0  # elements of the topmost that have been cut: to slice it each time is slow
 
-    def put(self, piece: Piece) -> None:
-        """Take a piece."""
+    def put(self, chunk_plan: ChunkPlan) -> None:
+        """Take a chunk."""
         if self._start:
-            topmost = self._pieces.pop()
-            self._pieces.append(topmost.part(self._start, topmost.size))
+            topmost = self._chunk_plans.pop()
+            self._chunk_plans.append(topmost.part(self._start, topmost.size))
             self._start = 0
-        bisect.insort(self._pieces, piece, key=lambda one: -one.indices[0])
-        self.size += piece.size
+        bisect.insort(self._chunk_plans, chunk_plan, key=lambda one: -one.indices[0])
+        self.size += chunk_plan.size
 
-    def next(self, size: int, below: int | None) -> Piece | None:
-        """Cut so many elements; pass over pieces that begin at the index `below` or after it."""
-        while self._pieces:
-            topmost = self._pieces[-1]
+    def next(self, size: int, below: int | None) -> ChunkPlan | None:
+        """Cut so many elements; pass over chunks that begin at the index `below` or after it."""
+        while self._chunk_plans:
+            topmost = self._chunk_plans[-1]
             start, stop = self._start, min(self._start + size, topmost.size)
             passed = below is not None and min(topmost.indices[start:]) >= below
             if passed or stop == topmost.size:
-                self._pieces.pop()
+                self._chunk_plans.pop()
                 self._start, stop = 0, topmost.size
             else:
                 self._start = stop
@@ -92,7 +92,7 @@ class Back:
 
 
 class Cutting(Protocol):
-    """What hands a call its pieces, one by one."""
+    """What hands a call its chunks, one by one."""
 
     @property
     def taken(self) -> int:
@@ -102,14 +102,14 @@ class Cutting(Protocol):
     def broken(self) -> tuple[int, Exception] | None:
         """What the input itself raised, and the index of the element that it could not give."""
 
-    def next(self, at_most: int, below: int | None) -> Piece | None:
-        """Give the next piece; None when there is none now."""
+    def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
+        """Give the next chunk; None when there is none now."""
 
     def learn(self, size: int, seconds: float) -> None:
         """Hear what a chunk took."""
 
-    def take_back(self, piece: Piece) -> None:
-        """Take a piece that was handed out and did not run, to hand it out again."""
+    def take_back(self, chunk_plan: ChunkPlan) -> None:
+        """Take a chunk that was handed out and did not run, to hand it out again."""
 
 
 class Feed(Protocol):

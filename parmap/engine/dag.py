@@ -1,6 +1,6 @@
 """A graph of calls, fed to the one loop: what is ready goes out, what comes back makes ready.
 
-To the loop a graph is both its input and its shelf. There are no levels: a call goes out
+To the loop a graph is both its input and its result buffer. There are no levels: a call goes out
 once its inputs are there. Calls in single file, each the only user of the one before, are
 one element: they run in one worker without coming home between.
 """
@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parmap.engine.chunks import Piece
-from parmap.engine.policies import Chunker, Policy
+from parmap.engine.chunkers import Chunker
+from parmap.engine.chunks import ChunkPlan
+from parmap.engine.policies import Policy
 from parmap.engine.streams import takes_rng
 from parmap.engine.structure import Shape
 from parmap.errors import DependencyFailed, add_note
@@ -23,9 +24,10 @@ from parmap.failures import Failure
 from parmap.observe.events import ElementFailed, Event
 from parmap.transport import shared as sharing
 from parmap.transport.messages import Chunk
+from parmap.transport.root import Root
 from parmap.untouched import own
-from parmap.worker.random_state import apart
-from parmap.worker.rng import Root, streamed
+from parmap.worker.random_state import isolated_rng
+from parmap.worker.rng import streamed
 
 __all__ = ["Dag", "Node", "Runner"]
 
@@ -74,7 +76,7 @@ class Runner:
         for place, (index, node) in enumerate(steps):
             args, kwargs = node.shape.build(inputs)
             if sharing.handles_exist():
-                args, kwargs = sharing.opened(args), sharing.opened_names(kwargs)
+                args, kwargs = sharing.unwrapped(args), sharing.unwrapped_names(kwargs)
             try:
                 inputs = (self._call(index, node, args, kwargs),)
             except BaseException as error:
@@ -86,7 +88,7 @@ class Runner:
     def _call(self, index: int, node: Node, args: Any, kwargs: Any) -> Any:
         function = self._functions[node.function]
         if sharing.handles_exist():
-            function = sharing.opened_partial(function)
+            function = sharing.unwrapped_partial(function)
         if self._root is None:
             return function(*args, **kwargs)
         keyword = takes_rng(function) and "rng" not in kwargs
@@ -94,12 +96,12 @@ class Runner:
         call = streamed(bound, self._root, [args], [index], keyword=keyword)
         if keyword:
             return next(call)
-        with apart():
+        with isolated_rng():
             return next(call)
 
 
 class Dag:
-    """A graph at work: a feed, its cutting, and its shelf.
+    """A graph at work: a feed, its cutting, and its result buffer.
 
     Parameters
     ----------
@@ -109,7 +111,7 @@ class Dag:
         The nodes whose results are asked for.
     keeps : bool, default False
         Whether all other results can stay with the workers, to be handed on from there. Then
-        each run of calls is a piece of its own.
+        each run of calls is a chunk of its own.
     """
 
     def __init__(self, nodes: Sequence[Node], wanted: set[int], *, keeps: bool = False) -> None:
@@ -179,14 +181,14 @@ class Dag:
         assert self._chunker is not None
         self._chunker.learn(size, seconds)
 
-    def take_back(self, piece: Piece) -> None:
+    def take_back(self, chunk_plan: ChunkPlan) -> None:
         """Make calls ready again that did not run."""
-        self._handed_out -= piece.size
-        for head in piece.indices:
+        self._handed_out -= chunk_plan.size
+        for head in chunk_plan.indices:
             heapq.heappush(self._ready, head)
 
-    def next(self, at_most: int, below: int | None) -> Piece | None:
-        """Give a piece of what is ready, the first calls first."""
+    def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
+        """Give a chunk of what is ready, the first calls first."""
         assert self._chunker is not None
         # What is ready now is shared out: more may never come.
         share = math.ceil(len(self._ready) / self._workers)
@@ -201,9 +203,9 @@ class Dag:
         steps = [[(i, self._nodes[i]) for i in self._runs[head]] for head in heads]
         inputs = [[self.results[need] for need in self._nodes[head].needs] for head in heads]
         stays = self._keeps and self._runs[heads[0]][-1] not in self._wanted
-        return Piece(heads, Chunk((steps, inputs)), keep=stays)
+        return ChunkPlan(heads, Chunk((steps, inputs)), keep=stays)
 
-    # -- the shelf -------------------------------------------------------------------------
+    # -- the result buffer -----------------------------------------------------------------
 
     def put(self, indices: Sequence[int], values: list[Any]) -> None:
         """Take results; what had waited for the last of its inputs becomes ready."""
@@ -255,7 +257,7 @@ class Dag:
             self._states[event.failure.index] = "failed"
             self._errors[event.failure.index] = event.failure.error
 
-    def settled(self, wanted: Sequence[int]) -> list[Any]:
+    def resolved(self, wanted: Sequence[int]) -> list[Any]:
         """Give results, and for what failed or was not run its failure.
 
         Which of several failed inputs a call is laid to is settled here, in the calls' order:

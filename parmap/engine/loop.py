@@ -22,12 +22,12 @@ from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from parmap.engine.callspec import job_for
-from parmap.engine.chunks import Cutting, Feed, Piece
+from parmap.engine.callspec import spec_for
+from parmap.engine.chunks import ChunkPlan, Cutting, Feed
 from parmap.engine.memory_load import weight
-from parmap.engine.protocols import Site
+from parmap.engine.protocols import Backend
 from parmap.engine.recovery import after_death
-from parmap.engine.results import Shelf, shelf_for
+from parmap.engine.results import ResultBuffer, buffer_for
 from parmap.engine.settings import Settings
 from parmap.engine.unseeded import Unseeded
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
@@ -35,8 +35,8 @@ from parmap.failures import Failure
 from parmap.observe import events
 from parmap.transport.error_payload import pack_error, unpack_error
 from parmap.transport.generators import Noticing
-from parmap.transport.messages import Origin, Outcome
-from parmap.transport.payload import PackedError, Parcel
+from parmap.transport.messages import Location, Outcome
+from parmap.transport.payload import PackedError, Payload
 from parmap.untouched import is_a
 
 __all__ = ["Call", "Settings"]
@@ -50,7 +50,7 @@ class Call:
 
     Parameters
     ----------
-    site : Site
+    backend : Backend
         Where chunks run.
     fn : callable
         The user's function.
@@ -60,7 +60,7 @@ class Call:
         How to run it.
     star : bool, default False
         Whether the feed's one column holds argument tuples.
-    shelf : Shelf, optional
+    buffer : ResultBuffer, optional
         Where results go. Default: one that gives them in order, or as they come.
     functions : sequence of callable, optional
         The user's functions that `fn` stands for. Default: `fn` itself.
@@ -73,24 +73,24 @@ class Call:
 
     def __init__(
         self,
-        site: Site,
+        backend: Backend,
         fn: Callable[..., Any],
         feed: Feed,
         settings: Settings,
         *,
         star: bool = False,
-        shelf: Shelf | None = None,
+        buffer: ResultBuffer | None = None,
         functions: Sequence[Callable[..., Any]] = (),
     ) -> None:
-        self._site, self._settings, self._feed = site, settings, feed
+        self._backend, self._settings, self._feed = backend, settings, feed
         self._unseeded = Unseeded(
             functions or (fn,),
-            site.traits,
+            backend.traits,
             streams=settings.root is not None,
             alone=settings.window is None and feed.total is not None,
         )
-        self._job = job_for(
-            site,
+        self._spec = spec_for(
+            backend,
             fn,
             star=star,
             stop=settings.errors == "raise" and not settings.retries.times,
@@ -99,13 +99,13 @@ class Call:
             hints=self._unseeded.hints,
             constants=feed.constants,
         )
-        self._again: deque[Piece] = deque()
-        self._later: list[tuple[float, int, Piece]] = []  # a heap: when, index, what
-        self._flying: dict[Future[Outcome], Piece] = {}
+        self._again: deque[ChunkPlan] = deque()
+        self._later: list[tuple[float, int, ChunkPlan]] = []  # a heap: when, index, what
+        self._flying: dict[Future[Outcome], ChunkPlan] = {}
         self._landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self._end: tuple[int, Failure | Exception] | None = None  # where and why the call fails
-        self._shelf = shelf or shelf_for(ordered=settings.ordered)
-        self._blind = not site.traits.sees_deaths
+        self._buffer = buffer or buffer_for(ordered=settings.ordered)
+        self._blind = not backend.traits.sees_deaths
         self.failures: list[Failure] = []
 
     def results(self) -> Generator[list[Any], None, None]:
@@ -136,19 +136,19 @@ class Call:
         return self._later[0][0] if self._later else None
 
     def _run(self, *, waits: bool) -> Generator[list[Any], None, None]:
-        site, workers = self._site, self._site.workers
-        policy = self._settings.policy.paced(site.traits.round_trip)
-        cutter = self._feed.cutter(policy, workers, lists=site.traits.shares_memory)
+        backend, workers = self._backend, self._backend.workers
+        policy = self._settings.policy.paced(backend.traits.round_trip)
+        cutter = self._feed.cutter(policy, workers, lists=backend.traits.shares_memory)
         with Noticing() as found:
-            placed = site.place(self._job, self._feed.total)
+            broadcast = backend.broadcast(self._spec, self._feed.total)
         try:
             self._tell(events.CallStarted, self._settings.label, self._feed.total, workers)
-            self._unseeded.placed(found)
+            self._unseeded.packed(found)
             moved = True
             while self._flying or self._later or moved:
-                self._fill(cutter, placed)
+                self._fill(cutter, broadcast)
                 moved = False
-                for values in self._shelf.ready():
+                for values in self._buffer.ready():
                     moved = True  # the window has room again
                     yield values
                 if self._flying or self._later:
@@ -158,24 +158,24 @@ class Call:
             self._conclude()
         finally:
             self._abandon(self._flying)
-            site.drop(placed)
+            backend.drop(broadcast)
             self._tell(events.CallFinished)
 
-    def _fill(self, cutter: Cutting, placed: Any) -> None:
-        """Hand out pieces until the backend has enough; what has landed is looked at first."""
-        flying, most = self._flying, _DEPTH * self._site.workers
+    def _fill(self, cutter: Cutting, broadcast: Any) -> None:
+        """Hand out chunks until the backend has enough; what has landed is looked at first."""
+        flying, most = self._flying, _DEPTH * self._backend.workers
         while len(flying) < most and (not flying or self._landed.empty()):
             if self._blind and flying and self._suspects():
                 break
-            piece = self._next(cutter)
-            if piece is None:
+            chunk_plan = self._next(cutter)
+            if chunk_plan is None:
                 break
-            self._send(piece, placed)
+            self._send(chunk_plan, broadcast)
 
     def _suspects(self) -> bool:
         """Whether one that may kill its worker is out, or next: it runs alone where nobody sees."""
         first = self._again[0].chunk.careful if self._again else False
-        return first or any(piece.chunk.careful for piece in self._flying.values())
+        return first or any(chunk_plan.chunk.careful for chunk_plan in self._flying.values())
 
     def _still(self) -> bool:
         """Whether nothing has landed, and no retry is due."""
@@ -183,7 +183,7 @@ class Call:
         return self._landed.empty() and (due is None or due > time.monotonic())
 
     def _wait(self, cutter: Cutting) -> bool:
-        """Wait until a piece lands, and take it in, or until one may be retried."""
+        """Wait until a chunk lands, and take it in, or until one may be retried."""
         patience = None
         if self._later:  # the system refuses a wait of centuries; after it, one looks again
             left = self._later[0][0] - time.monotonic()
@@ -195,7 +195,7 @@ class Call:
         self._absorb(landed, cutter)
         return True
 
-    def _next(self, cutter: Cutting) -> Piece | None:
+    def _next(self, cutter: Cutting) -> ChunkPlan | None:
         below = self._end[0] if self._end else None
         while self._later and self._later[0][0] <= time.monotonic():
             self._again.append(heapq.heappop(self._later)[2])
@@ -203,53 +203,53 @@ class Call:
             again = self._again.popleft()
             if below is None or min(again.indices) < below:
                 return again
-        piece = cutter.next(self._room(cutter), below)
+        chunk_plan = cutter.next(self._room(cutter), below)
         if cutter.broken is not None and below is None:
             self._end = cutter.broken
-        return piece
+        return chunk_plan
 
     def _room(self, cutter: Cutting) -> int:
         window = self._settings.window
         if window is None:
             return sys.maxsize
         # A share of the window, so that one large chunk does not take it from the others.
-        workers = self._site.workers
+        workers = self._backend.workers
         share = max(1, window // (_DEPTH * workers))
-        taken, released = cutter.taken, self._shelf.released
+        taken, released = cutter.taken, self._buffer.released
         room = min(share, window - (taken - released))
         load = self._feed.load
         if load is None:
             return room
-        return min(room, load.room(taken, released, pieces=_DEPTH * workers, least=workers))
+        return min(room, load.room(taken, released, chunk_plans=_DEPTH * workers, least=workers))
 
-    def _send(self, piece: Piece, placed: Any) -> None:
-        chunk = piece.chunk
-        if self._job.root is not None:
-            chunk = chunk._replace(indices=piece.indices)
+    def _send(self, chunk_plan: ChunkPlan, broadcast: Any) -> None:
+        chunk = chunk_plan.chunk
+        if self._spec.root is not None:
+            chunk = chunk._replace(indices=chunk_plan.indices)
         try:
-            send = self._site.keep if piece.keep else self._site.send
+            send = self._backend.run_remote if chunk_plan.keep else self._backend.send
             with Noticing() as found:
-                future = send(placed, chunk)
+                future = send(broadcast, chunk)
         except SerializationError as error:
-            self._unsendable(piece, error)
+            self._unsendable(chunk_plan, error)
             return
-        self._flying[future] = piece
+        self._flying[future] = chunk_plan
         future.add_done_callback(self._landed.put)
-        self._tell(events.ChunkSent, piece.indices[0], piece.size)
+        self._tell(events.ChunkSent, chunk_plan.indices[0], chunk_plan.size)
         if found:
-            self._unseeded.sent(found, piece.indices)
+            self._unseeded.sent(found, chunk_plan.indices)
 
-    def _unsendable(self, piece: Piece, error: SerializationError) -> None:
-        """Find out which element of a piece cannot travel: send them one by one."""
-        if piece.size > 1:
-            self._again.extendleft(reversed(piece.parts(*range(1, piece.size))))
+    def _unsendable(self, chunk_plan: ChunkPlan, error: SerializationError) -> None:
+        """Find out which element of a chunk cannot travel: send them one by one."""
+        if chunk_plan.size > 1:
+            self._again.extendleft(reversed(chunk_plan.parts(*range(1, chunk_plan.size))))
         else:
-            self._fail(piece, 0, pack_error(error, crosses=False), Origin.here())
+            self._fail(chunk_plan, 0, pack_error(error, crosses=False), Location.here())
 
     def _absorb(self, future: Future[Outcome], cutter: Cutting) -> None:
-        """Take in what came of a piece."""
-        piece = self._flying.pop(future, None)
-        if piece is None:  # abandoned meanwhile
+        """Take in what came of a chunk."""
+        chunk_plan = self._flying.pop(future, None)
+        if chunk_plan is None:  # abandoned meanwhile
             return
         try:
             error = future.exception()
@@ -258,55 +258,59 @@ class Call:
                 "the session was closed in the middle of this call, by another thread or task"
             ) from None
         if isinstance(error, WorkerDied):
-            self._bury(piece, error)
+            self._bury(chunk_plan, error)
         elif error is not None:
             raise error
         else:
-            self._unload(piece, future.result(), cutter)
+            self._unload(chunk_plan, future.result(), cutter)
 
-    def _unload(self, piece: Piece, outcome: Outcome, cutter: Cutting) -> None:
-        """Take in the results of a piece."""
+    def _unload(self, chunk_plan: ChunkPlan, outcome: Outcome, cutter: Cutting) -> None:
+        """Take in the results of a chunk."""
         try:
             values = outcome.unpacked()
         except SerializationError as error:
-            self._unsendable(piece, error)
+            self._unsendable(chunk_plan, error)
             return
         if len(values):
             cutter.learn(len(values), outcome.seconds)
             if self._feed.load is not None:
                 packed = outcome.values
-                size = packed.size if type(packed) is Parcel else weight(values)
+                size = packed.size if type(packed) is Payload else weight(values)
                 self._feed.load.came(len(values), size)
         if outcome.moves:
             self._unseeded.hear(outcome.moves, cutter.taken)
-        done = self._sort_out(piece, outcome, values, cutter)
-        facts = (outcome.seconds, outcome.origin.host, outcome.origin.pid)
-        self._tell(events.ChunkFinished, piece.indices[0], done, *facts)
+        done = self._sort_out(chunk_plan, outcome, values, cutter)
+        facts = (outcome.seconds, outcome.location.host, outcome.location.pid)
+        self._tell(events.ChunkFinished, chunk_plan.indices[0], done, *facts)
 
-    def _sort_out(self, piece: Piece, outcome: Outcome, values: list[Any], cutter: Cutting) -> int:
+    def _sort_out(
+        self, chunk_plan: ChunkPlan, outcome: Outcome, values: list[Any], cutter: Cutting
+    ) -> int:
         """Shelve what succeeded, fail or retry what failed; count the former."""
         start = done = 0
-        for misfire in outcome.misfires:
-            done += self._shelve(piece, start, misfire.offset, values)
-            self._fail(piece, misfire.offset, misfire.error, outcome.origin)
-            start = misfire.offset + 1
+        for element_error in outcome.element_errors:
+            done += self._shelve(chunk_plan, start, element_error.offset, values)
+            self._fail(chunk_plan, element_error.offset, element_error.error, outcome.location)
+            start = element_error.offset + 1
         ran = max(start, len(values))
-        done += self._shelve(piece, start, ran, values)
-        if ran < piece.size:
+        done += self._shelve(chunk_plan, start, ran, values)
+        if ran < chunk_plan.size:
             # Its time was over; or it failed, but in another order the rest may yet have to run.
-            cutter.take_back(piece.part(ran, piece.size))
+            cutter.take_back(chunk_plan.part(ran, chunk_plan.size))
         return done
 
-    def _shelve(self, piece: Piece, start: int, stop: int, values: list[Any]) -> int:
+    def _shelve(self, chunk_plan: ChunkPlan, start: int, stop: int, values: list[Any]) -> int:
         if start < stop:
-            whole = stop - start == piece.size
-            self._shelf.put(piece.indices[start:stop], values if whole else values[start:stop])
+            whole = stop - start == chunk_plan.size
+            self._buffer.put(
+                chunk_plan.indices[start:stop], values if whole else values[start:stop]
+            )
         return stop - start
 
-    def _bury(self, piece: Piece, death: WorkerDied) -> None:
+    def _bury(self, chunk_plan: ChunkPlan, death: WorkerDied) -> None:
         """Run again what a dead worker had in hand, and fail the element that killed it."""
         self._tell(events.WorkerLost, death)
-        offset, again = after_death(piece, death, noted=not self._blind)
+        offset, again = after_death(chunk_plan, death, noted=not self._blind)
         self._again.extendleft(reversed(again))
         if offset is None:
             return
@@ -317,22 +321,24 @@ class Call:
                 f"{death.last_words}"
             )
         packed = PackedError(error, death.last_words)
-        here = Origin.here()
-        self._fail(piece, offset, packed, Origin(death.host or here.host, death.pid))
+        here = Location.here()
+        self._fail(chunk_plan, offset, packed, Location(death.host or here.host, death.pid))
 
-    def _fail(self, piece: Piece, offset: int, packed: PackedError, origin: Origin) -> None:
+    def _fail(
+        self, chunk_plan: ChunkPlan, offset: int, packed: PackedError, location: Location
+    ) -> None:
         """Retry an element that failed, or fail it for good."""
-        index = piece.indices[offset]
+        index = chunk_plan.indices[offset]
         error = unpack_error(packed)
         failure = Failure(
-            error, index, packed.traceback, origin.host, origin.pid, self._settings.label
+            error, index, packed.traceback, location.host, location.pid, self._settings.label
         )
         if is_a(error, KeyboardInterrupt):
             # It may be the user's own, and always means the whole call.
             failure.reraise()
-        failed = piece.attempts + 1
+        failed = chunk_plan.attempts + 1
         if self._settings.retries.applies(error, failed):
-            again = piece.part(offset, offset + 1)._replace(attempts=failed)
+            again = chunk_plan.part(offset, offset + 1)._replace(attempts=failed)
             due = time.monotonic() + self._settings.retries.delay(failed)
             heapq.heappush(self._later, (due, index, again))
             self._tell(events.ElementRetried, failure)
@@ -342,7 +348,7 @@ class Call:
         if self._settings.errors == "raise":
             self._end_at(index, failure)
         else:
-            self._shelf.fail(index, failure)
+            self._buffer.fail(index, failure)
 
     def _end_at(self, index: int, why: Failure) -> None:
         """Note where the call fails, and stop all that comes after that place."""
@@ -351,13 +357,19 @@ class Call:
         self._end = (index, why)
         self._later = [entry for entry in self._later if entry[1] < index]
         heapq.heapify(self._later)
-        self._abandon({f: piece for f, piece in self._flying.items() if min(piece.indices) > index})
+        self._abandon(
+            {
+                f: chunk_plan
+                for f, chunk_plan in self._flying.items()
+                if min(chunk_plan.indices) > index
+            }
+        )
 
-    def _abandon(self, flying: dict[Future[Outcome], Piece]) -> None:
-        for future, piece in list(flying.items()):
+    def _abandon(self, flying: dict[Future[Outcome], ChunkPlan]) -> None:
+        for future, chunk_plan in list(flying.items()):
             del self._flying[future]
             if not future.cancel():
-                self._site.abandon(future, piece.chunk)
+                self._backend.abandon(future, chunk_plan.chunk)
 
     def _conclude(self) -> None:
         if self._end is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from parmap.transport.shared import handles_exist, opened_partial
+from parmap.transport.shared import handles_exist, unwrapped_partial
 from parmap.untouched import name_of
 
 __all__ = ["ByName"]
@@ -30,6 +30,6 @@ class ByName:
 
     def __call__(self, *values: Any, **more: Any) -> Any:
         """Call the function; `more` is the random stream, where there is one."""
-        fn = opened_partial(self.__wrapped__) if handles_exist() else self.__wrapped__
+        fn = unwrapped_partial(self.__wrapped__) if handles_exist() else self.__wrapped__
         named = len(values) - len(self._names)
         return fn(*values[:named], **dict(zip(self._names, values[named:], strict=True)), **more)

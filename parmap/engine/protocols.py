@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from parmap.engine.callbacks import Callbacks
 from parmap.engine.traits import Traits
-from parmap.transport.messages import Budget, Chunk, Job, Outcome
+from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
 
-__all__ = ["Site"]
+__all__ = ["Backend"]
 
 
-class Site(Protocol):
+class Backend(Protocol):
     """A running place, as the engine sees it; `parmap.Session` is one."""
 
     @property
@@ -24,7 +24,7 @@ class Site(Protocol):
         """Facts about the place."""
 
     @property
-    def budget(self) -> Budget | None:
+    def core_share(self) -> CoreShare | None:
         """What each worker may use of its node."""
 
     @property
@@ -35,20 +35,20 @@ class Site(Protocol):
     def callbacks(self) -> Callbacks:
         """What runs the callbacks of single calls."""
 
-    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Any:
+    def broadcast(self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True) -> Any:
         """Put a job where every worker reaches it; the handle is for `send` and `drop`.
 
         It is for at most so many chunks, if that is known. A caller that `waits` for them must
         not be the thread that hears of their ends.
         """
 
-    def send(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+    def send(self, broadcast: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
 
-    def keep(self, placed: Any, chunk: Chunk) -> Future[Outcome]:
+    def run_remote(self, broadcast: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of one element, whose result stays there."""
 
-    def drop(self, placed: Any) -> None:
+    def drop(self, broadcast: Any) -> None:
         """Forget a placed job."""
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from parmap.failures import Failure
 
-__all__ = ["Shelf", "shelf_for"]
+__all__ = ["ResultBuffer", "buffer_for"]
 
 
-class Shelf(Protocol):
+class ResultBuffer(Protocol):
     """Takes results as they come; gives them when their turn is."""
 
     released: int
@@ -26,8 +26,8 @@ class Shelf(Protocol):
         """Give what may go out now, and count it in `released`."""
 
 
-def shelf_for(*, ordered: bool) -> Shelf:
-    """Make a shelf that gives results in the input's order, or as they come."""
+def buffer_for(*, ordered: bool) -> ResultBuffer:
+    """Make a buffer that gives results in the input's order, or as they come."""
     return _Ordered() if ordered else _Unordered()
 
 

@@ -72,3 +72,7 @@ class Retry:
 
 
 _AGES = 1e12  # seconds
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Retry.__module__ = "parmap"

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from parmap.engine.policies import Auto, Policy
 from parmap.engine.retry import Retry
 from parmap.observe import events
-from parmap.worker.rng import Root
+from parmap.transport.root import Root
 
 __all__ = ["Settings"]
 

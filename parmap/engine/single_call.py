@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from parmap.engine.callbacks import Answer
-from parmap.engine.callspec import job_for
+from parmap.engine.callspec import spec_for
 from parmap.engine.naming import ByName
-from parmap.engine.protocols import Site
+from parmap.engine.protocols import Backend
 from parmap.engine.streams import root_of
 from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
@@ -24,13 +24,13 @@ __all__ = ["single"]
 
 
 def single(
-    site: Site, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    backend: Backend, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Future[Any]:
     """Send one call; give a future of its result.
 
     Parameters
     ----------
-    site : Site
+    backend : Backend
         Where it runs.
     fn : callable
         The function.
@@ -41,10 +41,10 @@ def single(
     given = {name: value for name, value in kwargs.items() if name != "rng"}
     root = None if kwargs.get("rng") is None else root_of(kwargs["rng"])
     unseeded = Unseeded(
-        [fn], site.traits, streams=root is not None, alone=False, where=users_line()
+        [fn], backend.traits, streams=root is not None, alone=False, where=users_line()
     )
-    job = job_for(
-        site,
+    spec = spec_for(
+        backend,
         ByName(fn, tuple(given)) if given else fn,
         star=True,
         root=root,
@@ -53,19 +53,19 @@ def single(
     outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if root else ())
     with Noticing() as found:
-        placed = site.place(job, 1, waits=False)
+        broadcast = backend.broadcast(spec, 1, waits=False)
         try:
-            unseeded.placed(found)
+            unseeded.packed(found)
             found.clear()
-            inner = site.send(placed, chunk)
+            inner = backend.send(broadcast, chunk)
         except BaseException:
-            site.drop(placed)
+            backend.drop(broadcast)
             raise
 
-    def settle(inner: Future[Outcome]) -> None:
+    def resolve(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
         # is an error: this, the end of the inner future, is the one path to it.
-        site.drop(placed)
+        backend.drop(broadcast)
         if inner.cancelled():
             outer.cancel()
         if outer.set_running_or_notify_cancel():
@@ -84,12 +84,12 @@ def single(
     def pass_back(outer: Future[Any]) -> None:
         inner = theirs()
         if inner is not None and outer.cancelled() and not inner.cancel():
-            site.abandon(inner, chunk)  # it runs: stop it, where that can be done
+            backend.abandon(inner, chunk)  # it runs: stop it, where that can be done
 
     outer.notify(pass_back)
-    inner.add_done_callback(lambda inner: site.callbacks.collect(partial(settle, inner)))
+    inner.add_done_callback(lambda inner: backend.callbacks.collect(partial(resolve, inner)))
     if found:
-        _note(site, found, unseeded)
+        _note(backend, found, unseeded)
     return outer
 
 
@@ -97,14 +97,14 @@ def single(
 _given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
 
 
-def _note(site: Site, found: list[Any], unseeded: Unseeded) -> None:
+def _note(backend: Backend, found: list[Any], unseeded: Unseeded) -> None:
     """Warn of a generator that another call has brought before: both draw the same numbers."""
-    before = [one() for where, one in list(_given) if where() is site]
+    before = [one() for where, one in list(_given) if where() is backend]
     for generator in found:
         if any(one is generator for one in before):
-            unseeded.placed([generator])
+            unseeded.packed([generator])
         else:
-            _given.append((weakref.ref(site), _held(generator)))
+            _given.append((weakref.ref(backend), _held(generator)))
 
 
 def _held(thing: Any) -> Callable[[], Any]:
@@ -117,7 +117,7 @@ def _held(thing: Any) -> Callable[[], Any]:
 
 def _value(outcome: Outcome) -> Any:
     values = outcome.unpacked()
-    for misfire in outcome.misfires:
-        error, origin = unpack_error(misfire.error), outcome.origin
-        Failure(error, 0, misfire.error.traceback, origin.host, origin.pid).reraise()
+    for element_error in outcome.element_errors:
+        error, location = unpack_error(element_error.error), outcome.location
+        Failure(error, 0, element_error.error.traceback, location.host, location.pid).reraise()
     return values[0]

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from parmap.engine.chunks import Back, Piece
+from parmap.engine.chunks import Back, ChunkPlan
 from parmap.engine.iterables import at_hand, is_light, rows_at_hand, shortest, unchanging
 from parmap.engine.memory_load import Load
 from parmap.engine.policies import Policy
 from parmap.transport.messages import Chunk
-from parmap.transport.shared import handles_exist, is_large, opened
+from parmap.transport.shared import handles_exist, is_large, unwrapped
 
 __all__ = ["Cutter", "Source"]
 
@@ -33,7 +33,7 @@ class Source:
         The arguments, as given to ``map``; the shortest ends the source.
     star : bool, default False
         Whether the one iterable holds argument tuples.
-    settled : bool, default False
+    stable : bool, default False
         Whether the input stays as it is while the call runs, so that one large object that
         is every element of a list needs to travel only once. Else lists are copied: the
         elements of a call are those that a list has when the call begins.
@@ -59,10 +59,10 @@ class Source:
         iterables: Sequence[Iterable[Any]],
         *,
         star: bool = False,
-        settled: bool = False,
+        stable: bool = False,
         load: Load | None = None,
     ) -> None:
-        self.star, self.load, self.settled = star, load, settled
+        self.star, self.load, self.stable = star, load, stable
         self.crosses = False
         self.error: Exception | None = None
         self.pulled = 0
@@ -71,7 +71,7 @@ class Source:
             # An iterator that is given twice gives each of its items to one of the two.
             once = [id(it) for it in iterables].count
             iterables = [
-                self._varying(place, it, settled) if once(id(it)) == 1 else it
+                self._varying(place, it, stable) if once(id(it)) == 1 else it
                 for place, it in enumerate(iterables)
             ]
         self.certain = all(map(at_hand, iterables))
@@ -79,7 +79,7 @@ class Source:
         self._columns: tuple[Any, ...] | None = None
         self._single = len(iterables) == 1
         if self.certain:
-            self._columns = tuple(it if settled else unchanging(it) for it in iterables)
+            self._columns = tuple(it if stable else unchanging(it) for it in iterables)
         else:
             # Each is asked for its iterator here, once, and in their order, as by map(). The
             # outer islice asks for nothing more after the end: zip alone would go on pulling
@@ -87,13 +87,13 @@ class Source:
             rows = iterables[0] if self._single else zip(*iterables, strict=False)
             self._rows: Iterator[Any] = itertools.islice(rows, None)
 
-    def _varying(self, place: int, iterable: Iterable[Any], settled: bool) -> Iterable[Any]:  # noqa: FBT001
+    def _varying(self, place: int, iterable: Iterable[Any], stable: bool) -> Iterable[Any]:  # noqa: FBT001
         """Note a constant, and give a range as long as it; give all else as it is."""
         if type(iterable) is itertools.repeat:
             count = operator.length_hint(iterable, sys.maxsize)  # an endless one gives no hint
             if count:
                 self.constants[place] = next(iterable)
-        elif settled and type(iterable) in (list, tuple) and _one_large(iterable):  # type: ignore[arg-type]
+        elif stable and type(iterable) in (list, tuple) and _one_large(iterable):  # type: ignore[arg-type]
             count = len(iterable)  # type: ignore[arg-type]
             self.constants[place] = iterable[0]  # type: ignore[index]
         else:
@@ -125,7 +125,7 @@ class Source:
 
     def freeze(self) -> None:
         """Copy lists, where tasks could change them in the middle of the call."""
-        if self._columns is not None and self.settled:
+        if self._columns is not None and self.stable:
             self._columns = tuple(map(unchanging, self._columns))
 
     @property
@@ -198,9 +198,9 @@ class Source:
         rest: Iterator[Any] = itertools.islice(self._rows, size)
         if self.crosses:
             for first in rest:
-                rows.append(_settled(first))
+                rows.append(_copy_of(first))
                 if not _fixed(first):
-                    rest = map(_settled, rest)
+                    rest = map(_copy_of, rest)
                 break
         if self.load is None:
             rows.extend(rest)
@@ -218,7 +218,7 @@ class Source:
 _ATOMS = frozenset({int, float, complex, bool, str, bytes})
 
 
-def _settled(element: Any) -> Any:
+def _copy_of(element: Any) -> Any:
     """Copy an element, or what is in it, where the input may fill the same again."""
     return element if type(element) in _ATOMS else _copied(element, {})
 
@@ -255,7 +255,7 @@ def _fixed(element: Any) -> bool:
     """Tell whether input that begins with this needs no copies; None tells nothing."""
     if type(element) is tuple:
         return all(map(_fixed, element))
-    return element is not None and _settled(element) is element
+    return element is not None and _copy_of(element) is element
 
 
 def _one_large(elements: Sequence[Any]) -> bool:
@@ -290,7 +290,7 @@ class Cutter:
         self._order: list[int] | None = None
         self._rows: list[tuple[Any, ...]] = []
         # What a lazy call's iterables say of their number is all that can be known.
-        counted = source.certain if source.settled else source.total is not None
+        counted = source.certain if source.stable else source.total is not None
         if policy.reorders or (policy.counts and not counted):
             self._rows = source.take_all()
             self._order = policy.order(self._arguments(policy), workers)
@@ -305,7 +305,7 @@ class Cutter:
         if policy.cost is None:
             return self._rows
         rows = [tuple(row[0]) for row in self._rows] if self._source.star else self._rows
-        return [tuple(opened(row)) for row in rows] if handles_exist() else rows
+        return [tuple(unwrapped(row)) for row in rows] if handles_exist() else rows
 
     def learn(self, size: int, seconds: float) -> None:
         """Hear what a chunk took."""
@@ -322,17 +322,17 @@ class Cutter:
         """How many elements have been cut, or passed over."""
         return self._source.pulled if self._order is None else self._cut
 
-    def take_back(self, piece: Piece) -> None:
-        """Take a piece that did not run; it is cut again, and goes before what is not cut yet."""
-        self._back.put(piece._replace(chunk=piece.chunk._replace(seconds=None)))
+    def take_back(self, chunk_plan: ChunkPlan) -> None:
+        """Take a chunk that did not run; it is cut again, and goes before what is not cut yet."""
+        self._back.put(chunk_plan._replace(chunk=chunk_plan.chunk._replace(seconds=None)))
 
     @property
     def _left(self) -> int | None:
         left = self._source.left
         return left if left is None else left + self._back.size
 
-    def next(self, at_most: int, below: int | None) -> Piece | None:
-        """Cut the next piece; None when there is nothing more to run.
+    def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
+        """Cut the next chunk; None when there is nothing more to run.
 
         Parameters
         ----------
@@ -342,9 +342,9 @@ class Cutter:
             Pass over elements from this index on: the call has failed there.
         """
         if self._back.size:
-            piece = self._back.next(self._chunker.size(self._left), below)
-            if piece is not None:
-                return piece
+            chunk_plan = self._back.next(self._chunker.size(self._left), below)
+            if chunk_plan is not None:
+                return chunk_plan
         if at_most < 1:
             return None
         if self._order is not None:
@@ -361,9 +361,9 @@ class Cutter:
             columns = tuple(self._source.with_constants(columns))
             if type(columns[0]) is not list:
                 columns = (list(columns[0]), *columns[1:])
-        return Piece(range(start, self._source.pulled), Chunk(columns, seconds=seconds))
+        return ChunkPlan(range(start, self._source.pulled), Chunk(columns, seconds=seconds))
 
-    def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> Piece | None:
+    def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> ChunkPlan | None:
         while self._cut < len(order):
             size = min(at_most, self._chunker.size(len(order) - self._cut))
             indices = order[self._cut : self._cut + size]
@@ -373,7 +373,7 @@ class Cutter:
             if indices:
                 columns = zip(*(self._rows[i] for i in indices), strict=True)
                 constants = () if self._lists else self._source.constants
-                return Piece(
+                return ChunkPlan(
                     indices,
                     Chunk(
                         tuple(

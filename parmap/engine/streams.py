@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Literal, cast
 
+from parmap.transport.root import Root
 from parmap.untouched import is_a, own
-from parmap.worker.rng import Root
 
 __all__ = ["Streams", "root_of", "takes_rng"]
 
@@ -151,3 +151,7 @@ def _plain(function: Any) -> Callable[..., Any]:
 
 # Functions, classes and methods, whose signatures are Python's own.
 _PLAIN = (type, FunctionType, BuiltinFunctionType, MethodType)
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Streams.__module__ = "parmap"

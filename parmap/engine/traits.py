@@ -31,7 +31,7 @@ class Traits(NamedTuple):
     places : bool, default False
         The executor has ``put(value) -> reference`` and ``drop(reference)``.
     keeps : bool, default False
-        The executor has ``keep(made, fn, *args)``, which leaves the result with the workers,
+        The executor has ``run_remote(made, fn, *args)``, which leaves the result with the workers,
         and gives a future of ``made(reference)``.
     abandons : bool, default False
         The executor has ``abandon(future)``, which stops a task that runs.

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-import parmap
 from parmap.engine.hints import hints_of, look
 from parmap.engine.traits import Traits
 from parmap.errors import UnseededRandomWarning
+from parmap.transport.messages import Move
 from parmap.untouched import class_name, name_of
-from parmap.worker.random_state import Move, is_few, numpy_state
+from parmap.worker.random_state import is_few, numpy_state
 
 __all__ = ["Unseeded", "users_line"]
 
@@ -41,7 +41,7 @@ class Unseeded:
     Attributes
     ----------
     hints : tuple of str
-        See `Job`.
+        See `CallSpec`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Unseeded:
 
     # -- copies ----------------------------------------------------------------------------
 
-    def placed(self, found: Sequence[Any]) -> None:
+    def packed(self, found: Sequence[Any]) -> None:
         """Warn of generators that were packed with the job, of which each worker gets a copy.
 
         Or of those that it makes itself, where it imports the functions.
@@ -182,7 +182,7 @@ def _either(functions: Sequence[Callable[..., Any]]) -> str:
 
 # Python shows a warning once per place and text; where, it keeps in a registry.
 _warned: dict[Any, Any] = {}
-_HOME = os.path.dirname(parmap.__file__) + os.sep
+_HOME = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def users_line() -> tuple[str, int]:

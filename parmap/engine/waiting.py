@@ -32,28 +32,28 @@ _PAUSE, _LONGEST = 0.001, 3600.0
 
 
 class Landed(SimpleQueue["Future[Outcome]"]):
-    """The futures that are resolved; a put rings the bells of those who wait.
+    """The futures that are resolved; a put calls the wakers of those who wait.
 
     Attributes
     ----------
-    bells : set of callable
+    wakers : set of callable
         Called without arguments, in any thread.
     """
 
     def __init__(self) -> None:
-        self.bells: set[Callable[[], object]] = set()
+        self.wakers: set[Callable[[], object]] = set()
 
     def put(  # type: ignore[override]
         self, item: Future[Outcome]
     ) -> None:
         """Add a future that is resolved."""
         super().put(item)
-        self.ring()
+        self.wake()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake all who wait."""
-        for bell in tuple(self.bells):
-            bell()
+        for waker in tuple(self.wakers):
+            waker()
 
 
 class Drive:
@@ -61,7 +61,7 @@ class Drive:
 
     There is no lock, so that a finalizer, a callback or a signal handler can close the call at
     any moment. The first entry of `_turns` may step the call, and nobody else. Whoever finds
-    somebody else there, or nothing to do, waits for a bell. A bell rings when a future lands,
+    somebody else there, or nothing to do, waits for a waker. A waker is called when a future lands,
     and at the end of each step.
 
     A step runs in the consumer's thread, in an event loop, too. There it reads input, and on plans
@@ -116,8 +116,8 @@ class Drive:
         import asyncio
 
         loop, event = asyncio.get_running_loop(), asyncio.Event()
-        bell = functools.partial(_call_soon, loop, event.set)
-        self._landed.bells.add(bell)
+        waker = functools.partial(_call_soon, loop, event.set)
+        self._landed.wakers.add(waker)
         try:
             self._advance()
             while not self._ready():
@@ -128,10 +128,10 @@ class Drive:
                 finally:
                     if alarm is not None:
                         alarm.cancel()
-                event.clear()  # a bell that rings from here on is heard
+                event.clear()  # a waker that is called from here on is heard
                 self._advance()
         finally:
-            self._landed.bells.discard(bell)
+            self._landed.wakers.discard(waker)
         self._end(StopAsyncIteration)
 
     def close(self, why: BaseException | None = None) -> None:
@@ -181,7 +181,7 @@ class Drive:
             if me in self._turns:
                 self._turns.remove(me)
         if stepped:
-            self._landed.ring()
+            self._landed.wake()
         if self._closing and not self._over and not self._turns:
             self._advance()  # it was closed during the step
 
@@ -223,8 +223,8 @@ class Drive:
     def _block(self) -> None:
         """Wait in this thread, until the call is ready."""
         box: SimpleQueue[None] = SimpleQueue()
-        bell = functools.partial(box.put, None)
-        self._landed.bells.add(bell)
+        waker = functools.partial(box.put, None)
+        self._landed.wakers.add(waker)
         try:
             self._advance()
             while not self._ready():
@@ -232,7 +232,7 @@ class Drive:
                     box.get(timeout=self._left())
                 self._advance()
         finally:
-            self._landed.bells.discard(bell)
+            self._landed.wakers.discard(waker)
 
     def _end(self, end: type[Exception]) -> None:
         """Raise what ended the call, if nothing is left to give."""

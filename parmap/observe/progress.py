@@ -97,3 +97,7 @@ class _Bar:
         self._bar.update(counts.done + counts.failed - self._bar.n)
         if counts.finished:
             self._bar.close()
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Counts.__module__ = "parmap"

@@ -21,7 +21,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 from parmap.errors import PlanError
-from parmap.plans.plan import Plan, opened, plan
+from parmap.plans.plan import Plan, plan, started
 from parmap.worker import context
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _ProcessWide:
 
     def session(self, wanted: Plan | None = None) -> Session:
         """Give the session of a plan, on loan. Default: that of the process-wide plan."""
-        return self._lent(wanted) or self._opened(wanted)
+        return self._lent(wanted) or self._started(wanted)
 
     def _lent(self, wanted: Plan | None, opening: _Opening | None = None) -> Session | None:
         """Lend the session if it is open; if not, note that `opening` opens it, unless one does."""
@@ -102,7 +102,7 @@ class _ProcessWide:
                 opening.plan, opening.first = chosen, self._openings.setdefault(chosen, opening)
             return None
 
-    def _opened(self, wanted: Plan | None) -> Session:
+    def _started(self, wanted: Plan | None) -> Session:
         """Open the session, or wait for the thread that does."""
         mine = _Opening()
         try:
@@ -121,7 +121,7 @@ class _ProcessWide:
     def _begun(self, opening: _Opening) -> Session:
         """Open the session; if it is not to stay, this call has it alone."""
         assert opening.plan is not None
-        session = opened(opening.plan)
+        session = started(opening.plan)
         with self._lock:
             lent = _on_loan(session)
             stays = self._openings.get(opening.plan) is opening
@@ -321,3 +321,7 @@ def _warn(message: str) -> None:
     if not _warned:
         warnings.warn_explicit(message, UserWarning, *users_line())
         _warned.add(message)
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+current_plan.__module__ = set_plan.__module__ = "parmap"

@@ -7,16 +7,16 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from parmap.backends.once_future import Ticket
-from parmap.plans.session import Placed, Session
-from parmap.plans.spare_threads import Spares, claim, claimed
-from parmap.transport.messages import embedded
+from parmap.backends.once_future import OnceFuture
+from parmap.plans.session import BroadcastSpec, Session
+from parmap.plans.spare_threads import SpareThreads, key_of, run_by_key
+from parmap.transport.messages import cached_payload
 from parmap.worker.run import run_chunk
 
 if TYPE_CHECKING:
     from parmap.engine.traits import Traits
-    from parmap.transport.messages import Chunk, Job, Outcome
-    from parmap.transport.payload import Parcel
+    from parmap.transport.messages import CallSpec, Chunk, Outcome
+    from parmap.transport.payload import Payload
 
 __all__ = ["Lent"]
 
@@ -33,7 +33,7 @@ class Lent(Session):
     """
 
     # Outside of the state that is the lender's, too.
-    __slots__ = ("_job", "_lender", "_out", "_starves")
+    __slots__ = ("_lender", "_out", "_spec", "_starves")
 
     def __init__(self, lender: Session) -> None:
         self._lender, self.__dict__ = lender, lender.__dict__
@@ -56,35 +56,37 @@ class Lent(Session):
         known: Traits = self.__dict__["traits"]
         return known._replace(keeps=False) if self._starves else known
 
-    def place(self, job: Job, *args: Any, **kwargs: Any) -> Placed:
+    def broadcast(self, spec: CallSpec, *args: Any, **kwargs: Any) -> BroadcastSpec:
         """Put a job where every worker reaches it."""
-        self._job = job
-        return super().place(job, *args, **kwargs)
+        self._spec = spec
+        return super().broadcast(spec, *args, **kwargs)
 
-    def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
+    def send(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk, or a spare thread, if all workers wait for this thread."""
         if not self._starves:
-            return super().send(placed, chunk)
+            return super().send(broadcast, chunk)
         self.check()
-        ticket, spares = Ticket(), self.loans.spares
+        once, spare_threads = OnceFuture(), self.loans.spare_threads
         call: tuple[Any, ...]
         if self.traits.shares_memory:
-            call = (run_chunk, placed.job, chunk)
-            theirs = self.executor.submit(ticket.run, *call)
+            call = (run_chunk, broadcast.spec, chunk)
+            theirs = self.executor.submit(once.run, *call)
         else:
             # Packed for the spare thread, too: elements are copies there as in the workers.
-            call = (_run_packed, self._job, self._packed(chunk, star=placed.star))
-            submit = functools.partial(self.executor.submit, claimed, claim(ticket), run_chunk)
-            theirs = self._sent(submit, placed, chunk)
-        theirs.add_done_callback(functools.partial(_ended, ticket))
-        if not spares:  # another thread may come first: then that one's is the first in the list
-            spares.append(Spares(self.plan.initializer))
-        spares[0].add(ticket, *call)
-        return ticket.future
+            call = (_run_packed, self._spec, self._packed(chunk, star=broadcast.star))
+            submit = functools.partial(self.executor.submit, run_by_key, key_of(once), run_chunk)
+            theirs = self._sent(submit, broadcast, chunk)
+        theirs.add_done_callback(functools.partial(_ended, once))
+        if (
+            not spare_threads
+        ):  # another thread may come first: then that one's is the first in the list
+            spare_threads.append(SpareThreads(self.plan.initializer))
+        spare_threads[0].add(once, *call)
+        return once.future
 
-    def drop(self, placed: Placed) -> None:
+    def drop(self, broadcast: BroadcastSpec) -> None:
         """Forget the job: the call is over."""
-        super().drop(placed)
+        super().drop(broadcast)
         self._return()
 
     def __del__(self) -> None:
@@ -96,13 +98,13 @@ class Lent(Session):
             self.loans.give_back(self._out)
 
 
-def _run_packed(job: Job, parcel: Parcel) -> Outcome:
-    return run_chunk(embedded(job), parcel)
+def _run_packed(spec: CallSpec, payload: Payload) -> Outcome:
+    return run_chunk(cached_payload(spec), payload)
 
 
-def _ended(ticket: Ticket, theirs: Future[object]) -> None:
+def _ended(once: OnceFuture, theirs: Future[object]) -> None:
     """Hear that the pool is done with a chunk, or that it never began it."""
     if theirs.cancelled():
-        ticket.future.cancel()
+        once.future.cancel()
     elif (error := theirs.exception()) is not None:
-        ticket.settle(None, error)
+        once.resolve(None, error)

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from parmap.plans.spare_threads import Spares
+    from parmap.plans.spare_threads import SpareThreads
 
 __all__ = ["Loans"]
 
@@ -27,13 +27,13 @@ class Loans:
     ----------
     over : bool
         Whether no more loans are made.
-    spares : list of Spares
+    spare_threads : list of SpareThreads
         The first entry, if any, watches the chunks of other threads than the main one.
     """
 
     def __init__(self) -> None:
         self.over = False
-        self.spares: list[Spares] = []
+        self.spare_threads: list[SpareThreads] = []
         self._out: set[object] = set()
         self._back: SimpleQueue[None] = SimpleQueue()
 

@@ -30,15 +30,15 @@ class Values:
 
     def __init__(self, drop: Callable[[Any], object]) -> None:
         self._drop: Callable[[Any], object] | None = drop
-        self._placed: dict[Key, _Placing] = {}
+        self._broadcast: dict[Key, _Broadcasting] = {}
 
-    def place(self, handle: Shared[Any], put: Callable[[Any, str], Any]) -> Any:
+    def broadcast(self, handle: Shared[Any], put: Callable[[Any, str], Any]) -> Any:
         """Give the reference to a handle's value, which `put` makes if it is not placed yet."""
-        fresh = _Placing()
+        fresh = _Broadcasting()
         try:
             # All of it in here: Ctrl-C strikes after any call, and nobody may wait for ever.
             while True:
-                placing = self._placed.setdefault(handle.key, fresh)
+                placing = self._broadcast.setdefault(handle.key, fresh)
                 if placing is fresh or (placing.mine and not placing.done()):
                     break
                 if placing.exception() is None:
@@ -53,37 +53,37 @@ class Values:
             raise
         return fresh.result()
 
-    def keep(self, handle: Shared[Any], reference: Any) -> None:
+    def add(self, handle: Shared[Any], reference: Any) -> None:
         """Take in a value that is there already."""
-        placing = _Placing()
+        placing = _Broadcasting()
         placing.set_result(reference)
         self._until_gone(handle, placing)
         # Last: who finds it may wait for it, and Ctrl-C strikes after any call.
-        self._placed[handle.key] = placing
+        self._broadcast[handle.key] = placing
 
     def close(self) -> None:
         """Forget all: what is placed ends with its executor."""
         self._drop = None
-        self._placed.clear()
+        self._broadcast.clear()
 
-    def forget(self, key: Key, placing: _Placing) -> None:
+    def forget(self, key: Key, placing: _Broadcasting) -> None:
         """Forget the value of a handle that is gone."""
         self._leave(key, placing)
         drop = self._drop
         if drop is not None:
             drop(placing.result())
 
-    def _until_gone(self, handle: Shared[Any], placing: _Placing) -> None:
+    def _until_gone(self, handle: Shared[Any], placing: _Broadcasting) -> None:
         forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key, placing)
         forget.atexit = False
 
-    def _leave(self, key: Key, placing: _Placing) -> None:
+    def _leave(self, key: Key, placing: _Broadcasting) -> None:
         """Take a value out, unless another stands in its place."""
-        if self._placed.get(key) is placing:
-            self._placed.pop(key, None)
+        if self._broadcast.get(key) is placing:
+            self._broadcast.pop(key, None)
 
 
-class _Placing(Future[Any]):
+class _Broadcasting(Future[Any]):
     """A reference to a handle's value, once that is placed."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class _Placing(Future[Any]):
         return self._thread == threading.get_ident()
 
 
-def _forget(values: weakref.ref[Values], key: Key, placing: _Placing) -> None:
+def _forget(values: weakref.ref[Values], key: Key, placing: _Broadcasting) -> None:
     here = values()
     if here is not None:
         here.forget(key, placing)

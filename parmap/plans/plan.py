@@ -20,16 +20,15 @@ from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
 from parmap.plans import blocks, registry
-from parmap.untouched import is_a, name_of
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
     from concurrent.futures import Executor
 
     from parmap.plans.session import Session
-    from parmap.transport.messages import Budget
+    from parmap.transport.messages import CoreShare
 
-__all__ = ["Plan", "opened", "plan"]
+__all__ = ["Plan", "plan", "started"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,7 +129,7 @@ class Plan(ABC):
             return _whole(self.workers())
         return available_cores() if self.workers is None else self.workers
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of this process out among so many workers here.
 
         Returns
@@ -138,9 +137,9 @@ class Plan(ABC):
         Budget or None
             What each worker may use; None where tasks simply run as the caller does.
         """
-        from parmap.transport.messages import Budget
+        from parmap.transport.messages import CoreShare
 
-        return Budget.share(available_cores(), workers, self.threads_per_worker)
+        return CoreShare.share(available_cores(), workers, self.threads_per_worker)
 
     @property
     def initializer(self) -> Callable[[], object] | None:
@@ -149,7 +148,7 @@ class Plan(ABC):
 
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
-        session = opened(self, outer=context.frame.get())
+        session = started(self, outer=context.frame.get())
         blocks.entered(session)
         return session
 
@@ -225,11 +224,13 @@ class Plan(ABC):
         return table("Plan", rows)
 
     def _text(self) -> str:
-        options = ", ".join(f"{name}={_written(value)}" for name, value in _chosen(self))
+        from parmap.plans.parse import written
+
+        options = ", ".join(f"{name}={written(value)}" for name, value in _chosen(self))
         return f"{self.name}({options})" if options else self.name
 
 
-def opened(plan: Plan, outer: object = None) -> Session:
+def started(plan: Plan, outer: object = None) -> Session:
     """Start a plan; give its session.
 
     The workers come first: while new interpreters start, this one loads the engine.
@@ -278,7 +279,11 @@ def plan(spec: object, /, **options: Any) -> Plan:
     if isinstance(spec, Plan):
         return spec.replace(**options) if options else spec
     if isinstance(spec, str):
-        spec = [_made(registry.named(name), given) for name, given in registry.parse(spec)]
+        if spec.isidentifier():  # most are a name alone, for which nothing needs to load
+            return _made(registry.named(spec), options)
+        from parmap.plans.parse import parse
+
+        spec = [_made(registry.named(name), given) for name, given in parse(spec)]
     if isinstance(spec, list):
         return _levels(spec, options)
     kind, option = registry.adopter(spec)
@@ -391,9 +396,5 @@ def _distinct(value: Any) -> object:
     return value if type(value) in _PLAIN or isinstance(value, Plan) else (type(value), id(value))
 
 
-def _written(value: Any) -> str:
-    if is_a(value, type) or type(value) in (BuiltinFunctionType, FunctionType, MethodType):
-        return repr(f"{value.__module__}:{value.__qualname__}")
-    if callable(value):
-        return repr(f"{type(value).__module__}:{name_of(value)}")
-    return repr(value)
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Plan.__module__ = plan.__module__ = "parmap"

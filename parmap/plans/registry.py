@@ -1,11 +1,10 @@
-"""Names to plans: the built-in ones, those of other packages, and their text form.
+"""Names to plans: the built-in ones, and those of other packages.
 
 The only place that asks what kind of thing it was given.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import sys
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import Any
 
 from parmap.errors import BackendUnavailable, PlanError
 
-__all__ = ["Parsed", "adopter", "named", "names", "parse", "provider", "require", "suggest"]
+__all__ = ["adopter", "named", "names", "provider", "require", "suggest"]
 
 # A plan is loaded when it is first named: a backend's file may import much.
 _BUILTIN = {
@@ -35,8 +34,6 @@ _BUILTIN = {
 # What users of Dask call the same.
 _ALIASES = {"synchronous": "sequential", "distributed": "dask"}
 _ADOPTED = "parmap.backends.adopted.plan:Adopted"
-
-Parsed = tuple[str, dict[str, Any]]
 
 
 def names() -> list[str]:
@@ -127,56 +124,6 @@ def require(module: str, plan: str, extra: str | None = None) -> Any:
             f"the plan {plan!r} needs the package {module!r}, which cannot be imported ({error}). "
             f"Install it: pip install 'parmap-plans[{extra or plan}]'"
         ) from error
-
-
-def parse(text: str) -> list[Parsed]:
-    """Read a plan's text form: a name, a call with options, or a list of these.
-
-    Raises
-    ------
-    PlanError
-        If it is not of that form.
-
-    Examples
-    --------
-    >>> parse("processes(workers=4)")
-    [('processes', {'workers': 4})]
-    >>> parse("[threads, sequential]")
-    [('threads', {}), ('sequential', {})]
-    """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise _unreadable(text) from None
-    parts = tree.elts if isinstance(tree, ast.List) else [tree]
-    if not parts:
-        raise PlanError(f"the plan {text!r} is an empty list: name at least one")
-    return [_parsed(part, text) for part in parts]
-
-
-def _parsed(tree: ast.expr, text: str) -> Parsed:
-    match tree:
-        case ast.Name(id=name):
-            return name, {}
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            try:
-                return name, {
-                    str(k.arg): ast.literal_eval(k.value) for k in keywords if k.arg or _fail()
-                }
-            except (TypeError, ValueError):  # {[]: 1} has an unhashable key
-                raise _unreadable(text) from None
-    raise _unreadable(text)
-
-
-def _fail() -> bool:
-    raise ValueError("** in a plan's text")
-
-
-def _unreadable(text: str) -> PlanError:
-    return PlanError(
-        f"the plan {text!r} cannot be read: write a name, or a name with options such as "
-        f"'processes(workers=4)', or a list of these. Plans: {', '.join(names())}"
-    )
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

@@ -20,11 +20,26 @@ from parmap.errors import ParmapError, SerializationError, SessionClosed
 from parmap.plans.blocks import Block
 from parmap.plans.loans import Loans
 from parmap.plans.placement import Values
-from parmap.transport.messages import Budget, Chunk, Embedded, Job, Origin, Outcome, embedded
-from parmap.transport.payload import ATOMS, PROTOCOL, Parcel, pack
-from parmap.transport.shared import Kept, Shared, Trip, handles_exist, share, travelling
+from parmap.transport.messages import (
+    CachedPayload,
+    CallSpec,
+    Chunk,
+    CoreShare,
+    Location,
+    Outcome,
+    cached_payload,
+)
+from parmap.transport.payload import ATOMS, PROTOCOL, Payload, pack
+from parmap.transport.shared import (
+    HandleCollector,
+    RemoteHandle,
+    Shared,
+    handles_exist,
+    share,
+    travelling,
+)
 from parmap.worker import native_threads as blas
-from parmap.worker.run import keep_chunk, run_chunk
+from parmap.worker.run import run_chunk, run_remote
 
 __all__ = ["Session", "Startable"]
 
@@ -46,7 +61,7 @@ class Startable(Protocol):
     def count(self) -> int:
         """Settle how many workers there are, where the executor does not say."""
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of a machine out among so many workers on it."""
 
     @property
@@ -54,12 +69,12 @@ class Startable(Protocol):
         """What each worker runs first."""
 
 
-class Placed(NamedTuple):
+class BroadcastSpec(NamedTuple):
     """A job where the workers reach it.
 
     Parameters
     ----------
-    job : object
+    spec : object
         The job, or what stands for it among a task's arguments.
     references : tuple, default ()
         What stands for the values of the handles in it.
@@ -73,7 +88,7 @@ class Placed(NamedTuple):
         Whether the job itself travels with each chunk: nothing has been put anywhere.
     """
 
-    job: Any
+    spec: Any
     references: tuple[Any, ...] = ()
     handles: tuple[Shared[Any], ...] = ()
     hold: blas.Held | None = None
@@ -103,7 +118,7 @@ class Session:
         self.executor: Any = executor
         # Of some places the facts are known only when they run: then the executor has them.
         self.traits: Traits = getattr(self.executor, "traits", None) or plan.traits
-        self._budgets: dict[int, Budget | None] = {}
+        self._core_shares: dict[int, CoreShare | None] = {}
         self._closed = False
         self._pid = os.getpid()
         self.callbacks = Callbacks()
@@ -129,13 +144,13 @@ class Session:
         return int(self.plan.count() if known is None else known)
 
     @property
-    def budget(self) -> Budget | None:
+    def core_share(self) -> CoreShare | None:
         """What each worker may use of its machine."""
         known = getattr(self.executor, "per_node", None)
         sharers = self.workers if known is None else known
-        if sharers not in self._budgets:  # to look at the cores takes as long as a small call
-            self._budgets[sharers] = self.plan.budget(sharers)
-        return self._budgets[sharers]
+        if sharers not in self._core_shares:  # to look at the cores takes as long as a small call
+            self._core_shares[sharers] = self.plan.core_share(sharers)
+        return self._core_shares[sharers]
 
     @property
     def nested(self) -> tuple[Any, ...]:
@@ -156,7 +171,7 @@ class Session:
         self.check()
         if not iterables:
             raise TypeError("map() needs data to map over: session.map(fn, data)")
-        call = Call(self, fn, Source(iterables, settled=True), Settings())
+        call = Call(self, fn, Source(iterables, stable=True), Settings())
         return list(itertools.chain.from_iterable(call.results()))
 
     def share(self, value: T, /) -> Shared[T]:
@@ -164,10 +179,12 @@ class Session:
         self.check()
         handle = share(value)
         if self.traits.places:
-            self._place_value(handle)
+            self._broadcast_value(handle)
         return handle
 
-    def place(self, job: Job, chunks: int | None = None, *, waits: bool = True) -> Placed:
+    def broadcast(
+        self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True
+    ) -> BroadcastSpec:
         """Put a job where every worker reaches it.
 
         One for no more chunks than there are workers, if it is small, travels with each.
@@ -180,56 +197,56 @@ class Session:
                 "of parmap.submit or session.submit: its callbacks may wait for other calls"
             )
         if self.traits.shares_memory:
-            return Placed(job, hold=_hold(job.budget))
+            return BroadcastSpec(spec, hold=_hold(spec.core_share))
         if not handles_exist():
             if not self.traits.places:
-                return Placed(embedded(job), star=job.star)
+                return BroadcastSpec(cached_payload(spec), star=spec.star)
             if self.traits.copies and chunks is not None and chunks <= self.workers:
-                carried = _carried(job)
+                carried = _carried(spec)
                 if carried is not None:
-                    return Placed(carried, star=job.star, carried=True)
-            return Placed(self.executor.put(job), star=job.star)
-        trip = Trip(self._place_value)
-        with travelling(trip):
-            parcel = pack(job, "", views=True)
-        reference = self._put(Embedded(None, parcel))
-        handles = tuple(trip.handles)
-        return Placed(reference, tuple(trip.references), handles, star=job.star)
+                    return BroadcastSpec(carried, star=spec.star, carried=True)
+            return BroadcastSpec(self.executor.put(spec), star=spec.star)
+        collector = HandleCollector(self._broadcast_value)
+        with travelling(collector):
+            payload = pack(spec, "", views=True)
+        reference = self._put(CachedPayload(None, payload))
+        handles = tuple(collector.handles)
+        return BroadcastSpec(reference, tuple(collector.references), handles, star=spec.star)
 
-    def send(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
+    def send(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of a placed job."""
         self.check()
         if self.traits.shares_memory:
-            return self.executor.submit(run_chunk, placed.job, chunk)  # type: ignore[no-any-return]
-        return self._sent(functools.partial(self.executor.submit, run_chunk), placed, chunk)
+            return self.executor.submit(run_chunk, broadcast.spec, chunk)  # type: ignore[no-any-return]
+        return self._sent(functools.partial(self.executor.submit, run_chunk), broadcast, chunk)
 
-    def keep(self, placed: Placed, chunk: Chunk) -> Future[Outcome]:
-        """Have a worker run a chunk of one element; a `Kept` stands for the result, which stays."""
+    def run_remote(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
+        """Have a worker run one element; a `RemoteHandle` stands for the result, which stays."""
         self.check()
-        keep = functools.partial(self.executor.keep, self._kept, keep_chunk)
-        return self._sent(keep, placed, chunk)
+        submit = functools.partial(self.executor.run_remote, self._remote_handle, run_remote)
+        return self._sent(submit, broadcast, chunk)
 
-    def _kept(self, reference: Any) -> Outcome:
-        kept = Kept()
-        self._values.keep(kept, reference)
-        return Outcome([kept], (), 0.0, Origin("", 0))
+    def _remote_handle(self, reference: Any) -> Outcome:
+        handle = RemoteHandle()
+        self._values.add(handle, reference)
+        return Outcome([handle], (), 0.0, Location("", 0))
 
     def _sent(
-        self, submit: Callable[..., Future[Outcome]], placed: Placed, chunk: Chunk
+        self, submit: Callable[..., Future[Outcome]], broadcast: BroadcastSpec, chunk: Chunk
     ) -> Future[Outcome]:
         if not handles_exist():
-            return submit(placed.job, self._packed(chunk, star=placed.star))
-        trip = Trip(self._place_value, placed.references)
-        with travelling(trip):
-            parcel = self._packed(chunk, star=placed.star)
-        future = submit(placed.job, parcel, *trip.references)
+            return submit(broadcast.spec, self._packed(chunk, star=broadcast.star))
+        collector = HandleCollector(self._broadcast_value, broadcast.references)
+        with travelling(collector):
+            payload = self._packed(chunk, star=broadcast.star)
+        future = submit(broadcast.spec, payload, *collector.references)
         # A handle may have been made by packing, and be nobody else's.
-        future.add_done_callback(lambda _, handles=trip.handles: handles.clear())  # type: ignore[misc]
+        future.add_done_callback(lambda _, handles=collector.handles: handles.clear())  # type: ignore[misc]
         return future
 
-    def _packed(self, chunk: Chunk, *, star: bool) -> Parcel:
+    def _packed(self, chunk: Chunk, *, star: bool) -> Payload:
         if _plain(chunk.columns):
-            return Parcel(pickle.dumps(chunk, PROTOCOL))
+            return Payload(pickle.dumps(chunk, PROTOCOL))
         try:
             return pack(chunk, "chunk", views=self.traits.copies, own=True)
         except SerializationError:
@@ -238,23 +255,23 @@ class Session:
                 pack(row[0] if star else row, "args")
             raise
 
-    def _place_value(self, handle: Shared[Any]) -> Any:
+    def _broadcast_value(self, handle: Shared[Any]) -> Any:
         """Give the reference to a handle's value, which is placed once."""
-        return self._values.place(handle, self._put)
+        return self._values.broadcast(handle, self._put)
 
     def _put(self, value: Any, what: str = "") -> Any:
         """Place a value; where no backend does, it travels with each chunk that needs it.
 
         Then, too, each worker unpickles it once.
         """
-        return self.executor.put(value, what) if self.traits.places else embedded(value, what)
+        return self.executor.put(value, what) if self.traits.places else cached_payload(value, what)
 
-    def drop(self, placed: Placed) -> None:
+    def drop(self, broadcast: BroadcastSpec) -> None:
         """Forget a placed job."""
-        if placed.hold is not None:
-            blas.release(placed.hold)
-        if self.traits.places and not placed.carried and not self._closed:
-            self.executor.drop(placed.job)
+        if broadcast.hold is not None:
+            blas.release(broadcast.hold)
+        if self.traits.places and not broadcast.carried and not self._closed:
+            self.executor.drop(broadcast.spec)
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
         """Stop a chunk that nobody waits for any more, as far as the place can."""
@@ -316,8 +333,8 @@ class Session:
             return
         self._closed = True
         self._values.close()
-        for spares in self.loans.spares:
-            spares.end()
+        for spare_threads in self.loans.spare_threads:
+            spare_threads.end()
         if self._pid == os.getpid():
             self.executor.shutdown(wait=True, cancel_futures=cancel)
             self.callbacks.join()
@@ -358,23 +375,27 @@ def _is_plain_column(column: Any) -> bool:
 _FEW = 16
 
 
-def _carried(job: Job) -> Job | None:
+def _carried(spec: CallSpec) -> CallSpec | None:
     """Pack the function of a job; None where that is large, or not all that is the user's."""
-    if job.nested or job.constants:
+    if spec.nested or spec.constants:
         return None
     try:
-        fn = pack(job.fn, "", views=True)
+        fn = pack(spec.fn, "", views=True)
     except SerializationError:
-        pack(job, "")  # which names it by its place in the job
+        pack(spec, "")  # which names it by its place in the job
         raise
-    return Job(fn, *job[1:]) if fn.size <= _CARRIED else None
+    return CallSpec(fn, *spec[1:]) if fn.size <= _CARRIED else None
 
 
-def _hold(budget: Budget | None) -> blas.Held | None:
-    if budget is None or budget.threads is None:
+def _hold(core_share: CoreShare | None) -> blas.Held | None:
+    if core_share is None or core_share.threads is None:
         return None
-    return blas.hold(budget.threads, exact=budget.exact, later=True)
+    return blas.hold(core_share.threads, exact=core_share.exact, later=True)
 
 
 def _nothing(_: object) -> None:
     """Forget a value that travels with each chunk: there is nothing to do."""
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Session.__module__ = "parmap"

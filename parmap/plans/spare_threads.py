@@ -14,33 +14,33 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from parmap.backends.once_future import Ticket
+from parmap.backends.once_future import OnceFuture
 from parmap.failures import PoolBroken
 from parmap.transport.identity import Key, fresh_key
 
-__all__ = ["Spares", "claim", "claimed"]
+__all__ = ["SpareThreads", "key_of", "run_by_key"]
 
 # How long no worker may begin a caller's chunks, in seconds, until a spare thread does.
 _PATIENCE = 0.1
 
-# Tickets of chunks that are packed on their way to a thread of this process; each as long as
+# Futures of chunks that are packed on their way to a thread of this process; each as long as
 # its future is not resolved.
-_claims: dict[Key, Ticket] = {}
+_by_key: dict[Key, OnceFuture] = {}
 
 
-def claim(ticket: Ticket) -> Key:
-    """Give a key by which a worker in this process finds the ticket."""
+def key_of(once: OnceFuture) -> Key:
+    """Give a key by which a worker in this process finds the future."""
     key = fresh_key()
-    _claims[key] = ticket
-    ticket.future.add_done_callback(lambda _: _claims.pop(key, None))
+    _by_key[key] = once
+    once.future.add_done_callback(lambda _: _by_key.pop(key, None))
     return key
 
 
-def claimed(key: Key, fn: Callable[..., Any], /, *args: Any) -> None:
-    """Resolve a ticket by a call, unless somebody else has begun to."""
-    ticket = _claims.get(key)
-    if ticket is not None:
-        ticket.run(fn, *args)
+def run_by_key(key: Key, fn: Callable[..., Any], /, *args: Any) -> None:
+    """Resolve a future by a call, unless somebody else has begun to."""
+    once = _by_key.get(key)
+    if once is not None:
+        once.run(fn, *args)
 
 
 class _Entry:
@@ -50,21 +50,21 @@ class _Entry:
     ----------
     caller : int
         The thread that has sent it.
-    ticket : Ticket
+    once : OnceFuture
         Its future; whoever claims it first runs it.
     call : tuple
         What to call.
     """
 
-    __slots__ = ("call", "caller", "ticket")
+    __slots__ = ("call", "caller", "once")
 
-    def __init__(self, caller: int, ticket: Ticket, call: tuple[Any, ...]) -> None:
-        self.caller, self.ticket, self.call = caller, ticket, call
+    def __init__(self, caller: int, once: OnceFuture, call: tuple[Any, ...]) -> None:
+        self.caller, self.once, self.call = caller, once, call
 
     @property
     def waits(self) -> bool:
         """Whether nobody has begun it."""
-        return not (self.ticket.future.running() or self.ticket.future.done())
+        return not (self.once.future.running() or self.once.future.done())
 
 
 class _Group:
@@ -78,7 +78,7 @@ class _Group:
 
     def starves(self) -> bool:
         """Look whether anything has begun since the last look."""
-        self.entries = [entry for entry in self.entries if not entry.ticket.future.done()]
+        self.entries = [entry for entry in self.entries if not entry.once.future.done()]
         if self.thread is not None and self.thread.is_alive():
             return False
         waiting = [entry for entry in self.entries if entry.waits]
@@ -88,7 +88,7 @@ class _Group:
         return starves
 
 
-class Spares:
+class SpareThreads:
     """Watches what other threads than the main one send to a pool of threads.
 
     Parameters
@@ -102,9 +102,9 @@ class Spares:
         self._inbox: SimpleQueue[_Entry | None] = SimpleQueue()
         self._starts = [None]  # whoever takes it starts the thread
 
-    def add(self, ticket: Ticket, *call: Any) -> None:
+    def add(self, once: OnceFuture, *call: Any) -> None:
         """Watch a chunk that was sent, by this thread, and that ``call`` would run."""
-        self._inbox.put(_Entry(threading.get_ident(), ticket, call))
+        self._inbox.put(_Entry(threading.get_ident(), once, call))
         try:
             self._starts.pop()
         except IndexError:
@@ -150,12 +150,12 @@ class Spares:
     def _run(self, entries: list[_Entry], offers: SimpleQueue[_Entry]) -> None:
         """Run chunks, until a worker has begun one, or none has come for a while."""
         why = self._set_up()
-        while entries and not any(entry.ticket.future.running() for entry in entries):
+        while entries and not any(entry.once.future.running() for entry in entries):
             entry = entries.pop(0)
             if why is None:
-                entry.ticket.run(*entry.call)
+                entry.once.run(*entry.call)
             else:
-                entry.ticket.settle(None, why)
+                entry.once.resolve(None, why)
             del entry  # or this thread would keep its results while it waits
             entries += _drain(offers)
             if not entries:

@@ -11,9 +11,9 @@ and hypothesis, which no other part of parmap imports.
 """
 
 from parmap.testing.arrays import ArraysContract
-from parmap.testing.budget import BudgetContract
 from parmap.testing.callers import CallersContract
 from parmap.testing.causes import CausesContract
+from parmap.testing.core_share import CoreShareContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
 from parmap.testing.failures import FailuresContract
@@ -42,7 +42,7 @@ class PlanContract(
     TravelContract,
     StreamsContract,
     GraphsContract,
-    BudgetContract,
+    CoreShareContract,
     SharingContract,
     ArraysContract,
     DeathsContract,

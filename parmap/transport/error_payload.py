@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from parmap.errors import RemoteTraceback, SerializationError, add_note, said
-from parmap.transport.payload import PackedError, Parcel
+from parmap.transport.payload import PackedError, Payload
 from parmap.transport.salvage import ARGS, cut, members_of, packed, unpacked
 from parmap.transport.weights import kind_of
 
@@ -30,7 +30,7 @@ class Link(NamedTuple):
 
     Parameters
     ----------
-    parcel : Parcel
+    payload : Payload
         As from `parmap.transport.salvage.packed`.
     members : tuple of int or None
         Those of a group.
@@ -40,7 +40,7 @@ class Link(NamedTuple):
         Whether its context is not shown.
     """
 
-    parcel: Parcel
+    payload: Payload
     members: tuple[int, ...] | None
     cause: int | None
     context: int | None
@@ -126,7 +126,7 @@ def _linked(links: Sequence[Link]) -> BaseException:
         if place not in made:
             link = links[place]
             try:
-                one = unpacked(link.parcel, [make(member) for member in link.members or ()])
+                one = unpacked(link.payload, [make(member) for member in link.members or ()])
             except (Exception, SystemExit) as error:  # noqa: BLE001 - its class may be another here
                 one = SerializationError(f"an element's error cannot be read here: {said(error)}")
                 one.__cause__ = error
@@ -155,7 +155,7 @@ def _told(error: BaseException, trace: TracebackType | None) -> str:
 
 def _trimmed(tb: TracebackType | None) -> TracebackType | None:
     """Drop parmap's own frames from the top: a user looks for the user's lines."""
-    inner = tb
-    while inner and str(inner.tb_frame.f_globals.get("__name__")).startswith("parmap.worker"):
+    inner, ours = tb, ("parmap.worker", "parmap.transport")
+    while inner and str(inner.tb_frame.f_globals.get("__name__")).startswith(ours):
         inner = inner.tb_next
     return inner or tb

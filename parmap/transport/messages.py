@@ -1,7 +1,7 @@
 """All that crosses the border between the caller and a worker: frozen, picklable values.
 
 Named tuples, and not dataclasses: these are made, pickled and read for each chunk, three times as
-fast; and a zygote waits 0.1 ms for each to be defined, for a dataclass 0.7.
+fast; and a fork server waits 0.1 ms for each to be defined, for a dataclass 0.7.
 """
 
 from __future__ import annotations
@@ -10,43 +10,45 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap.cores import available_cores
 from parmap.transport import shared as sharing
 from parmap.transport.identity import Key, fresh_key
-from parmap.transport.payload import PackedError, Parcel, pack, unpack
-from parmap.worker.random_state import Move
-from parmap.worker.rng import Root
+from parmap.transport.payload import PackedError, Payload, pack, unpack
+
+if TYPE_CHECKING:
+    from parmap.transport.root import Root
 
 __all__ = [
-    "Budget",
+    "CachedPayload",
+    "CallSpec",
     "Chunk",
-    "Embedded",
-    "Job",
-    "Misfire",
-    "Origin",
+    "CoreShare",
+    "ElementError",
+    "Location",
+    "Move",
     "Outcome",
-    "Staying",
-    "embedded",
-    "opened",
+    "RemoteResult",
+    "cached_payload",
     "ready",
+    "unwrap",
 ]
 
 
-class Origin(NamedTuple):
+class Location(NamedTuple):
     """Where something ran."""
 
     host: str
     pid: int
 
     @classmethod
-    def here(cls) -> Origin:
+    def here(cls) -> Location:
         """Give this process."""
         return cls(socket.gethostname(), os.getpid())
 
 
-class Budget(NamedTuple):
+class CoreShare(NamedTuple):
     """What one worker may use of its node.
 
     Parameters
@@ -70,12 +72,12 @@ class Budget(NamedTuple):
     lent: bool = False
     among: int | None = None
 
-    def here(self) -> Budget:
+    def here(self) -> CoreShare:
         """Settle it on the worker's own node."""
-        return self if self.among is None else _settled(self, self.among)
+        return self if self.among is None else _divided(self, self.among)
 
     @classmethod
-    def share(cls, cores: int, workers: int, threads: int | str | None) -> Budget:
+    def share(cls, cores: int, workers: int, threads: int | str | None) -> CoreShare:
         """Share cores out among workers; `threads` is the option ``threads_per_worker``."""
         if isinstance(threads, int):
             return cls(threads, threads, exact=True)
@@ -84,18 +86,20 @@ class Budget(NamedTuple):
 
 
 @functools.cache
-def _settled(budget: Budget, among: int) -> Budget:
-    threads = budget.threads if budget.exact else None if budget.threads is None else "auto"
-    return Budget.share(available_cores(), among, threads)._replace(lent=budget.lent)
+def _divided(core_share: CoreShare, among: int) -> CoreShare:
+    threads = (
+        core_share.threads if core_share.exact else None if core_share.threads is None else "auto"
+    )
+    return CoreShare.share(available_cores(), among, threads)._replace(lent=core_share.lent)
 
 
-class Job(NamedTuple):
+class CallSpec(NamedTuple):
     """What all chunks of a call share; placed once where every worker reaches it.
 
     Parameters
     ----------
-    fn : callable or Parcel
-        The user's function; a `Parcel` of it where the job travels with its chunks.
+    fn : callable or Payload
+        The user's function; a `Payload` of it where the job travels with its chunks.
     star : bool, default False
         Whether a chunk's one column holds argument tuples, as in ``starmap``.
     stop : bool, default True
@@ -112,7 +116,7 @@ class Job(NamedTuple):
         Where the elements' random streams begin.
     takes_rng : bool, default False
         Whether the function gets its stream as the keyword ``rng``.
-    apart : bool, default False
+    isolated : bool, default False
         Whether chunks run with global generators of their own: where those would be the
         caller's, or are seeded for each element.
     threaded : bool, default False
@@ -122,13 +126,13 @@ class Job(NamedTuple):
     constants : tuple of (int, object), default ()
         Arguments that are the same for all elements, by their columns; the chunks have
         only a range there.
-    budget : Budget or None, default None
+    core_share : CoreShare or None, default None
         What the worker may use of its node; None: as much as the caller.
     sent_at_once : bool, default False
         Whether an outcome is sent before anything else runs, so that it need not be a copy.
     """
 
-    fn: Callable[..., Any] | Parcel
+    fn: Callable[..., Any] | Payload
     star: bool = False
     stop: bool = True
     timeout: float | None = None
@@ -137,11 +141,11 @@ class Job(NamedTuple):
     nested: tuple[Any, ...] = ()
     root: Root | None = None
     takes_rng: bool = False
-    apart: bool = False
+    isolated: bool = False
     threaded: bool = False
     hints: tuple[str, ...] = ()
     constants: tuple[tuple[int, Any], ...] = ()
-    budget: Budget | None = None
+    core_share: CoreShare | None = None
     sent_at_once: bool = False
 
 
@@ -176,11 +180,29 @@ class Chunk(NamedTuple):
         return self._replace(columns=columns, indices=self.indices[start:stop])
 
 
-class Misfire(NamedTuple):
+class ElementError(NamedTuple):
     """One element of a chunk that failed: its place in the chunk, and its error."""
 
     offset: int
     error: PackedError
+
+
+class Move(NamedTuple):
+    """A global generator that moved while a chunk ran.
+
+    Parameters
+    ----------
+    generator : str
+        Its module.
+    few : bool
+        Whether it moved by no more for each element than to draw a seed, or two.
+    loading : bool
+        Whether modules were loaded meanwhile, which may have drawn.
+    """
+
+    generator: str
+    few: bool
+    loading: bool
 
 
 class Outcome(NamedTuple):
@@ -188,14 +210,14 @@ class Outcome(NamedTuple):
 
     Parameters
     ----------
-    values : list or Parcel
-        One result per element that ran, None where it failed; a `Parcel` of that list
+    values : list or Payload
+        One result per element that ran, None where it failed; a `Payload` of that list
         where the outcome crosses the border.
-    misfires : tuple of Misfire
+    element_errors : tuple of ElementError
         The failures, in order.
     seconds : float
         The time the function took for all of them, measured in the worker.
-    origin : Origin
+    location : Location
         Where it ran.
     unreadable : PackedError or None, default None
         Why the chunk could not be unpickled, so that nothing ran.
@@ -203,10 +225,10 @@ class Outcome(NamedTuple):
         The global generators that were drawn from, without a seed of the element's.
     """
 
-    values: list[Any] | Parcel
-    misfires: tuple[Misfire, ...]
+    values: list[Any] | Payload
+    element_errors: tuple[ElementError, ...]
     seconds: float
-    origin: Origin
+    location: Location
     unreadable: PackedError | None = None
     moves: tuple[Move, ...] = ()
 
@@ -222,25 +244,25 @@ class Outcome(NamedTuple):
             from parmap.transport.error_payload import unpack_error  # which most workers never need
 
             raise unpack_error(self.unreadable)
-        return unpack(self.values) if isinstance(self.values, Parcel) else self.values
+        return unpack(self.values) if isinstance(self.values, Payload) else self.values
 
 
-class Embedded:
+class CachedPayload:
     """A packed job, or shared value, that an executor moves or keeps as it likes.
 
     Parameters
     ----------
     key : tuple or None
-        Says which it is, where each chunk brings another parcel of the same; None where the
+        Says which it is, where each chunk brings another payload of the same; None where the
         backend keeps the one that it was given.
-    parcel : Parcel
+    payload : Payload
         What it is; its arrays are read-only when it is opened.
     """
 
-    __slots__ = ("_value", "key", "parcel")
+    __slots__ = ("_value", "key", "payload")
 
-    def __init__(self, key: Key | None, parcel: Parcel) -> None:
-        self.key, self.parcel = key, parcel
+    def __init__(self, key: Key | None, payload: Payload) -> None:
+        self.key, self.payload = key, payload
         self._value: Any = None
 
     def open(self, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
@@ -257,7 +279,7 @@ class Embedded:
             self._value = _recent.pop(self.key, None) if self.key else None
         if self._value is None:
             with sharing.arrived(values):
-                self._value = unpack(self.parcel, readonly=True)
+                self._value = unpack(self.payload, readonly=True)
         if self.key:
             _recent.pop(self.key, None)
             _recent[self.key] = self._value  # the last one now
@@ -269,7 +291,7 @@ class Embedded:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel packed."""
-        return Embedded, (self.key, self.parcel)
+        return CachedPayload, (self.key, self.payload)
 
 
 # Each job comes in many chunks; unpickling the function for each would cost more than most. What
@@ -278,7 +300,7 @@ _recent: dict[Key | None, Any] = {}
 _MOST = 4
 
 
-def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedded:
+def cached_payload(value: Any, what: str = "", *, small: int | None = None) -> CachedPayload:
     """Pack a job or a value.
 
     Parameters
@@ -292,34 +314,38 @@ def embedded(value: Any, what: str = "", *, small: int | None = None) -> Embedde
         arrays in it. Below, many copies of it travel, of which a worker opens only one.
         Default: it is never kept.
     """
-    ready = value if isinstance(value, Embedded) else Embedded(None, pack(value, what, views=True))
-    if ready.key or (small is not None and ready.parcel.size >= small):
+    ready = (
+        value
+        if isinstance(value, CachedPayload)
+        else CachedPayload(None, pack(value, what, views=True))
+    )
+    if ready.key or (small is not None and ready.payload.size >= small):
         return ready
-    return Embedded(fresh_key(), ready.parcel.copy())
+    return CachedPayload(fresh_key(), ready.payload.copy())
 
 
-class Staying(NamedTuple):
+class RemoteResult(NamedTuple):
     """A result that stays with the workers; each task that needs it gets one of its own.
 
     Parameters
     ----------
-    values : Parcel
+    values : Payload
         A list of the one result.
     """
 
-    values: Parcel
+    values: Payload
 
 
-def opened(thing: Any, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
-    """Give what is embedded, or has stayed; give all else as it is."""
-    if type(thing) is Staying:
+def unwrap(thing: Any, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
+    """Give what is a `CachedPayload`, or has stayed; give all else as it is."""
+    if type(thing) is RemoteResult:
         return unpack(thing.values)[0]
-    return thing.open(values, beside=beside) if type(thing) is Embedded else thing
+    return thing.open(values, beside=beside) if type(thing) is CachedPayload else thing
 
 
-def ready(job: Job | Embedded, values: Sequence[Any]) -> Job:
+def ready(spec: CallSpec | CachedPayload, values: Sequence[Any]) -> CallSpec:
     """Give a job as it can be run; `values` are those of the handles in it."""
-    if type(job) is not Job:
-        job = opened(job, values, beside=len(values))
-    assert isinstance(job, Job)
-    return Job(unpack(job.fn, readonly=True), *job[1:]) if type(job.fn) is Parcel else job
+    if type(spec) is not CallSpec:
+        spec = unwrap(spec, values, beside=len(values))
+    assert isinstance(spec, CallSpec)
+    return CallSpec(unpack(spec.fn, readonly=True), *spec[1:]) if type(spec.fn) is Payload else spec

@@ -31,7 +31,7 @@ __all__ = [
     "ATOMS",
     "PROTOCOL",
     "PackedError",
-    "Parcel",
+    "Payload",
     "by_value",
     "dumps",
     "pack",
@@ -45,7 +45,7 @@ PROTOCOL = 5
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
-class Parcel:
+class Payload:
     """A packed value, which an executor may move as it likes.
 
     Parameters
@@ -66,14 +66,14 @@ class Parcel:
         """How many bytes it has, or refers to."""
         return sum(map(_nbytes, self.buffers), _nbytes(self.data))
 
-    def copy(self) -> Parcel:
+    def copy(self) -> Payload:
         """Make one that refers to nobody's memory."""
-        return Parcel(self.data, *map(_copied, self.buffers))
+        return Payload(self.data, *map(_copied, self.buffers))
 
     def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
         # Buffers out of band, for a wire that knows protocol 5: they are moved without a copy.
         pack_one = pickle.PickleBuffer if protocol >= 5 else _copied  # noqa: PLR2004
-        return (Parcel, (pack_one(self.data), *map(pack_one, self.buffers)))
+        return (Payload, (pack_one(self.data), *map(pack_one, self.buffers)))
 
 
 def _nbytes(buffer: Any) -> int:
@@ -116,9 +116,9 @@ def dumps(
         append = None if buffers is None else large_apart(buffers) if own else buffers.append
         return by_value(value, append, result=what == "result")
     except Exception as error:
-        from parmap.transport import pickle_errors as culprit  # only to explain a failure
+        from parmap.transport import pickle_errors  # only to explain a failure
 
-        raise culprit.accuse(value, what, error) from error
+        raise pickle_errors.explained(value, what, error) from error
 
 
 def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> bytes:
@@ -208,7 +208,7 @@ class _Table(dict[type, Any]):
 _FILENAME = 10  # its place among the arguments of CodeType
 
 
-def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Parcel:
+def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Payload:
     """Pack what the caller sends.
 
     Parameters
@@ -218,40 +218,40 @@ def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Pa
     what : str
         What the path in an error's message begins with.
     views : bool, default False
-        Whether the parcel may refer to the arrays' own memory, since whoever moves it takes
+        Whether the payload may refer to the arrays' own memory, since whoever moves it takes
         a copy at once; else it is a copy itself.
     own : bool, default False
         See `dumps`.
     """
     if not views:
-        return Parcel(dumps(value, what))
+        return Payload(dumps(value, what))
     buffers: list[pickle.PickleBuffer] = []
-    return Parcel(dumps(value, what, buffers, own=own), *buffers)
+    return Payload(dumps(value, what, buffers, own=own), *buffers)
 
 
-def pack_result(value: Any, *, views: bool) -> Parcel:
+def pack_result(value: Any, *, views: bool) -> Payload:
     """Pack what a worker sends back; `views` as in `pack`."""
     buffers: list[pickle.PickleBuffer] = []
     try:
-        return Parcel(plain_pickle(value, large_apart(buffers) if views else None), *buffers)
+        return Payload(plain_pickle(value, large_apart(buffers) if views else None), *buffers)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ may raise; the next line decides
         return pack(value, "result", views=views, own=True)
 
 
-def unpack(parcel: Parcel, *, readonly: bool = False) -> Any:
+def unpack(payload: Payload, *, readonly: bool = False) -> Any:
     """Give the packed value.
 
     Parameters
     ----------
-    parcel : Parcel
+    payload : Payload
         What was packed.
     readonly : bool, default False
         Whether its arrays cannot be written to: all tasks share them.
     """
-    buffers = [memoryview(b).toreadonly() for b in parcel.buffers] if readonly else parcel.buffers
+    buffers = [memoryview(b).toreadonly() for b in payload.buffers] if readonly else payload.buffers
     try:
-        return pickle.loads(parcel.data, buffers=buffers)
+        return pickle.loads(payload.data, buffers=buffers)
     except Exception as error:
-        from parmap.transport import pickle_errors as culprit
+        from parmap.transport import pickle_errors
 
-        raise culprit.unreadable(error) from error
+        raise pickle_errors.unreadable(error) from error

@@ -1,7 +1,7 @@
 """Which part of an object cannot travel: walk down to it, name the path, say what to do.
 
 The walk visits what pickling visits, each object once and in the same order, but only takes
-it apart: so it costs about what the failed pickling did, however deep the culprit sits. It
+it apart: so it costs about what the failed pickling did, however deep the cause sits. It
 runs only after a failure.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from parmap.errors import SerializationError, said
 from parmap.transport.weights import ATOMS, Part, Reducer, heavy, kind_of, written
 
-__all__ = ["accuse", "unreadable"]
+__all__ = ["explained", "unreadable"]
 
 _DEEPEST = 10_000
 _BIG = 10 << 20  # bytes from which on a message tells what weighs so much
@@ -109,7 +109,7 @@ _ADVICE = {
 }
 
 
-def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
+def explained(value: Any, what: str, error: BaseException) -> SerializationError:
     """Make the error that names what inside `value` cannot be pickled.
 
     Parameters
@@ -128,14 +128,14 @@ def accuse(value: Any, what: str, error: BaseException) -> SerializationError:
     path = _path(what, trail) or "it"
     if isinstance(error, SerializationError):  # of a value that is placed while this is packed
         return SerializationError(f"{path}: {error}")
-    culprit = trail[-1].value if trail else value
+    pickle_errors = trail[-1].value if trail else value
     reason = f"{type(error).__name__}: {said(error).partition(chr(10))[0]}".removesuffix(": ")
     if too_deep and len(trail) > sys.getrecursionlimit() // 4:
         fault, advice = f"it is nested too deeply ({reason})", _FLATTER
     elif not trail and _too_large(error):
         fault, advice = f"it is too large ({reason})", _LESS
     else:
-        fault, advice = f"it is of type {kind_of(culprit)} ({reason})", _advice(trail, what)
+        fault, advice = f"it is of type {kind_of(pickle_errors)} ({reason})", _advice(trail, what)
     text = f"{path} cannot be sent between processes: {fault}. {advice}; {_ELSE}."
     weight = heavy(value, what, _BIG)
     return SerializationError(f"{text} In all, {weight}." if weight else text)

@@ -12,7 +12,7 @@ from types import FunctionType, MemberDescriptorType
 from typing import Any, NamedTuple
 
 from parmap.errors import SerializationError, said
-from parmap.transport.payload import PROTOCOL, Parcel, by_value
+from parmap.transport.payload import PROTOCOL, Payload, by_value
 from parmap.transport.weights import ATOMS, Reducer, kind_of
 
 __all__ = ["ARGS", "Placeholder", "cut", "members_of", "packed", "unpacked"]
@@ -122,7 +122,7 @@ def _builtin_slots(base: type) -> tuple[tuple[str, Any, bool], ...]:
 _LEFT = {"__suppress_context__", "obj", "exceptions", "message"}
 
 
-def packed(error: BaseException) -> Parcel:
+def packed(error: BaseException) -> Payload:
     """Pack an error so that it can be read again, with as much of it as can travel.
 
     Pickle rebuilds an exception by calling its class with `args`, which fails at the far
@@ -133,12 +133,12 @@ def packed(error: BaseException) -> Parcel:
     ways = [_by_parts, _by_parts_alone, _by_parts_said]
     for pack in ways if members_of(error) is not None else [_by_pickle, *ways]:
         try:
-            parcel = pack(error)
-            same = unpacked(parcel, members_of(error) or ())
+            payload = pack(error)
+            same = unpacked(payload, members_of(error) or ())
             if pack is _by_pickle and not _alike(same, error):
                 continue
             if isinstance(same, type(error)) and _prints_as(same, error):
-                return parcel
+                return payload
         except BaseException:  # noqa: BLE001, S112 - a user's class may raise anything; the next way asks for less
             continue
     stand_in = SerializationError(
@@ -148,33 +148,33 @@ def packed(error: BaseException) -> Parcel:
     return _by_pickle(stand_in)
 
 
-def unpacked(parcel: Parcel, members: Sequence[BaseException] = ()) -> Any:
+def unpacked(payload: Payload, members: Sequence[BaseException] = ()) -> Any:
     """Read a packed error again; one that is a group gets its members back."""
-    error = pickle.loads(parcel.data, buffers=parcel.buffers)
+    error = pickle.loads(payload.data, buffers=payload.buffers)
     return error.filled(members) if type(error) is _Group else error
 
 
-def _by_pickle(error: BaseException) -> Parcel:
+def _by_pickle(error: BaseException) -> Payload:
     buffers: list[pickle.PickleBuffer] = []
     data = _plain(error, buffers)
-    return Parcel(data, *buffers).copy()
+    return Payload(data, *buffers).copy()
 
 
-def _by_parts(error: BaseException) -> Parcel:
+def _by_parts(error: BaseException) -> Payload:
     return _rebuilt(error, _Parts.of(error))
 
 
-def _by_parts_alone(error: BaseException) -> Parcel:
+def _by_parts_alone(error: BaseException) -> Payload:
     return _rebuilt(error, _Parts.of(error).alone())
 
 
-def _by_parts_said(error: BaseException) -> Parcel:
+def _by_parts_said(error: BaseException) -> Payload:
     """Pack it with its texts, where its class cannot print what has travelled."""
     texts = {"__str__": said(error), "__repr__": _safely(repr, error)}
     return _rebuilt(error, _Parts.of(error).alone(), {name: texts[name] for name in _own(error)})
 
 
-def _rebuilt(error: BaseException, parts: _Parts, texts: dict[str, str] | None = None) -> Parcel:
+def _rebuilt(error: BaseException, parts: _Parts, texts: dict[str, str] | None = None) -> Payload:
     buffers: list[pickle.PickleBuffer] = []
     with io.BytesIO() as file:
         pickler = _Salvager(file, buffers)
@@ -186,7 +186,7 @@ def _rebuilt(error: BaseException, parts: _Parts, texts: dict[str, str] | None =
             if len(parts.args) == 2 and parts.args[0] is message:  # noqa: PLR2004 - and the members
                 parts = parts._replace(args=())
             pickler.dump(_Group(type(error), message, parts, texts))
-        return Parcel(file.getvalue(), *buffers).copy()
+        return Payload(file.getvalue(), *buffers).copy()
 
 
 class _Group(NamedTuple):

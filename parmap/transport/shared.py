@@ -13,19 +13,19 @@ from weakref import WeakSet
 from parmap.transport.identity import fresh_key
 
 __all__ = [
-    "Kept",
+    "HandleCollector",
+    "RemoteHandle",
     "Shared",
-    "Trip",
     "arrived",
     "handles_exist",
     "handles_in",
     "is_large",
-    "opened",
-    "opened_names",
-    "opened_partial",
-    "opening",
     "share",
     "travelling",
+    "unwrapped",
+    "unwrapped_names",
+    "unwrapped_partial",
+    "unwrapping",
 ]
 
 T = TypeVar("T")
@@ -57,8 +57,8 @@ class Shared(Generic[T]):
         return self._value
 
     def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
-        trip = _packing.get()
-        place = None if trip is None else trip.place_of(self)
+        collector = _packing.get()
+        place = None if collector is None else collector.index_of(self)
         # Where nobody places values it travels with what holds it.
         return (_carried, (self._value,)) if place is None else (_unpacked, (place,))
 
@@ -79,7 +79,7 @@ class Shared(Generic[T]):
         return f"<Shared {type(self._value).__name__}{of}>"
 
 
-class Kept(Shared[None]):
+class RemoteHandle(Shared[None]):
     """A result that stays with the workers: a handle here, the value in tasks that need it."""
 
     __slots__ = ()
@@ -88,9 +88,9 @@ class Kept(Shared[None]):
         super().__init__(None)
 
     def __reduce_ex__(self, protocol: int, /) -> Any:  # type: ignore[override]
-        trip = _packing.get()
-        assert trip is not None, "only sessions send it"
-        return (_value_at, (trip.place_of(self),))
+        collector = _packing.get()
+        assert collector is not None, "only sessions send it"
+        return (_value_at, (collector.index_of(self),))
 
 
 # A set of weak references: as long as it is empty, nobody looks for handles anywhere.
@@ -147,7 +147,7 @@ def handles_in(columns: Iterable[Iterable[Any]]) -> bool:
     return any(Shared in set(map(type, column)) for column in columns)
 
 
-class Trip:
+class HandleCollector:
     """The handles inside of what is being packed.
 
     Parameters
@@ -159,30 +159,30 @@ class Trip:
     """
 
     def __init__(self, place: Callable[[Shared[Any]], Any], references: Sequence[Any] = ()) -> None:
-        self._place = place
+        self._broadcast = place
         self.references = list(references)
         self.handles: list[Shared[Any]] = []
         # By identity: a backend's references may be slow to compare, and there may be many.
-        self._places = {id(reference): at for at, reference in enumerate(references)}
+        self._indices = {id(reference): at for at, reference in enumerate(references)}
 
-    def place_of(self, handle: Shared[Any]) -> int:
-        """Give the place of a handle's reference among those of the trip."""
-        reference = self._place(handle)
+    def index_of(self, handle: Shared[Any]) -> int:
+        """Give the place of a handle's reference among those of the collector."""
+        reference = self._broadcast(handle)
         self.handles.append(handle)
-        at = self._places.setdefault(id(reference), len(self.references))
+        at = self._indices.setdefault(id(reference), len(self.references))
         if at == len(self.references):
             self.references.append(reference)
         return at
 
 
-_packing: ContextVar[Trip | None] = ContextVar("parmap.packing", default=None)
+_packing: ContextVar[HandleCollector | None] = ContextVar("parmap.packing", default=None)
 _cargo: ContextVar[Sequence[Any]] = ContextVar("parmap.cargo", default=())
 
 
 @contextmanager
-def travelling(trip: Trip | None) -> Iterator[None]:
-    """Pack handles in the block as references of the trip; without one, with their values."""
-    token = _packing.set(trip)
+def travelling(collector: HandleCollector | None) -> Iterator[None]:
+    """Pack handles in the block as references of the collector; without one, with their values."""
+    token = _packing.set(collector)
     try:
         yield
     finally:
@@ -191,7 +191,7 @@ def travelling(trip: Trip | None) -> Iterator[None]:
 
 @contextmanager
 def arrived(values: Sequence[Any]) -> Iterator[None]:
-    """Unpack, in the block, what was packed on a trip whose references gave these values."""
+    """Unpack, in the block, what was packed by a collector whose references gave these values."""
     token = _cargo.set(values)
     try:
         yield
@@ -214,29 +214,35 @@ def _carried(value: Any) -> Shared[Any]:
     return Shared(value)
 
 
-def opening(fn: Callable[..., Any]) -> Callable[..., Any]:
+def unwrapping(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Make the same function, which finds values where it is given handles."""
-    fn = opened_partial(fn)
+    fn = unwrapped_partial(fn)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return fn(*opened(args), **opened_names(kwargs))
+        return fn(*unwrapped(args), **unwrapped_names(kwargs))
 
     return call
 
 
-def opened_partial(fn: Callable[..., Any]) -> Callable[..., Any]:
+def unwrapped_partial(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Put values in the places of handles that a partial binds; give other functions as is."""
     if not issubclass(type(fn), functools.partial):
         return fn
     partial: Any = fn
-    return functools.partial(partial.func, *opened(partial.args), **opened_names(partial.keywords))
+    return functools.partial(
+        partial.func, *unwrapped(partial.args), **unwrapped_names(partial.keywords)
+    )
 
 
-def opened(values: Sequence[Any]) -> list[Any]:
+def unwrapped(values: Sequence[Any]) -> list[Any]:
     """Put the values of handles in their places."""
     return [value.value if type(value) is Shared else value for value in values]
 
 
-def opened_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As `opened`, for keywords."""
-    return dict(zip(values, opened(list(values.values())), strict=True))
+def unwrapped_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As `unwrapped`, for keywords."""
+    return dict(zip(values, unwrapped(list(values.values())), strict=True))
+
+
+# Public: pickles and tracebacks name it as users do, wherever it is defined.
+Shared.__module__ = share.__module__ = "parmap"

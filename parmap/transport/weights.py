@@ -305,19 +305,19 @@ def _weighed(value: Any, what: str, least: int = 0) -> tuple[int, list[Weight]]:
         return total, []
     nodes = [_Node(total, (), value)]
     looked: set[int] = set()
-    opened: dict[int, Any] = {}  # with the objects, so that no other gets their ids
+    unfolded: dict[int, Any] = {}  # with the objects, so that no other gets their ids
     for _ in range(_SPLITS):
         node = next((node for node in _three(nodes) if id(node.value) not in looked), None)
         if node is None:
             break
         looked.add(id(node.value))
-        inner = _heaviest(node, reducer, opened | {id(node.value): node.value})
+        inner = _heaviest(node, reducer, unfolded | {id(node.value): node.value})
         # What a function captures is always named; of others, parts that are most of them.
         captures = type(node.value) in (FunctionType, MethodType, partial)
         if captures or 2 * sum(part.size for part in inner) >= node.size:
-            opened[id(node.value)] = node.value
+            unfolded[id(node.value)] = node.value
             nodes.remove(node)
-            held = opened.keys() | {id(other.value) for other in nodes}
+            held = unfolded.keys() | {id(other.value) for other in nodes}
             nodes += [part for part in inner if id(part.value) not in held]
     rows = (Weight(written(what, n.steps), kind_of(n.value), n.size) for n in _three(nodes))
     return total, [row for row in rows if 100 * row.size >= total]

@@ -137,7 +137,7 @@ class Worker:
 
     @property
     def words(self) -> int:
-        """The descriptor for last words: the pool's, else the standard error's."""
+        """The descriptor for crash reports: the pool's, else the standard error's."""
         return sys.__stderr__.fileno() if self._words is None else self._words  # type: ignore[union-attr]
 
 

@@ -5,10 +5,9 @@ in the variables that libraries read as they load, at no cost. What is loaded al
 told by threadpoolctl, whose import and scan take milliseconds: once per process, and again
 only when a module has come that may have brought a library.
 
-OpenBLAS has one number for the process; of OpenMP and MKL each thread has its own. `hold`
-limits what is the process's while a session of threads is open, and `release` gives it
-back. `keep` runs in the worker before each chunk, and limits what is its thread's: that
-dies with the thread, so nothing changes in the user's own.
+OpenBLAS has one number for the process; of OpenMP and MKL each thread has its own. `hold` limits
+what is the process's while a session of threads is open, and `release` gives it back. `keep` runs
+in the worker before each chunk. What it limits is its thread's, so the user's own stay as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from parmap import cores
 from parmap.worker import thread_variables as variables
-from parmap.worker.thread_controls import Dial, dial_of, loky, numba, turn
+from parmap.worker.thread_controls import ThreadControl, control_of, loky, numba, turn
 from parmap.worker.thread_variables import NAMES as _VARIABLES
 from parmap.worker.thread_variables import number
 
@@ -51,7 +50,7 @@ def set_environment(
             environ[name] = str(limit)
     if environ is os.environ:
         cores.aside = {}  # what is set now is the worker's own
-        _limits.cover(Hold(threads, exact))
+        _limits.cover(ThreadLimit(threads, exact))
 
 
 def keep(threads: int, *, exact: bool = False) -> None:
@@ -69,21 +68,21 @@ def keep(threads: int, *, exact: bool = False) -> None:
     """
     if _mine.threads == threads and _mine.modules == len(sys.modules) and _mine.exact is exact:
         return  # before each chunk, so this must cost next to nothing
-    _mine.limit(Hold(threads, exact), worker=True)
+    _mine.limit(ThreadLimit(threads, exact), worker=True)
 
 
 @contextmanager
 def borrowed(threads: int, *, exact: bool = False) -> Iterator[None]:
     """Limit this thread's own numbers for the block: where it is not the worker's to keep."""
-    marks = {dial.name: dial.mark() for dial in _limits.found()[0]}
+    marks = {control.name: control.mark() for control in _limits.found()[0]}
     outer = {**vars(_mine), "before": dict(_mine.before)}
     try:
-        _mine.limit(Hold(threads, exact), worker=False)
+        _mine.limit(ThreadLimit(threads, exact), worker=False)
         yield
     finally:
-        for dial in _limits.found()[0]:
-            if dial.name in _mine.before:
-                dial.set(marks.get(dial.name, _mine.before[dial.name]))
+        for control in _limits.found()[0]:
+            if control.name in _mine.before:
+                control.set(marks.get(control.name, _mine.before[control.name]))
         vars(_mine).update(outer)
 
 
@@ -102,10 +101,10 @@ def hold(threads: int, *, exact: bool = False, later: bool = False) -> Held:
     Held
         What `release` takes, in any thread and any order. Lost, it is released.
     """
-    held = Held(Hold(threads, exact))
+    held = Held(ThreadLimit(threads, exact))
     try:
         _limits.hold(held.limit, later=later)
-    except BaseException:  # Ctrl-C, while a library is turned: nobody would release it
+    except BaseException:  # Ctrl-C, while a library is set: nobody would release it
         release(held)
         raise
     return held
@@ -116,7 +115,7 @@ def release(held: Held) -> None:
     _release(held.limit)
 
 
-def _release(token: Hold) -> None:
+def _release(token: ThreadLimit) -> None:
     later = variables.holds(token)
     _limits.release(token)
     if later:
@@ -141,7 +140,7 @@ def loaded() -> list[Library]:
     return [Library(*(getattr(one, name, None) for name in Library._fields)) for one in found]  # type: ignore[arg-type]
 
 
-class Hold:
+class ThreadLimit:
     """A limit that somebody asked for; only itself is equal to it."""
 
     __slots__ = ("exact", "threads")
@@ -153,7 +152,7 @@ class Hold:
         """Give the number for a library that had another before, or none."""
         return self.threads if self.exact or before is None else min(self.threads, before)
 
-    def says(self, other: Hold | None) -> bool:
+    def says(self, other: ThreadLimit | None) -> bool:
         """Whether another asks for the same."""
         return other is not None and (self.threads, self.exact) == (other.threads, other.exact)
 
@@ -167,7 +166,7 @@ class Held:
 
     __slots__ = ("_release", "exact", "limit", "threads")
 
-    def __init__(self, limit: Hold) -> None:
+    def __init__(self, limit: ThreadLimit) -> None:
         self._release = _release
         self.threads, self.exact = limit.threads, limit.exact
         self.limit = limit
@@ -181,7 +180,7 @@ class Held:
 class _Limits:
     """What the process's libraries may use, and who asked for it.
 
-    Invariant, whenever `_lock` is free: each shared dial that was found is turned to the
+    Invariant, whenever `_lock` is free: each shared control that was found is set to the
     smallest number that `_holds` and `_worker` ask for, and `_held` knows what it showed
     before the first of them. If nobody asks, `_held` is empty; in a fork it may not be, see
     `forked`.
@@ -193,23 +192,23 @@ class _Limits:
       thread may have the import lock. It leaves the hold in `_over`; whoever has the lock, or takes
       it next, ends the hold (`_drain`).
     * A finalizer or a signal handler of the user's may make a call, which holds and releases: the
-      lock is reentrant, and each dial is turned to what is asked for at that moment.
-    * KeyboardInterrupt may leave dials half turned: `hold` then releases, which turns them all.
+      lock is reentrant, and each control is set to what is asked for at that moment.
+    * KeyboardInterrupt may leave controls half set: `hold` then releases, which turns them all.
     * The environment's variables change under this lock, too.
     * A fork takes the lock before, so that the child finds no change half made.
     """
 
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
-        self._over: deque[Hold] = deque()  # to be released by who has the lock
-        self._holds: set[Hold] = set()
-        self._worker: Hold | None = None
+        self._over: deque[ThreadLimit] = deque()  # to be released by who has the lock
+        self._holds: set[ThreadLimit] = set()
+        self._worker: ThreadLimit | None = None
         self._users = False  # whether sessions were held here before it was any worker's
-        self._covered: Hold | None = None
+        self._covered: ThreadLimit | None = None
         self._names: set[str] = set()
         self._libraries: list[Any] = []
-        self._dials = [loky()]
-        self._held: dict[str, tuple[Dial, int | None]] = {}
+        self._controls = [loky()]
+        self._held: dict[str, tuple[ThreadControl, int | None]] = {}
         if hasattr(os, "register_at_fork"):
             # Or a fork in the middle of a change would be left with half of it.
             os.register_at_fork(
@@ -218,23 +217,23 @@ class _Limits:
                 after_in_child=self.forked,
             )
 
-    def hold(self, token: Hold, *, later: bool = False) -> None:
+    def hold(self, token: ThreadLimit, *, later: bool = False) -> None:
         try:
             with self._lock:
                 self._look()  # first, at what is loaded already
                 self._users |= self._worker is None
                 self._holds.add(token)
-                self._settle()
+                self._apply()
                 if later:
                     variables.hold(token)
         finally:
             self._drain()
 
-    def release(self, token: Hold) -> None:
+    def release(self, token: ThreadLimit) -> None:
         self._over.append(token)
         self._drain()
 
-    def cover(self, limit: Hold) -> None:
+    def cover(self, limit: ThreadLimit) -> None:
         """Note that the environment limits all that will load, if nothing has loaded yet."""
         try:
             with self._lock:
@@ -243,8 +242,8 @@ class _Limits:
         finally:
             self._drain()
 
-    def meet(self, limit: Hold, *, worker: bool) -> list[Dial]:
-        """Settle what is the process's; give the dials that the thread must turn itself."""
+    def meet(self, limit: ThreadLimit, *, worker: bool) -> list[ThreadControl]:
+        """Set what is the process's; give the controls that the thread must turn itself."""
         try:
             with self._lock:
                 if limit.says(self._covered):
@@ -255,21 +254,21 @@ class _Limits:
                 # In a user's process, a chunk may begin after the hold of its call was released.
                 if worker and not (self._holds or self._users or limit.says(self._worker)):
                     self._worker = limit
-                    self._settle()
+                    self._apply()
                 else:
                     # What was settled stays: a task in another thread may be turning it.
-                    self._settle(skip=self._held)
+                    self._apply(skip=self._held)
                 return own
         finally:
             self._drain()
 
-    def own(self) -> list[Dial]:
-        """List the known dials that each thread has for itself."""
-        # No lock: a finalizer asks. What another thread finds just now is turned later.
-        return [dial for dial in self._dials if not dial.shared]
+    def own(self) -> list[ThreadControl]:
+        """List the known controls that each thread has for itself."""
+        # No lock: a finalizer asks. What another thread finds just now is set later.
+        return [control for control in self._controls if not control.shared]
 
-    def found(self) -> tuple[list[Dial], list[Any]]:
-        """Give the dials that each thread has for itself, and threadpoolctl's controllers."""
+    def found(self) -> tuple[list[ThreadControl], list[Any]]:
+        """Give the controls that each thread has for itself, and threadpoolctl's controllers."""
         try:
             with self._lock:
                 return self._look(), self._libraries
@@ -308,49 +307,50 @@ class _Limits:
                 lock.release()
             raise
 
-    def _end(self, token: Hold) -> None:
+    def _end(self, token: ThreadLimit) -> None:
         if token not in self._holds:  # a fork closes its copy of the parent's session
             return
         if variables.holds(token):
             if not token.says(self._covered):
                 self._look()  # before the variables go back: they tell what would have been
-                self._settle(skip=self._held)
+                self._apply(skip=self._held)
             variables.release(token)
-        self._settle(over=token)
+        self._apply(over=token)
         if not self._asked(token):
-            # Also what somebody else has turned since: a task in another thread may have
-            # turned it for a moment, as scikit-learn does, and put back one of our numbers
+            # Also what somebody else has set since: a task in another thread may have
+            # set it for a moment, as scikit-learn does, and put back one of our numbers
             # after a session had ended. To leave what is not ours would leave that.
-            for dial, before in list(self._held.values()):
-                turn(dial, before)
+            for control, before in list(self._held.values()):
+                turn(control, before)
             self._held.clear()
             # From now on each shows what it is to go back to.
-            self._dials = [
-                dial._replace(natural=None) if dial.shared else dial for dial in self._dials
+            self._controls = [
+                control._replace(natural=None) if control.shared else control
+                for control in self._controls
             ]
         self._holds.discard(token)
 
-    def _look(self) -> list[Dial]:
+    def _look(self) -> list[ThreadControl]:
         if len(sys.modules) != len(self._names):
             modules = sys.modules.copy()  # in one step, as other threads may import
             new = modules.keys() - self._names
             if any(_brings_libraries((name, modules[name])) for name in new):
-                known = {dial.name: dial for dial in self._dials}
+                known = {control.name: control for control in self._controls}
                 self._libraries = _scan()
-                found = [loky(), *numba(), *filter(None, map(dial_of, self._libraries))]
-                self._dials = [known.get(dial.name, dial) for dial in found]
+                found = [loky(), *numba(), *filter(None, map(control_of, self._libraries))]
+                self._controls = [known.get(control.name, control) for control in found]
             self._names = set(modules)  # last, or what was interrupted would never be found
         return self.own()
 
-    def _asked(self, over: Hold | None = None) -> list[Hold]:
+    def _asked(self, over: ThreadLimit | None = None) -> list[ThreadLimit]:
         return [one for one in (*self._holds.copy(), self._worker) if one and one is not over]
 
-    def _settle(self, skip: Container[str] = (), over: Hold | None = None) -> None:
-        for dial in self._dials if self._asked(over) else ():
-            if dial.shared and dial.name not in skip:
-                _, before = self._held.setdefault(dial.name, (dial, dial.before()))
+    def _apply(self, skip: Container[str] = (), over: ThreadLimit | None = None) -> None:
+        for control in self._controls if self._asked(over) else ():
+            if control.shared and control.name not in skip:
+                _, before = self._held.setdefault(control.name, (control, control.before()))
                 # Asked anew for each: what comes in between may hold, too.
-                turn(dial, min((one.of(before) for one in self._asked(over)), default=before))
+                turn(control, min((one.of(before) for one in self._asked(over)), default=before))
 
 
 class _Mine(threading.local):
@@ -358,22 +358,22 @@ class _Mine(threading.local):
 
     def __init__(self) -> None:
         self.threads, self.exact, self.modules = 0, False, 0
-        self.before: dict[str, int | None] = {}  # by dial, before it was first turned here
+        self.before: dict[str, int | None] = {}  # by control, before it was first set here
 
-    def limit(self, limit: Hold, *, worker: bool) -> None:
+    def limit(self, limit: ThreadLimit, *, worker: bool) -> None:
         modules = len(sys.modules)  # what comes while we look is looked at the next time
         changed = (limit.threads, limit.exact) != (self.threads, self.exact)
-        for dial in _limits.meet(limit, worker=worker):
-            if changed or dial.name not in self.before:
-                turn(dial, limit.of(self.before.setdefault(dial.name, dial.before())))
+        for control in _limits.meet(limit, worker=worker):
+            if changed or control.name not in self.before:
+                turn(control, limit.of(self.before.setdefault(control.name, control.before())))
         self.threads, self.exact, self.modules = limit.threads, limit.exact, modules
 
-    def free(self, dials: list[Dial]) -> None:
+    def free(self, controls: list[ThreadControl]) -> None:
         """Give this thread what a library that has loaded with our limit would have had."""
-        for dial in dials:
-            if dial.natural is not None and dial.name not in self.before:
-                self.before[dial.name] = dial.natural
-                turn(dial, dial.natural)
+        for control in controls:
+            if control.natural is not None and control.name not in self.before:
+                self.before[control.name] = control.natural
+                turn(control, control.natural)
                 self.threads = 0  # if it is a worker's thread, the next chunk limits it again
 
 

@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parmap.transport.messages import Move
 from parmap.worker import context
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Move",
-    "Watch",
-    "apart",
+    "RngUseDetector",
     "inherited",
     "is_few",
+    "isolated_rng",
     "load",
     "numpy_state",
     "renew",
@@ -105,7 +105,7 @@ def load(modules: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def apart(*, load: bool = False) -> Iterator[None]:
+def isolated_rng(*, load: bool = False) -> Iterator[None]:
     """Run the block with global generators of its own, and give the caller's back untouched.
 
     For chunks that run in the caller's thread, and for those that seed the generators.
@@ -256,27 +256,9 @@ def _forked() -> None:
 # Not one for all: a call inside of a task must not draw from the task's own.
 _spare: list[_Own] = []
 if hasattr(os, "register_at_fork"):
-    # Or all workers of a zygote would draw the same numbers.
+    # Or all workers of a fork server would draw the same numbers.
     os.register_at_fork(after_in_child=_spare.clear)
     os.register_at_fork(after_in_child=_forked)
-
-
-class Move(NamedTuple):
-    """A global generator that moved while a chunk ran.
-
-    Parameters
-    ----------
-    generator : str
-        Its module.
-    few : bool
-        Whether it moved by no more for each element than to draw a seed, or two.
-    loading : bool
-        Whether modules were loaded meanwhile, which may have drawn.
-    """
-
-    generator: str
-    few: bool
-    loading: bool
 
 
 # Words of 32 bits for each element: scikit-learn's estimators draw as many for seeds that most of
@@ -284,13 +266,13 @@ class Move(NamedTuple):
 _FEW = 2
 
 
-class Watch:
+class RngUseDetector:
     """Notices whether a block drew from a global generator.
 
     Parameters
     ----------
     hints : tuple of str
-        The modules that the function speaks of; see `Job`. Python's generator is
+        The modules that the function speaks of; see `CallSpec`. Python's generator is
         looked at only where it is named: that costs 20 µs, NumPy's costs 2.
     """
 

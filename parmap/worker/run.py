@@ -14,36 +14,35 @@ from typing import Any, cast
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.transport import shared as sharing
 from parmap.transport.messages import (
-    Budget,
+    CachedPayload,
+    CallSpec,
     Chunk,
-    Embedded,
-    Job,
-    Misfire,
-    Origin,
+    CoreShare,
+    ElementError,
+    Location,
     Outcome,
-    Staying,
-    opened,
+    RemoteResult,
     ready,
+    unwrap,
 )
-from parmap.transport.payload import PackedError, Parcel, pack_result, unpack
+from parmap.transport.payload import PackedError, Payload, pack_result, unpack
 from parmap.worker import context, forks
 from parmap.worker import native_threads as blas
-from parmap.worker.random_state import Watch, apart, inherited, load, renew
-from parmap.worker.rng import streamed
+from parmap.worker.random_state import RngUseDetector, inherited, isolated_rng, load, renew
 
-__all__ = ["keep_chunk", "run_chunk"]
+__all__ = ["run_chunk", "run_remote"]
 
 
-def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outcome:
+def run_chunk(spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: Any) -> Outcome:
     """Run a job on the elements of a chunk.
 
     Never raises for anything that an element is or does: what fails is told in the outcome.
 
     Parameters
     ----------
-    job : Job or Embedded
+    spec : CallSpec or CachedPayload
         What to run.
-    chunk : Chunk or Parcel
+    chunk : Chunk or Payload
         On what.
     *shared
         The values of the handles that are packed in the two.
@@ -54,54 +53,60 @@ def run_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Outco
         If the job cannot be unpickled here, so that no chunk of the call can run.
     """
     if shared:
-        shared = tuple([opened(one, beside=len(shared)) for one in shared])
-    return _run(ready(job, shared), chunk, shared)
+        shared = tuple([unwrap(one, beside=len(shared)) for one in shared])
+    return _run(ready(spec, shared), chunk, shared)
 
 
-def keep_chunk(job: Job | Embedded, chunk: Chunk | Parcel, *shared: Any) -> Staying | Outcome:
+def run_remote(
+    spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: Any
+) -> RemoteResult | Outcome:
     """Run a job on a chunk of one element, whose result stays where it is.
 
     Returns
     -------
-    Staying or Outcome
+    RemoteResult or Outcome
         The result; or the outcome, if there is more to tell than that the result is there.
     """
-    outcome = run_chunk(job, chunk, *shared)
-    if outcome.unreadable or outcome.misfires or outcome.moves:
+    outcome = run_chunk(spec, chunk, *shared)
+    if outcome.unreadable or outcome.element_errors or outcome.moves:
         return outcome
-    assert isinstance(outcome.values, Parcel)
-    return Staying(outcome.values)
+    assert isinstance(outcome.values, Payload)
+    return RemoteResult(outcome.values)
 
 
-def _run(job: Job, chunk: Chunk | Parcel, shared: tuple[Any, ...]) -> Outcome:
-    if isinstance(chunk, Parcel):
+def _run(spec: CallSpec, chunk: Chunk | Payload, shared: tuple[Any, ...]) -> Outcome:
+    if isinstance(chunk, Payload):
         try:
             with sharing.arrived(shared) if shared else _UNCHANGED:
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
-            return Outcome([], (), 0.0, Origin.here(), _failed(error, crosses=True))
+            return Outcome([], (), 0.0, Location.here(), _failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
-    if job.crosses and inherited:  # some backends fork their workers
+    if spec.crosses and inherited:  # some backends fork their workers
         renew()
-    if job.root is not None and "torch" in job.hints:
+    if spec.root is not None and "torch" in spec.hints:
         load(("torch",))
-    own = apart(load=job.root is not None) if job.apart else _UNCHANGED
-    budget = None if job.budget is None else job.budget.here()
-    cores = None if budget is None else budget.cores
-    with context.Inside(job.nested, threaded=job.threaded, cores=cores), own, _guarded(budget):
-        return _outcome(job, chunk)
+    own = isolated_rng(load=spec.root is not None) if spec.isolated else _UNCHANGED
+    core_share = None if spec.core_share is None else spec.core_share.here()
+    cores = None if core_share is None else core_share.cores
+    with (
+        context.Inside(spec.nested, threaded=spec.threaded, cores=cores),
+        own,
+        _guarded(core_share),
+    ):
+        return _outcome(spec, chunk)
 
 
 # One for all: it has no state.
 _UNCHANGED = contextlib.nullcontext()
 
 
-def _guarded(budget: Budget | None) -> AbstractContextManager[None]:
+def _guarded(core_share: CoreShare | None) -> AbstractContextManager[None]:
     """Limit native libraries to the worker's threads."""
-    if budget is not None and budget.threads is not None:
-        if budget.lent:
-            return _lent(budget.threads, exact=budget.exact)
-        blas.keep(budget.threads, exact=budget.exact)
+    if core_share is not None and core_share.threads is not None:
+        if core_share.lent:
+            return _lent(core_share.threads, exact=core_share.exact)
+        blas.keep(core_share.threads, exact=core_share.exact)
     return _UNCHANGED
 
 
@@ -115,46 +120,48 @@ def _lent(threads: int, *, exact: bool) -> Iterator[None]:
         blas.release(token)
 
 
-def _outcome(job: Job, chunk: Chunk) -> Outcome:
+def _outcome(spec: CallSpec, chunk: Chunk) -> Outcome:
     """Run the elements, and watch what the function does to the generators of the process."""
-    swift = _swift if chunk.seconds is None else _brief
-    work = _watched if chunk.careful or job.timeout is not None else swift
+    fast = _run_fast if chunk.seconds is None else _run_timed
+    work = _run_each if chunk.careful or spec.timeout is not None else fast
     # What is seeded for each element needs no watch; what takes a stream of its own does.
-    seeded = job.root is not None and not job.takes_rng
-    watch = None if seeded else Watch(job.hints if job.root is None else _ALL)
+    seeded = spec.root is not None and not spec.takes_rng
+    detector = None if seeded else RngUseDetector(spec.hints if spec.root is None else _ALL)
     began = time.perf_counter()
-    values, misfires = work(job, chunk)
+    values, element_errors = work(spec, chunk)
     seconds = time.perf_counter() - began
-    moves = watch.moves(max(1, len(values))) if watch else ()
-    packed = _packed(job, values, misfires) if job.crosses else values
-    return Outcome(packed, tuple(misfires), seconds, Origin.here(), moves=moves)
+    moves = detector.moves(max(1, len(values))) if detector else ()
+    packed = _packed(spec, values, element_errors) if spec.crosses else values
+    return Outcome(packed, tuple(element_errors), seconds, Location.here(), moves=moves)
 
 
 _ALL = ("random",)  # and NumPy's and torch's, which are always watched
 
 
-def _calls(job: Job, chunk: Chunk) -> Iterator[Any]:
+def _calls(spec: CallSpec, chunk: Chunk) -> Iterator[Any]:
     columns: list[Any] = list(chunk.columns)
-    for place, value in job.constants:
-        columns[place] = itertools.repeat(sharing.opened([value])[0], chunk.size)
-    fn = cast("Callable[..., Any]", job.fn)
+    for place, value in spec.constants:
+        columns[place] = itertools.repeat(sharing.unwrapped([value])[0], chunk.size)
+    fn = cast("Callable[..., Any]", spec.fn)
     if sharing.handles_exist():
         # Rows are not looked into: one may be an iterator.
-        given = job.star or sharing.handles_in(chunk.columns)
-        fn = sharing.opening(fn) if given else sharing.opened_partial(fn)
-    if job.root is not None:
-        rows = columns[0] if job.star else zip(*columns, strict=False)
-        return streamed(fn, job.root, rows, chunk.indices, keyword=job.takes_rng)
-    if job.star:
+        given = spec.star or sharing.handles_in(chunk.columns)
+        fn = sharing.unwrapping(fn) if given else sharing.unwrapped_partial(fn)
+    if spec.root is not None:
+        rows = columns[0] if spec.star else zip(*columns, strict=False)
+        from parmap.worker.rng import streamed  # most calls need none
+
+        return streamed(fn, spec.root, rows, chunk.indices, keyword=spec.takes_rng)
+    if spec.star:
         return itertools.starmap(fn, columns[0])
     return map(fn, *columns)
 
 
-def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
+def _run_fast(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
     """Run all elements in C: an element costs its call and one append."""
     values: list[Any] = []
-    misfires: list[Misfire] = []
-    calls, born = _calls(job, chunk), forks.generation
+    element_errors: list[ElementError] = []
+    calls, born = _calls(spec, chunk), forks.generation
     size = chunk.size
     while len(values) < size:
         try:
@@ -164,62 +171,64 @@ def _swift(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
                 # a chunk whose call is over may have been emptied meanwhile.
                 raise _stopped()  # noqa: TRY301 - the failure of an element like any other
             if forks.generation != born:
-                _end_fork(job)
+                _end_fork(spec)
             break
         except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
             if forks.generation != born:
-                _end_fork(job, error)
-            misfires.append(Misfire(len(values), _failed(error, crosses=job.crosses)))
-            if job.stop or isinstance(error, KeyboardInterrupt):
+                _end_fork(spec, error)
+            element_errors.append(ElementError(len(values), _failed(error, crosses=spec.crosses)))
+            if spec.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
-    return values, misfires
+    return values, element_errors
 
 
-def _brief(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
+def _run_timed(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
     """Run parts of a chunk, each twice as long as the one before, until its time is over."""
     values: list[Any] = []
-    misfires: list[Misfire] = []
+    element_errors: list[ElementError] = []
     end = time.perf_counter() + (chunk.seconds or 0.0)
     size = 1
     while (start := len(values)) < chunk.size and (not start or time.perf_counter() < end):
-        some, failed = _swift(job, chunk.part(start, start + size))
+        some, failed = _run_fast(spec, chunk.part(start, start + size))
         values += some
-        misfires += [misfire._replace(offset=start + misfire.offset) for misfire in failed]
+        element_errors += [
+            element_error._replace(offset=start + element_error.offset) for element_error in failed
+        ]
         if len(some) < size:  # a failure has ended it, or the chunk
             break
         size *= 2
-    return values, misfires
+    return values, element_errors
 
 
-def _watched(job: Job, chunk: Chunk) -> tuple[list[Any], list[Misfire]]:
+def _run_each(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
     """Run element by element, noting each before it runs and timing it."""
     values: list[Any] = []
-    misfires: list[Misfire] = []
-    calls, born = _calls(job, chunk), forks.generation
+    element_errors: list[ElementError] = []
+    calls, born = _calls(spec, chunk), forks.generation
     end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
     for offset in range(chunk.size):
         if offset and time.perf_counter() >= end:
             break
         try:
-            values.append(_one(job, calls, offset))
+            values.append(_one(spec, calls, offset))
             if forks.generation != born:
-                _end_fork(job)
+                _end_fork(spec)
         except BaseException as error:  # noqa: BLE001 - as above
             if forks.generation != born:
-                _end_fork(job, error)
-            misfires.append(Misfire(offset, _failed(error, crosses=job.crosses)))
-            if job.stop or isinstance(error, KeyboardInterrupt):
+                _end_fork(spec, error)
+            element_errors.append(ElementError(offset, _failed(error, crosses=spec.crosses)))
+            if spec.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
     context.worker.note(-1)
-    return values, misfires
+    return values, element_errors
 
 
-def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
+def _one(spec: CallSpec, calls: Iterator[Any], offset: int) -> Any:
     context.worker.note(offset)
-    limit = job.timeout
-    if watched := limit is not None and job.expendable:
+    limit = spec.timeout
+    if watched := limit is not None and spec.expendable:
         assert limit is not None
         from parmap.worker import watchdog  # no other call needs it
 
@@ -242,9 +251,9 @@ def _one(job: Job, calls: Iterator[Any], offset: int) -> Any:
 _NOTHING = object()
 
 
-def _end_fork(job: Job, error: BaseException | None = None) -> None:
+def _end_fork(spec: CallSpec, error: BaseException | None = None) -> None:
     """End a fork that has come back from the function, but where it is in the caller's loop."""
-    if job.crosses or job.threaded:
+    if spec.crosses or spec.threaded:
         forks.end(error)
 
 
@@ -260,20 +269,20 @@ def _failed(error: BaseException, *, crosses: bool) -> PackedError:
     return pack_error(error, crosses=crosses)
 
 
-def _packed(job: Job, values: list[Any], misfires: list[Misfire]) -> Parcel:
+def _packed(spec: CallSpec, values: list[Any], element_errors: list[ElementError]) -> Payload:
     """Pack the results; what cannot travel joins those that failed."""
     try:
-        return pack_result(values, views=job.sent_at_once)
+        return pack_result(values, views=spec.sent_at_once)
     except SerializationError:
         # Some result cannot travel: find out which, and let only that one fail.
         for offset, value in enumerate(values):
             try:
                 pack_result(value, views=True)
             except SerializationError as error:
-                misfires.append(Misfire(offset, _failed(error, crosses=True)))
+                element_errors.append(ElementError(offset, _failed(error, crosses=True)))
                 values[offset] = None
-        misfires.sort(key=lambda misfire: misfire.offset)
-        if job.stop:
-            del misfires[1:]
-            del values[misfires[0].offset :]
-        return pack_result(values, views=job.sent_at_once)
+        element_errors.sort(key=lambda element_error: element_error.offset)
+        if spec.stop:
+            del element_errors[1:]
+            del values[element_errors[0].offset :]
+        return pack_result(values, views=spec.sent_at_once)

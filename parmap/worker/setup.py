@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parmap.failures import PoolBroken
-from parmap.transport.messages import Embedded
+from parmap.transport.messages import CachedPayload
 from parmap.worker.random_state import renew
 
 __all__ = ["prepared"]
@@ -21,12 +21,12 @@ _ran: dict[Any, BaseException | None] = {}
 _lock = threading.RLock()
 
 
-def prepared(setup: Embedded, fn: Callable[..., Any], *args: Any) -> Any:
+def prepared(setup: CachedPayload, fn: Callable[..., Any], *args: Any) -> Any:
     """Call a function in a process where `setup` has run once.
 
     Parameters
     ----------
-    setup : Embedded
+    setup : CachedPayload
         A function without arguments; its key says whether it has run.
     fn, *args
         What to call then.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from parmap.errors import SerializationError
 from parmap.transport.error_payload import pack_error, unpack_error
-from parmap.transport.payload import PackedError, Parcel, pack, pack_result, unpack
+from parmap.transport.payload import PackedError, Payload, pack, pack_result, unpack
 from parmap.worker import forks
 from parmap.worker.random_state import inherited, renew
 
@@ -24,16 +24,16 @@ class Reply(NamedTuple):
 
     Parameters
     ----------
-    value : Parcel or None
+    value : Payload or None
         The result.
     error : PackedError or None, default None
         The error; then there is no result.
     """
 
-    value: Parcel | None
+    value: Payload | None
     error: PackedError | None = None
 
-    def opened(self) -> tuple[Any, BaseException | None]:
+    def unpickled(self) -> tuple[Any, BaseException | None]:
         """Return the result and the error, one of which is None."""
         try:
             if self.error is not None:
@@ -44,7 +44,7 @@ class Reply(NamedTuple):
             return None, error
 
 
-def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parcel:
+def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
     """Pack a call.
 
     Raises
@@ -55,7 +55,7 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return pack((fn, args, kwargs), "call")
 
 
-def run_call(call: Parcel) -> Reply:
+def run_call(call: Payload) -> Reply:
     """Run a packed call, in a worker; raise nothing."""
     if inherited:  # some engines fork their workers
         renew()
@@ -71,7 +71,7 @@ def run_call(call: Parcel) -> Reply:
     return reply
 
 
-def _run(call: Parcel) -> Parcel:
+def _run(call: Payload) -> Payload:
     try:
         fn, args, kwargs = unpack(call)
     except SystemExit as error:

@@ -1,4 +1,4 @@
-"""Dials: where the number of threads of each native library is read and set."""
+"""Thread controls: where the number of threads of each native library is read and set."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from parmap.worker import thread_variables as variables
 from parmap.worker.thread_variables import LOKY, number
 
-__all__ = ["Dial", "dial_of", "loky", "numba", "turn"]
+__all__ = ["ThreadControl", "control_of", "loky", "numba", "turn"]
 
 
-class Dial(NamedTuple):
+class ThreadControl(NamedTuple):
     """Where one library's number is read and set.
 
     `mark` gives what `set` takes to go back, which may mean "none of its own".
@@ -31,14 +31,14 @@ class Dial(NamedTuple):
         return self.get() if self.natural is None else self.natural
 
 
-def turn(dial: Dial, number: int | None) -> None:
-    """Set a dial, unless it shows that number: to set it may start threads."""
-    if dial.get() != number:
-        dial.set(number)
+def turn(control: ThreadControl, number: int | None) -> None:
+    """Set a control, unless it shows that number: to set it may start threads."""
+    if control.get() != number:
+        control.set(number)
 
 
-def dial_of(one: Any) -> Dial | None:
-    """Give a library's dial, if it has one of its own."""
+def control_of(one: Any) -> ThreadControl | None:
+    """Give a library's control, if it has one of its own."""
     get, turn, shared = one.get_num_threads, one.set_num_threads, False
     match one.internal_api:
         case "openblas" if one.threading_layer != "openmp":
@@ -54,7 +54,7 @@ def dial_of(one: Any) -> Dial | None:
             # from the library behind it; and of one that others registered we know nothing.
             return None
     natural = variables.natural(one.internal_api)
-    return None if get() is None else Dial(one.filepath, get, turn, shared, get, natural)
+    return None if get() is None else ThreadControl(one.filepath, get, turn, shared, get, natural)
 
 
 def _openblas(one: Any) -> Callable[[int], None]:
@@ -70,8 +70,8 @@ def _openblas(one: Any) -> Callable[[int], None]:
     return turn
 
 
-def _mkl(one: Any) -> Dial:
-    # Not by threadpoolctl, which before 3.8 turned the process's, after that the thread's.
+def _mkl(one: Any) -> ThreadControl:
+    # Not by threadpoolctl, which before 3.8 set the process's, after that the thread's.
     turn = one.dynlib.MKL_Set_Num_Threads_Local
 
     def mark() -> int:
@@ -79,21 +79,25 @@ def _mkl(one: Any) -> Dial:
         turn(own)
         return own
 
-    return Dial(one.filepath, one.get_num_threads, turn, False, mark, variables.natural("mkl"))
+    return ThreadControl(
+        one.filepath, one.get_num_threads, turn, False, mark, variables.natural("mkl")
+    )
 
 
-def numba() -> list[Dial]:
-    """Give Numba's dial, in a list that is empty until its threads run."""
+def numba() -> list[ThreadControl]:
+    """Give Numba's control, in a list that is empty until its threads run."""
     # One of these comes with the first parallel function; before, to ask starts the threads.
     if not any(f"numba.np.ufunc.{x}" in sys.modules for x in ("omppool", "tbbpool", "workqueue")):
         return []
     numba = sys.modules["numba"]
     get, most = numba.get_num_threads, numba.config.NUMBA_NUM_THREADS
-    return [Dial("numba", get, lambda n: numba.set_num_threads(min(n, most)), False, mark=get)]
+    return [
+        ThreadControl("numba", get, lambda n: numba.set_num_threads(min(n, most)), False, mark=get)
+    ]
 
 
-def loky() -> Dial:
-    """Give the dial of what joblib takes for the number of cores."""
+def loky() -> ThreadControl:
+    """Give the control of what joblib takes for the number of cores."""
 
     def get() -> int | None:
         return number(os.environ.get(LOKY))
@@ -104,4 +108,4 @@ def loky() -> Dial:
         else:
             os.environ[LOKY] = str(threads)
 
-    return Dial(LOKY, get, turn, shared=True, mark=get)
+    return ThreadControl(LOKY, get, turn, shared=True, mark=get)

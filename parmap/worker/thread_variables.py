@@ -31,7 +31,7 @@ NAMES = (
 )
 
 
-_SET = NAMES[:-1]  # without the last, which has a dial
+_SET = NAMES[:-1]  # without the last, which has a control
 _READ = (*_SET, "NUMEXPR_MAX_THREADS")
 _KEYS = tuple(map(os.environ.encodekey, _READ))
 # In the place of what we have set, and what was there before, where we have set nothing.
@@ -82,9 +82,10 @@ def limited(name: str, threads: int, environ: Mapping[str, str], *, exact: bool)
 class _Held:
     """What the calls that run have set in this process's environment.
 
-    There is no lock here: `parmap.worker.native_threads` calls `hold` and `release` under its own. A signal
-    handler that makes a call may come in between, in the same thread. It only notes what is
-    asked; the outer one then sees that something has changed, and goes round once more.
+    There is no lock here: `parmap.worker.native_threads` calls `hold` and `release` under its
+    own. A signal handler that makes a call may come in between, in the same thread. It only
+    notes what is asked; the outer one then sees that something has changed, and goes round once
+    more.
     KeyboardInterrupt may leave variables half set: blas then releases, which sets them all.
     """
 
@@ -98,18 +99,18 @@ class _Held:
 
     def hold(self, limit: Limit) -> None:
         self._asked.append(limit)
-        self._settle()
+        self._apply()
 
     def release(self, limit: Limit) -> None:
         if self.holds(limit):
             # By identity: another call may ask for as many.
             self._asked = [one for one in self._asked if one is not limit]
-            self._settle()
+            self._apply()
 
     def holds(self, limit: Limit) -> bool:
         return any(one is limit for one in self._asked)
 
-    def _settle(self) -> None:
+    def _apply(self) -> None:
         self._changes += 1
         if self._settling:
             return

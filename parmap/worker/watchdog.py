@@ -18,7 +18,7 @@ _armed: tuple[float, int] | None = None
 
 
 def start(limit: float, words: int) -> None:
-    """Have the process end after `limit` seconds, with its last words to a descriptor."""
+    """Have the process end after `limit` seconds, with its crash report to a descriptor."""
     global _armed  # noqa: PLW0603 - the process has one
     _armed = time.monotonic() + limit, words
     faulthandler.dump_traceback_later(limit, exit=True, file=words)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import parmap
-from parmap.plans.plan import opened
+from parmap.plans.plan import started
 from parmap.testing import PlanContract
 from tests.cluster import lab, strangers
 from tests.cluster.nested import table
@@ -229,7 +229,7 @@ def test_nothing_listens_on_more_than_it_must(plan):
 
 def test_no_security_is_warned_of(plan):
     with pytest.warns(UserWarning, match="security=None lets whoever can connect"):
-        session = opened(plan.replace(security=None))
+        session = started(plan.replace(security=None))
     assert session.map(abs, [-1]) == [1]
     session.close()
 

@@ -28,7 +28,7 @@ import psutil
 import pytest
 
 import parmap
-from parmap.plans.plan import opened
+from parmap.plans.plan import started
 from parmap.testing import PlanContract
 from tests.calling import EndContract
 
@@ -192,7 +192,7 @@ def test_a_constant_travels_once_to_each_worker(two, monkeypatch):
     scatter = client.scatter
 
     def counted(value, **options):
-        scattered.append(value.parcel.size)
+        scattered.append(value.payload.size)
         return scatter(value, **options)
 
     monkeypatch.setattr(client, "scatter", counted)
@@ -236,7 +236,7 @@ def test_what_calls_hand_on_stays_with_the_workers(two):
     finally:
         client._gather = gather
     gc.collect()
-    assert not two._values._placed
+    assert not two._values._broadcast
 
 
 def test_each_call_has_its_own_of_what_stays(two):
@@ -432,7 +432,7 @@ def test_a_stranger_on_this_machine_gets_nothing(start):
 def test_without_security_a_stranger_gets_all(start):
     before = listening(psutil.Process())
     with pytest.warns(UserWarning, match="security=None lets whoever can connect"):
-        session = opened(parmap.plan("dask", workers=1, security=None))
+        session = started(parmap.plan("dask", workers=1, security=None))
     try:
         assert session.map(abs, [-1, -2]) == [1, 2]
         assert scanned(start, before) == {"got client", "got worker"}
@@ -773,11 +773,11 @@ def test_workers_that_are_lost_for_good_break_the_call(monkeypatch):
     [("0:07", 7), ("12:03", 723), ("1:00:00", 3600), ("2-01:00:05", 176405), ("INVALID", 0)],
 )
 def test_the_queue_tells_how_long_a_job_has_run(text, seconds):
-    from parmap.backends.remote import monitor as board
+    from parmap.backends.remote import monitor
 
     line = f"12|FAILED|{text}|node3|Reason|odd"
-    assert board._read(line) == ("12", board.Seen("FAILED", "Reason|odd", seconds, "node3"))
-    assert board._read("13|PENDING")[1] == board.Seen("PENDING")
+    assert monitor._read(line) == ("12", monitor.Seen("FAILED", "Reason|odd", seconds, "node3"))
+    assert monitor._read("13|PENDING")[1] == monitor.Seen("PENDING")
 
 
 @pytest.mark.parametrize(

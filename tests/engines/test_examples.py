@@ -84,6 +84,7 @@ def test_on_a_plan(plan, example):
     assert table(sys.executable, path, PARMAP_PLAN=plan) == wanted(example)
 
 
+@pytest.mark.long  # these executors have the whole contract in other files
 @pytest.mark.parametrize("example", EXAMPLES)
 @pytest.mark.parametrize("kind", EXECUTORS)
 def test_on_an_adopted_executor(kind, example, tmp_path):

@@ -211,14 +211,14 @@ def test_a_task_that_a_finalizer_submits_while_a_backend_begins_is_kept(tmp_path
         begin = executor._begin
 
         def begin_and_collect():
-            life = begin()
+            instance = begin()
             if not inner:  # what runs under the lock, in this thread, as a finalizer would
                 inner.append(None)
                 inner[0] = executor.submit(fifo.read_text)
-            return life
+            return instance
 
         executor._begin = begin_and_collect
-        executor._life._break([])
+        executor._instance._break([])
         assert executor.submit(abs, -1).result(GUARD) == 1
         fifo.write_text("read")
         assert inner[0].result(GUARD) == "read"
@@ -228,34 +228,38 @@ def test_a_task_that_a_finalizer_submits_while_a_backend_begins_is_kept(tmp_path
 @pytest.mark.parametrize("backend", PROCESSES)
 def test_a_backend_that_ends_in_the_middle_of_a_submit_is_begun_anew(backend):
     with parmap.plan("joblib", backend=backend, workers=2) as session:
-        life = session.executor._life
-        send = life._submit
+        instance = session.executor._instance
+        send = instance._submit
 
         def end_and_send(*args):
-            life.end()
+            instance.end()
             return send(*args)
 
-        life._submit = end_and_send
+        instance._submit = end_and_send
         assert session.executor.submit(abs, -1).result(GUARD) == 1
-        assert not life._out
+        assert not instance._out
 
 
 @pytest.mark.parametrize("backend", PROCESSES)
 def test_a_task_that_is_moved_while_it_is_submitted_runs_once(backend, tmp_path):
     notes = tmp_path / "notes"
     with parmap.plan("joblib", backend=backend, workers=2) as session:
-        life = session.executor._life
-        send = life._submit
+        instance = session.executor._instance
+        send = instance._submit
 
         def move_and_send(*args):
-            # The thread of `_strays` does, when cancelled tasks have all workers.
-            moving = threading.Thread(target=life._late, args=(2,), daemon=True)
+            # The thread of `_cancelled` does, when cancelled tasks have all workers.
+            moving = threading.Thread(target=instance._late, args=(2,), daemon=True)
             moving.start()
-            while life._backend._pool if backend == "multiprocessing" else life._backend._workers:
+            while (
+                instance._backend._pool
+                if backend == "multiprocessing"
+                else instance._backend._workers
+            ):
                 continue
             return send(*args)
 
-        life._submit = move_and_send
+        instance._submit = move_and_send
         assert session.executor.submit(note, notes).result(GUARD) == 4
         assert session.executor.submit(abs, -2).result(GUARD) == 2
     assert notes.read_text() == "ran\n"
@@ -360,7 +364,7 @@ def test_a_lock_that_a_killed_process_has_taken_along_does_not_hold_up_the_end(r
         if __name__ == "__main__":
             with parmap.plan("joblib", backend="multiprocessing", workers=2) as session:
                 assert session.submit(abs, -1).result() == 1
-                pool = session.executor._life._backend._pool
+                pool = session.executor._instance._backend._pool
                 processes = list(pool._pool)
                 pool._outqueue._wlock.acquire()
             print([process.is_alive() for process in processes])
@@ -371,20 +375,20 @@ def test_a_lock_that_a_killed_process_has_taken_along_does_not_hold_up_the_end(r
 def test_a_finalizer_may_submit_in_a_thread_of_a_backend_that_is_replaced():
     """The collector comes in any thread; to wait there for the end of that thread is to hang."""
     with parmap.plan("joblib", backend="threading", workers=2) as session:
-        executor, life = session.executor, session.executor._life
+        executor, instance = session.executor, session.executor._instance
         came, go, submitted = threading.Event(), threading.Event(), Future()
-        settle = life._settle
+        resolve = instance._resolve
 
-        def settling(*args):
+        def resolving(*args):
             came.set()
             go.wait(GUARD)
             submitted.set_result(executor.submit(abs, -2))
-            settle(*args)
+            resolve(*args)
 
-        life._settle = settling
+        instance._resolve = resolving
         executor.submit(abs, -1)
         assert came.wait(GUARD)
-        life._break([])
+        instance._break([])
         with executor._lock:
             go.set()
             again = executor.submit(abs, -3)
@@ -512,15 +516,15 @@ def waiting(tmp_path):
 
 def parted(session):
     """Give an event: the session's tasks go to other workers, for some run in vain."""
-    strays, event = session.executor._life._strays, threading.Event()
-    late = strays._late
+    cancelled, event = session.executor._instance._cancelled, threading.Event()
+    late = cancelled._late
 
     def told(count):
         over = late(count)
         event.set()
         return over
 
-    strays._late = told
+    cancelled._late = told
     return event
 
 

@@ -25,13 +25,13 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from parmap.backends.once_future import Ticket
+from parmap.backends.once_future import OnceFuture
 from parmap.errors import WorkerDied
 from parmap.failures import PoolBroken
 from parmap.transport.sockets import QUIET, Socket, pair, unix
 from parmap.worker.announce import RECORD
 
-__all__ = ["RollCall"]
+__all__ = ["DeathWatch"]
 
 _AT_ONCE = 4096  # bytes
 _PAUSE = 0.2  # seconds
@@ -63,7 +63,7 @@ class _Line:
     rest: bytes = b""
 
 
-class RollCall:
+class DeathWatch:
     """Fails the task of each process that dies.
 
     Parameters
@@ -81,29 +81,29 @@ class RollCall:
         self._pool = pool
         # The tasks that are out. It changes in single steps, without a lock: a finalizer that
         # cancels a task strikes it, in any thread.
-        self._out: dict[int, Ticket] = {}
+        self._out: dict[int, OnceFuture] = {}
         self._numbers = itertools.count(1)
         self._folder, self.address = _named()
         self._door = unix()
         self._door.bind(self.address)
         self._door.listen()
         self._shut = False  # the thread's own
-        self._bell, self._button = pair()
+        self._wake_reader, self._wake_writer = pair()
         self._thread = threading.Thread(target=self._listen, name="parmap-rollcall", daemon=True)
         self._thread.start()
 
-    def number(self, ticket: Ticket) -> int:
+    def number(self, once: OnceFuture) -> int:
         """Give a task the number that it calls in with."""
         number = next(self._numbers)
-        self._out[number] = ticket
-        ticket.future.add_done_callback(lambda _: self._strike(number))
+        self._out[number] = once
+        once.future.add_done_callback(lambda _: self._strike(number))
         return number
 
     def stop(self) -> None:
         """Stop listening."""
-        self._button.send(b"!", QUIET)
+        self._wake_writer.send(b"!", QUIET)
         self._thread.join()
-        self._button.close()
+        self._wake_writer.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -113,7 +113,7 @@ class RollCall:
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._door, selectors.EVENT_READ)
-            selector.register(self._bell, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
             over = False
             while not over:
                 ready = selector.select(_PAUSE if self._shut else None)
@@ -121,7 +121,7 @@ class RollCall:
                     selector.register(self._door, selectors.EVENT_READ)
                     self._shut = False
                 for key, _ in ready:
-                    if key.fileobj is self._bell:
+                    if key.fileobj is self._wake_reader:
                         over = True
                     elif key.fileobj is self._door:
                         self._answer(selector)
@@ -169,20 +169,20 @@ class RollCall:
 
     def _gone(self, line: _Line) -> None:
         """Fail what a process had in hand."""
-        ticket = self._out.get(abs(line.task))
+        once = self._out.get(abs(line.task))
         exitcode = None
-        if ticket is not None and line.process is not None:
+        if once is not None and line.process is not None:
             line.process.join()
             # None where the pool's own thread asks the system at the same moment.
             exitcode = line.process.exitcode
         # One that was killed after its task may have died while it sent the result; but one that
         # has come to a good end, as after `maxtasksperchild` tasks, has sent it.
-        if ticket is not None and (line.task > 0 or exitcode != 0):
-            ticket.settle(None, WorkerDied(line.pid, exitcode))
+        if once is not None and (line.task > 0 or exitcode != 0):
+            once.resolve(None, WorkerDied(line.pid, exitcode))
         if getattr(self._pool, "_state", None) == "TERMINATE":
             why = "the adopted pool was terminated by its owner: make another, and adopt that"
-            for ticket in self._out.copy().values():
-                ticket.settle(None, PoolBroken(why))
+            for once in self._out.copy().values():
+                once.resolve(None, PoolBroken(why))
 
 
 def _named() -> tuple[str, str]:

@@ -12,15 +12,15 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from parmap.backends.adopted.death_watch import RollCall
-from parmap.backends.once_future import Ticket, resolver_of
+from parmap.backends.adopted.death_watch import DeathWatch
+from parmap.backends.once_future import OnceFuture, resolver_of
 from parmap.backends.packing import PackingExecutor
-from parmap.backends.pending import Outstanding
+from parmap.backends.pending import PendingFutures
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans.plan import Plan
-from parmap.transport.messages import Budget
-from parmap.transport.payload import Parcel
+from parmap.transport.messages import CoreShare
+from parmap.transport.payload import Payload
 from parmap.worker.announce import present
 from parmap.worker.single_call import run_call
 
@@ -30,7 +30,7 @@ __all__ = ["Adopted", "refuse_in_a_fork"]
 _COUNTS = ("num_workers", "_max_workers", "max_workers", "_processes")
 
 
-class Guest(PackingExecutor):
+class AdoptedExecutor(PackingExecutor):
     """Passes tasks on to an executor of the user's.
 
     Parameters
@@ -63,19 +63,19 @@ class Guest(PackingExecutor):
         except BrokenExecutor as error:
             raise _broken(self._host, error) from error
 
-    def send_packed(self, call: Parcel) -> Future[Any]:
+    def send_packed(self, call: Payload) -> Future[Any]:
         """Have a worker run a packed call; the user's executor resolves a future of its own."""
-        ticket, theirs = Ticket(), self.send(run_call, call)
-        theirs.add_done_callback(functools.partial(_hand_on, ticket))
-        known = weakref.ref(theirs)  # it keeps the ticket: not the other way round, too
-        ticket.future.add_done_callback(functools.partial(_take_back, known))
-        return ticket.future
+        once, theirs = OnceFuture(), self.send(run_call, call)
+        theirs.add_done_callback(functools.partial(_hand_on, once))
+        known = weakref.ref(theirs)  # it keeps the future: not the other way round, too
+        once.future.add_done_callback(functools.partial(_take_back, known))
+        return once.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Do nothing: the executor belongs to the user."""
 
 
-class PoolGuest(PackingExecutor):
+class AdoptedPoolExecutor(PackingExecutor):
     """Passes tasks on to a pool of the user's, by its ``apply_async``.
 
     Parameters
@@ -98,8 +98,8 @@ class PoolGuest(PackingExecutor):
         forgets = hasattr(socket, "AF_UNIX") and any(
             hasattr(one, "sentinel") for one in getattr(host, "_pool", ())
         )
-        self._rollcall = RollCall(host) if forgets else None
-        self._tasks = Outstanding(self._leave)
+        self._death_watch = DeathWatch(host) if forgets else None
+        self._tasks = PendingFutures(self._leave)
         threads = _is(host, "multiprocessing.pool", "ThreadPool")
         self.traits = Traits(shares_memory=threads, replaces_workers=forgets)
         self.chunks = not threads
@@ -113,44 +113,44 @@ class PoolGuest(PackingExecutor):
 
     def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit to the user's pool."""
-        ticket = Ticket()
+        once = OnceFuture()
         try:
-            self._tasks.add(ticket.future)
+            self._tasks.add(once.future)
             call: tuple[Any, ...] = (fn, *args)
             if self.traits.shares_memory:
                 # So that a task which is cancelled does not begin, and one which runs is known to.
-                call = (ticket.run, *call)
-            elif self._rollcall is not None:
-                call = (present, self._rollcall.address, self._rollcall.number(ticket), *call)
+                call = (once.run, *call)
+            elif self._death_watch is not None:
+                call = (present, self._death_watch.address, self._death_watch.number(once), *call)
             self._host.apply_async(
                 *(call[0], call[1:], kwargs),
-                callback=ticket.settle,
-                error_callback=lambda error: ticket.settle(None, error),
+                callback=once.resolve,
+                error_callback=lambda error: once.resolve(None, error),
             )
         except ValueError as error:  # it is closed
-            ticket.future.cancel()
+            once.future.cancel()
             raise _broken(self._host, error) from error
         except BaseException:  # Ctrl-C: nobody gets the future, and the end must not wait for it
-            ticket.future.cancel()
+            once.future.cancel()
             raise
-        return ticket.future
+        return once.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take leave of the pool, once it has done what it was given: it belongs to the user."""
         self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _leave(self) -> None:
-        if self._rollcall is not None:
-            self._rollcall.stop()
+        if self._death_watch is not None:
+            self._death_watch.stop()
 
 
-def _hand_on(ticket: Ticket, theirs: Future[Any]) -> None:
+def _hand_on(once: OnceFuture, theirs: Future[Any]) -> None:
     if theirs.cancelled():
-        ticket.future.cancel()
+        once.future.cancel()
     elif (error := theirs.exception()) is not None:
-        ticket.settle(None, error)
+        once.resolve(None, error)
     else:
-        ticket.settle(theirs.result())
+        once.resolve(theirs.result())
 
 
 def _take_back(known: weakref.ref[Future[Any]], ours: Future[Any]) -> None:
@@ -226,13 +226,13 @@ class Adopted(Plan):
         counts = [number for number in known if isinstance(number, int) and number > 0]
         return counts[0] if self.workers is None and counts else super().count()
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores out; the workers are the user's, and get their numbers back."""
-        own = super().budget(workers)
+        own = super().core_share(workers)
         return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
         """Wrap the executor, so that shutting down leaves it open."""
         refuse_in_a_fork(self, self.adopted)
-        guest = Guest if isinstance(self.adopted, Executor) else PoolGuest
-        return guest(self.adopted, self.count())
+        kind = AdoptedExecutor if isinstance(self.adopted, Executor) else AdoptedPoolExecutor
+        return kind(self.adopted, self.count())

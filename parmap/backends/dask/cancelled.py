@@ -18,7 +18,7 @@ from distributed.core import Status
 
 from parmap.backends.dask.cluster import taken_out
 
-__all__ = ["Strays"]
+__all__ = ["CancelledTasks"]
 
 # Seconds that a task has to end by itself: about what it costs to restart its worker.
 _GRACE = 1.0
@@ -26,7 +26,7 @@ _GRACE = 1.0
 _SILENCE = 4.0
 
 
-class Strays:
+class CancelledTasks:
     """Stops tasks on workers that were started here.
 
     Its methods run in the cluster's loop.
@@ -78,16 +78,16 @@ class Strays:
         # It may have ended meanwhile, by itself or for another of its tasks; or all ends.
         if scheduler.workers.get(worker.address) is not worker or cluster.status != Status.running:
             return
-        keepers = list(cluster.workers.values())
-        ends = [keeper for keeper in keepers if keeper.keeps(worker.host, worker.pid)]
+        restarters = list(cluster.workers.values())
+        ends = [restarter for restarter in restarters if restarter.keeps(worker.host, worker.pid)]
         if not ends:  # it is kept where nobody here has a line to
             with contextlib.suppress(OSError):
                 await self._client.run(_end, workers=[worker.address], wait=False)
         # Now, not when its end is noticed: what waits behind the task goes elsewhere.
         await taken_out(scheduler, worker.address, "parmap-stray")
         await self._changed()
-        for keeper in ends:
-            await keeper.restart(worker.pid)
+        for restarter in ends:
+            await restarter.restart(worker.pid)
 
 
 async def _runs_on(key: Any, grace: float, dask_worker: Any) -> bool:

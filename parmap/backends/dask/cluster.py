@@ -23,12 +23,12 @@ from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 from parmap.backends.dask.own_random import keep_apart
-from parmap.backends.dask.restarter import Keeper, environment, trusted
+from parmap.backends.dask.restarter import WorkerRestarter, environment, trusted
 from parmap.backends.dask.servers import Scheduler, Worker
-from parmap.backends.dask.uninterrupted import steadily
+from parmap.backends.dask.uninterrupted import uninterrupted
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 from parmap.worker import native_threads as blas
 
 __all__ = [
@@ -53,7 +53,7 @@ Exits = dict[tuple[str, int], "asyncio.Task[int] | asyncio.Future[int | None]"]
 
 
 def processes(
-    workers: int, budget: Budget | None, *, dashboard: bool, security: Any
+    workers: int, core_share: CoreShare | None, *, dashboard: bool, security: Any
 ) -> tuple[Any, Exits]:
     """Start a scheduler in this process, and workers in processes of their own.
 
@@ -61,7 +61,7 @@ def processes(
     ----------
     workers : int
         How many.
-    budget : Budget or None
+    core_share : CoreShare or None
         What each may use of the machine.
     dashboard : bool
         Whether to serve Dask's page.
@@ -70,13 +70,13 @@ def processes(
     """
     exits: Exits = {}
     told = None if security is None else plain(security)
-    options = {"workers": workers, "budget": budget, "exits": exits, "security": told}
+    options = {"workers": workers, "core_share": core_share, "exits": exits, "security": told}
     specs = {number: {"cls": LocalWorker, "options": options} for number in range(workers)}
     listens = {"host": _HOST, "protocol": "tcp" if security is None else "tls"}
     here = cluster(specs, listens, dashboard=dashboard, security=security)
 
     def hopeless() -> bool:
-        return any(one.keeper.hopeless for one in here.workers.values())
+        return any(one.restarter.hopeless for one in here.workers.values())
 
     why = "workers of Dask do not start on this machine: what they wrote stands above"
     return awaited(here, workers, lambda: why, hopeless=hopeless), exits
@@ -144,7 +144,7 @@ def cluster(
         silence_logs=logging.CRITICAL,
         name="parmap",
     )
-    begun = steadily(begin, lambda begun: begun.close())
+    begun = uninterrupted(begin, lambda begun: begun.close())
     _clusters.add(begun)
     return begun
 
@@ -193,9 +193,9 @@ def awaited(
                 return cluster
         reason = why()
     except BaseException:
-        steadily(cluster.close)
+        uninterrupted(cluster.close)
         raise
-    steadily(cluster.close)
+    uninterrupted(cluster.close)
     raise PoolBroken(reason)
 
 
@@ -210,7 +210,7 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         What the cluster calls it.
     workers : int
         How many there are: each may take its share of the memory.
-    budget : Budget or None
+    core_share : CoreShare or None
         What it may use of the machine.
     exits : dict
         Where to tell how its processes end.
@@ -219,7 +219,7 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
 
     Attributes
     ----------
-    keeper : Keeper
+    restarter : WorkerRestarter
         What keeps it running.
     """
 
@@ -229,7 +229,7 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         name: Any,
         *,
         workers: int,
-        budget: Budget | None,
+        core_share: CoreShare | None,
         exits: Exits,
         security: dict[str, Any] | None,
     ) -> None:
@@ -240,8 +240,8 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         options = {"nthreads": 1, "memory_limit": limit, "host": _HOST}
         # What is beside the script, or was added to the path, is found there, too.
         environ = environment(sys.path)
-        if budget is not None and budget.threads is not None:
-            blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
+        if core_share is not None and core_share.threads is not None:
+            blas.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
 
         def started(number: int, ending: asyncio.Task[int]) -> None:
             exits[_HOST, number] = ending
@@ -256,18 +256,18 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
             trust=trusted(),
             path=[entry for entry in list[object](sys.path) if entry and isinstance(entry, str)],
         )
-        self.keeper = Keeper(told, environ, started)
+        self.restarter = WorkerRestarter(told, environ, started)
         _kept.add(self)
 
     async def start(self) -> None:
         """Start it, without waiting until it has found the scheduler."""
-        await self.keeper.start()
+        await self.restarter.start()
         await super().start()
 
     async def close(self) -> None:
         """Kill it: the cluster has retired it before."""
         self.status = Status.closing
-        await self.keeper.stop()
+        await self.restarter.stop()
         await super().close()
 
     def keeps(self, host: str, number: int) -> bool:
@@ -278,9 +278,9 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         """End its process, if that still has this number, and start another."""
         if number != self._number:
             return
-        await self.keeper.stop()
+        await self.restarter.stop()
         if self.status == Status.running:  # and the cluster has not been closed meanwhile
-            await self.keeper.start()
+            await self.restarter.start()
 
 
 # What a fork of this process has, too, and must leave alone. Workers would live as long as it does;
@@ -291,7 +291,7 @@ _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def _forked() -> None:
     for one in list(_kept):
-        one.keeper.let_go()
+        one.restarter.let_go()
     for cluster in list(_clusters):
         cluster.status = Status.closed
 

@@ -20,19 +20,19 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_ip
 from tornado.ioloop import PeriodicCallback
 
-from parmap.backends.dask.cancelled import Strays
+from parmap.backends.dask.cancelled import CancelledTasks
 from parmap.backends.dask.cluster import Exits
 from parmap.backends.dask.connection import connected
-from parmap.backends.dask.tasks import SMALL, Errand, Reference, Stay
-from parmap.backends.dask.uninterrupted import steadily
+from parmap.backends.dask.tasks import SMALL, DaskReference, DaskTask, Stay
+from parmap.backends.dask.uninterrupted import uninterrupted
 from parmap.backends.packing import PackingExecutor
-from parmap.backends.pending import Outstanding
+from parmap.backends.pending import PendingFutures
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, WorkerDied
 from parmap.failures import PoolBroken
 from parmap.transport.identity import fresh_key
-from parmap.transport.messages import embedded
+from parmap.transport.messages import cached_payload
 
 __all__ = ["DaskExecutor", "serving"]
 
@@ -84,8 +84,10 @@ class DaskExecutor(PackingExecutor):
         self._restarts = restarts or bool(self._exits)
         self._own, self._frees = own is not None, own is not None and self._restarts
         # A thread cannot be stopped: its process is this one.
-        self._cancel = Strays(client, own, self._refresh).stop if self._frees else client.cancel
-        self._tasks = Outstanding(self._close)
+        self._cancel = (
+            CancelledTasks(client, own, self._refresh).stop if self._frees else client.cancel
+        )
+        self._tasks = PendingFutures(self._close)
         self._ending = Ending(lost)
         self._slots: dict[str, int] = {}  # by the workers' addresses
         self._watch: Any = None
@@ -103,34 +105,34 @@ class DaskExecutor(PackingExecutor):
     def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call a function; Dask pickles the call."""
         call = functools.partial(fn, **kwargs) if kwargs else fn
-        return self._begin(Errand(self._client, call, args))
+        return self._begin(DaskTask(self._client, call, args))
 
-    def keep(
+    def run_remote(
         self, made: Callable[[Stay], Any], fn: Callable[..., Any], /, *args: Any
     ) -> Future[Any]:
         """Have a worker keep what ``fn(*args)`` gives; give what `made` makes of the reference."""
-        return self._begin(Errand(self._client, fn, args, made=made))
+        return self._begin(DaskTask(self._client, fn, args, made=made))
 
-    def _begin(self, errand: Errand) -> Future[Any]:
+    def _begin(self, task: DaskTask) -> Future[Any]:
         self._ending.check()
         try:
-            self._tasks.add(errand.future)
-            errand.future.add_done_callback(functools.partial(self._ended, errand))
-            self._client.loop.add_callback(self._serve, errand)
+            self._tasks.add(task.future)
+            task.future.add_done_callback(functools.partial(self._ended, task))
+            self._client.loop.add_callback(self._serve, task)
         except BaseException:  # Ctrl-C: nobody gets the future, and the end must not wait for it
-            errand.future.cancel()
+            task.future.cancel()
             raise
-        return errand.future
+        return task.future
 
-    def _ended(self, errand: Errand, future: Future[Any]) -> None:
+    def _ended(self, task: DaskTask, future: Future[Any]) -> None:
         if future.cancelled():
-            self._client.loop.add_callback(errand.stop, self._cancel)
+            self._client.loop.add_callback(task.stop, self._cancel)
 
-    def put(self, value: Any, what: str = "") -> Reference:
+    def put(self, value: Any, what: str = "") -> DaskReference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        return Reference(embedded(value, what, small=SMALL))
+        return DaskReference(cached_payload(value, what, small=SMALL))
 
-    def drop(self, reference: Reference | Stay) -> None:
+    def drop(self, reference: DaskReference | Stay) -> None:
         """Forget a placed value."""
         self._client.loop.add_callback(reference.drop)
 
@@ -162,7 +164,7 @@ class DaskExecutor(PackingExecutor):
     def _close(self) -> None:
         if self._watch is not None:
             self._client.loop.add_callback(self._watch.stop)
-        steadily(self._close_all)
+        uninterrupted(self._close_all)
 
     def _close_all(self) -> None:
         while self._closing:
@@ -170,25 +172,25 @@ class DaskExecutor(PackingExecutor):
 
     # -- in the client's loop ------------------------------------------------------------
 
-    async def _serve(self, errand: Errand) -> None:
+    async def _serve(self, task: DaskTask) -> None:
         """Run a task, and resolve its future."""
         value = error = None
-        self._ending.serving.add(errand)
+        self._ending.serving.add(task)
         try:
             self._ending.check()
-            value = await errand.run()
+            value = await task.run()
         except BaseException as caught:  # noqa: BLE001 - it is the future's
             error = await self._translated(caught)
-        self._resolve(errand, value, error)
+        self._resolve(task, value, error)
 
-    def _resolve(self, errand: Errand, value: Any, error: BaseException | None) -> None:
+    def _resolve(self, task: DaskTask, value: Any, error: BaseException | None) -> None:
         """Resolve a future: the one place that does. Who comes second does nothing."""
-        if errand not in self._ending.serving:
+        if task not in self._ending.serving:
             return
-        self._ending.serving.remove(errand)
-        if not errand.future.set_running_or_notify_cancel():
+        self._ending.serving.remove(task)
+        if not task.future.set_running_or_notify_cancel():
             return
-        resolve(errand.future, value, error)
+        resolve(task.future, value, error)
 
     async def _translated(self, error: BaseException) -> BaseException:
         if not isinstance(error, KilledWorker):
@@ -222,10 +224,10 @@ class DaskExecutor(PackingExecutor):
 
     async def _break(self) -> None:
         """Fail what is out, for no worker will come any more."""
-        errands = list(self._ending.serving)
-        for errand in errands:
-            self._resolve(errand, None, PoolBroken(self._ending.why))
-        await asyncio.gather(*(errand.stop(self._client.cancel) for errand in errands))
+        pending = list(self._ending.serving)
+        for task in pending:
+            self._resolve(task, None, PoolBroken(self._ending.why))
+        await asyncio.gather(*(task.stop(self._client.cancel) for task in pending))
 
     # -- the workers ---------------------------------------------------------------------
 
@@ -279,11 +281,11 @@ def serving(
         See `DaskExecutor`.
     """
     try:
-        client, close = steadily(
+        client, close = uninterrupted(
             functools.partial(connected, own, own=True), lambda made: made[1][0]()
         )
     except BaseException:
-        steadily(own.close)
+        uninterrupted(own.close)
         raise
     closing = (*close, own.close)
     return DaskExecutor(
@@ -308,14 +310,14 @@ class Ending:
     ----------
     why : str
         What has happened; empty as long as workers are there, or may come.
-    serving : set of Errand
+    serving : set of DaskTask
         The tasks whose futures are open; only in the client's loop.
     """
 
     def __init__(self, lost: Callable[[int], str]) -> None:
         self._lost, self._looks = lost, 0
         self.why = ""
-        self.serving: set[Errand] = set()
+        self.serving: set[DaskTask] = set()
 
     def check(self) -> None:
         """Refuse a task once all workers are lost."""
@@ -346,7 +348,7 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
         token, number = fresh_key()
         self.name = f"parmap-setup-{token.hex()}-{number}"
         # Packed here: Dask would send a copy of an open file, for one.
-        self._setup = embedded(setup, "setup")
+        self._setup = cached_payload(setup, "setup")
 
     async def setup(self, worker: Any) -> None:  # noqa: ARG002
         """Run it, while the worker goes on answering its scheduler."""

@@ -11,7 +11,7 @@ from parmap.backends.remote.ssh import credentials
 from parmap.errors import PlanError
 from parmap.plans import registry
 from parmap.plans.plan import Plan
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 
 __all__ = ["Dask"]
 
@@ -75,9 +75,9 @@ class Dask(Plan):
         """Settle how many workers to start, or ask for when the cluster has none yet."""
         return 1 if self._found else super().count()
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each machine out among the workers there."""
-        own = super().budget(workers)
+        own = super().core_share(workers)
         if own is None or (self.processes and not self._found):
             return own
         # A cluster's machines are not this one; and workers that others use get their
@@ -102,7 +102,7 @@ class Dask(Plan):
         if self.processes:
             own, exits = cluster.processes(
                 workers,
-                super().budget(workers),
+                super().core_share(workers),
                 dashboard=self.dashboard,
                 security=credentials("dask", wanted=bool(self.security)),
             )

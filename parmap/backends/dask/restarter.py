@@ -23,7 +23,7 @@ import parmap
 from parmap.cores import users_environ
 from parmap.worker import family
 
-__all__ = ["Keeper", "environment", "searched", "trusted"]
+__all__ = ["WorkerRestarter", "environment", "searched", "trusted"]
 
 # One that lives for less than so many seconds, so many times in a row, may not be able to start.
 _SHORT_LIFE = 1.0
@@ -35,7 +35,7 @@ _VARIABLE = 100_000  # bytes; Linux takes 128 KiB
 _log = logging.getLogger("parmap.dask")
 
 
-class Keeper:
+class WorkerRestarter:
     """Starts a worker process, and starts it again when it ends.
 
     Parameters

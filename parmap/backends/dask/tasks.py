@@ -1,4 +1,4 @@
-"""What a task of Dask needs and gives: placed values, one errand for each task, kept results."""
+"""What Dask runs: a `DaskTask` for each call, values that were broadcast, results that stay."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
-from parmap.transport.messages import Embedded, Staying
-from parmap.transport.payload import Parcel
+from parmap.transport.messages import CachedPayload, RemoteResult
+from parmap.transport.payload import Payload
 
-__all__ = ["SMALL", "Errand", "Reference", "Stay"]
+__all__ = ["SMALL", "DaskReference", "DaskTask", "Stay"]
 
 # Below this many bytes a value goes along with each task, by way of the scheduler: less than
 # the messages cost that would place it. From here on it goes to the workers beforehand.
@@ -19,17 +19,17 @@ SMALL = 1 << 18
 _LOSSES = 4
 
 
-class Reference:
+class DaskReference:
     """A value that is placed on all workers when a task first needs it.
 
     Parameters
     ----------
-    cargo : Embedded
+    cargo : CachedPayload
         The value. Kept here, for it must be placed again if all workers are lost.
     """
 
-    def __init__(self, cargo: Embedded) -> None:
-        self.cargo: Embedded | None = cargo
+    def __init__(self, cargo: CachedPayload) -> None:
+        self.cargo: CachedPayload | None = cargo
         self._placing: asyncio.Task[Any] | None = None
 
     async def placed(self, client: Any) -> Any:
@@ -74,7 +74,7 @@ class Stay:
         self.task.release()
 
 
-class Errand:
+class DaskTask:
     """One task and its data: sent, awaited, and sent anew if the data were lost.
 
     Its coroutine is never cancelled: Dask gathers results for several tasks at once, and who
@@ -87,7 +87,7 @@ class Errand:
     call : callable
         What the task calls.
     args : tuple
-        Its arguments; a `Reference` stands for the value that is placed.
+        Its arguments; a `DaskReference` stands for the value that is placed.
     made : callable, optional
         What to make of a `Stay`, if the result is to stay there. Default: it is brought.
 
@@ -134,7 +134,7 @@ class Errand:
 
     async def _stays(self, task: Any) -> bool:
         # By its type, which comes with the news: what there is more to tell of is brought.
-        return await task.exception() is None and task.type is Staying
+        return await task.exception() is None and task.type is RemoteResult
 
     async def stop(self, cancel: Callable[[Any], Awaitable[None]]) -> None:
         """Take it back, if it has been sent."""
@@ -147,10 +147,10 @@ class Errand:
 
     async def _sent(self, arg: Any) -> Any:
         """Put in an argument's place what Dask is to send for it."""
-        if type(arg) is Reference and arg.cargo is not None:
+        if type(arg) is DaskReference and arg.cargo is not None:
             return arg.cargo if arg.cargo.key else await arg.placed(self._client)
         if type(arg) is Stay:
             return arg.task
-        if type(arg) is Parcel and arg.size >= SMALL:
+        if type(arg) is Payload and arg.size >= SMALL:
             return await self._client.scatter(arg, hash=False)
         return arg

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["steadily"]
+__all__ = ["uninterrupted"]
 
 T = TypeVar("T")
 
 
-def steadily(call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+def uninterrupted(call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
     """Call a function in a thread of its own, and wait until it returns.
 
     An interrupt in the middle would leave half of what the function starts, or ends. So it is

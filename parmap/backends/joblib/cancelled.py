@@ -11,13 +11,13 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
-__all__ = ["Strays"]
+__all__ = ["CancelledTasks"]
 
 # Seconds that a task has to end by itself: about what it costs to start its worker anew.
 _GRACE = 1.0
 
 
-class Strays:
+class CancelledTasks:
     """Waits for the end of cancelled tasks, in a thread, and tells if it does not come.
 
     Parameters

@@ -11,21 +11,21 @@ from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from multiprocessing import connection
 from typing import Any
 
-from parmap.backends.joblib.cancelled import Strays
+from parmap.backends.joblib.cancelled import CancelledTasks
 from parmap.backends.joblib.loky import owning
-from parmap.backends.once_future import Ticket, resolver_of
+from parmap.backends.once_future import OnceFuture, resolver_of
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError, WorkerDied
 from parmap.failures import PoolBroken
 from parmap.transport.identity import Key, fresh_key
 
-__all__ = ["Life"]
+__all__ = ["BackendInstance"]
 
 # Seconds that a pool's processes have to end by SIGTERM.
 _GRACE = 1.0
 
 
-class Life:
+class BackendInstance:
     """A backend, from its start until one of its processes dies.
 
     Parameters
@@ -48,7 +48,7 @@ class Life:
     traits : Traits
         Facts about the place.
     again : callable
-        Is given each ticket, and what it calls, whose task must run elsewhere.
+        Is given each `OnceFuture`, and what it calls, whose task must run elsewhere.
     """
 
     def __init__(self, joblib: Any, name: str, workers: int, threads: int | None) -> None:
@@ -69,7 +69,7 @@ class Life:
         # want the executor's lock, whose owner may be in `take`. Each change is a single step.
         # Whoever pops a task from `_out` decides what becomes of it. `take` adds it before it
         # looks at the flags, and those who set them look at `_out` afterwards: none is forgotten.
-        self._out: dict[Key, tuple[Ticket, tuple[Any, ...]]] = {}
+        self._out: dict[Key, tuple[OnceFuture, tuple[Any, ...]]] = {}
         # Whether a process has died; tasks run in vain, so that no more are taken; those that were
         # out run elsewhere; and it ends.
         self._broken = self._spent = self._moved = self._ended = False
@@ -79,10 +79,10 @@ class Life:
         # Some backends say when a task is done, but not what came of it.
         asks = not getattr(self._backend, "supports_retrieve_callback", False)
         self._waiters = ThreadPoolExecutor(2 * self.workers, "parmap-joblib") if asks else None
-        self._strays = Strays(self._late) if self._loky or pool else None
+        self._cancelled = CancelledTasks(self._late) if self._loky or pool else None
         self.again: Callable[..., None] = _ignore
 
-    def take(self, ticket: Ticket, fn: Callable[..., Any], /, *args: Any) -> None:
+    def take(self, once: OnceFuture, fn: Callable[..., Any], /, *args: Any) -> None:
         """Have a worker call a function; one call at a time.
 
         Raises
@@ -94,13 +94,13 @@ class Life:
         """
         key = fresh_key()  # a count would be shared by threads
         try:
-            self._out[key] = ticket, (fn, *args)
+            self._out[key] = once, (fn, *args)
             if self._broken or self._spent or self._ended:
                 raise BrokenExecutor  # noqa: TRY301 - or a task that was moved would run twice
             # First: Ctrl-C may strike after any call, and nothing may stay in `_out` then.
-            ticket.future.add_done_callback(lambda _: self._let_go(key))
-            task = (ticket.run, fn, *args) if self.traits.shares_memory else (fn, *args)
-            self._give(ticket, task)
+            once.future.add_done_callback(lambda _: self._let_go(key))
+            task = (once.run, fn, *args) if self.traits.shares_memory else (fn, *args)
+            self._give(once, task)
         except BaseException as error:
             mine = self._let_go(key)
             if not isinstance(error, Exception):
@@ -121,16 +121,16 @@ class Life:
     def end(self) -> None:
         """Give the backend back to joblib, and end what nobody waits for."""
         mine = self._may_end()
-        if self._strays is not None:
-            self._strays.end()  # it may itself be in the middle of this end
+        if self._cancelled is not None:
+            self._cancelled.end()  # it may itself be in the middle of this end
         if mine:
             self._leave()
 
     def retire(self) -> None:
         """Take no more tasks; those that are out come to their end here."""
         self._spent = True
-        if self._strays is not None:
-            self._strays.look()
+        if self._cancelled is not None:
+            self._cancelled.look()
 
     @property
     def ended(self) -> bool:
@@ -164,25 +164,25 @@ class Life:
             self._watch.kill()
             end.join(_GRACE)
 
-    def _give(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
+    def _give(self, once: OnceFuture, task: tuple[Any, ...]) -> None:
         batch = self._batch([(task[0], task[1:], {})])
         if self._waiters is not None:
             job = self._submit(batch, _ignore)
-            self._waiters.submit(self._settle, ticket, _asking(self._backend), job)
+            self._waiters.submit(self._resolve, once, _asking(self._backend), job)
             return
         retrieve = self._backend.retrieve_result_callback
-        job = self._submit(batch, lambda out: self._settle(ticket, retrieve, out))
+        job = self._submit(batch, lambda out: self._resolve(once, retrieve, out))
         if isinstance(job, Future):
             # Dask's backend is silent about a task of which it has not even an error to send.
-            job.add_done_callback(lambda job: self._look(ticket, job))
-        if self._strays is not None:
-            ticket.future.add_done_callback(self._strays.hearing(job))
+            job.add_done_callback(lambda job: self._look(once, job))
+        if self._cancelled is not None:
+            once.future.add_done_callback(self._cancelled.hearing(job))
 
-    def _look(self, ticket: Ticket, job: Future[Any]) -> None:
+    def _look(self, once: OnceFuture, job: Future[Any]) -> None:
         if job.cancelled() or job.exception() is not None:
-            self._settle(ticket, Future.result, job)
+            self._resolve(once, Future.result, job)
 
-    def _settle(self, ticket: Ticket, retrieve: Callable[[Any], Any], out: Any) -> None:
+    def _resolve(self, once: OnceFuture, retrieve: Callable[[Any], Any], out: Any) -> None:
         """Take in what came of a task."""
         try:
             values = retrieve(out)
@@ -192,9 +192,9 @@ class Life:
             if self._loky and _is_end(error):
                 self._break(_dead(self._backend), str(error))
             else:
-                ticket.settle(None, error)
+                once.resolve(None, error)
         else:
-            ticket.settle(values[0])
+            once.resolve(values[0])
 
     def _break(self, dead: list[Any], words: str = "") -> None:
         """Fail all that is out: whose process died, the backend does not say."""
@@ -210,13 +210,13 @@ class Life:
         def fail() -> None:
             if self._watch is not None:
                 self.end()  # or the pool would fork new processes, beside those of the next start
-            for ticket, _ in out:
-                ticket.settle(None, death())
+            for once, _ in out:
+                once.resolve(None, death())
 
         # Not in this thread: what follows may be the next start, which waits for it to end.
         threading.Thread(target=fail, name="parmap-joblib", daemon=True).start()
 
-    def _taken_out(self) -> list[tuple[Ticket, tuple[Any, ...]]]:
+    def _taken_out(self) -> list[tuple[OnceFuture, tuple[Any, ...]]]:
         """Take all tasks that are out, to fail them or to run them elsewhere."""
         out = []
         with contextlib.suppress(KeyError):  # none is left
@@ -227,27 +227,27 @@ class Life:
     def _let_go(self, key: Key) -> bool:
         """Forget a task; tell whether nobody else had taken it out."""
         mine = self._out.pop(key, None) is not None
-        if self._spent and not self._out and self._strays is not None:
-            self._strays.look()
+        if self._spent and not self._out and self._cancelled is not None:
+            self._cancelled.look()
         return mine
 
-    def _late(self, strays: int) -> bool:
+    def _late(self, cancelled: int) -> bool:
         """Make an end, as cancelled tasks run on; tell whether it has come.
 
         Whatever else runs here comes to its own end first, unless all workers are taken: then what
         is out waits behind those tasks, and runs elsewhere instead.
         """
-        self._spent = self._spent or bool(strays)
+        self._spent = self._spent or bool(cancelled)
         if self._ended or not self._spent:
             return self._ended
-        if self._out and strays < self.workers:
+        if self._out and cancelled < self.workers:
             return False
         others = self._taken_out()
         self._moved = True
         if self._may_end():
             self._leave()
-        for ticket, call in others:
-            self.again(ticket, *call)
+        for once, call in others:
+            self.again(once, *call)
         return True
 
 
@@ -264,17 +264,17 @@ class _Watch:
 
     def __init__(self, processes: list[Any], died: Callable[[list[Any]], None]) -> None:
         self._processes, self._died = processes, died
-        self._bell, self._button = connection.Pipe(duplex=False)
+        self._wake_reader, self._wake_writer = connection.Pipe(duplex=False)
         self._thread = threading.Thread(target=self._run, name="parmap-joblib", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the watch."""
-        # In words: forks have the button, too, so that to let it go would tell nothing.
-        self._button.send_bytes(b"stop")
+        # In words: forks have the other end, too, so that to let it go would tell nothing.
+        self._wake_writer.send_bytes(b"stop")
         self._thread.join()
-        self._bell.close()
-        self._button.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def kill(self) -> None:
         """Kill the processes that have not ended, and wait until they have."""
@@ -286,8 +286,8 @@ class _Watch:
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
             ends = {_end(one, stack): one for one in self._processes}
-            ready = connection.wait([self._bell, *ends])
-        if self._bell not in ready:
+            ready = connection.wait([self._wake_reader, *ends])
+        if self._wake_reader not in ready:
             self._died([ends[end] for end in ends if end in ready])
 
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap.backends.inline import SequentialExecutor
-from parmap.backends.joblib.instance import Life
-from parmap.backends.once_future import Ticket
+from parmap.backends.joblib.instance import BackendInstance
+from parmap.backends.once_future import OnceFuture
 from parmap.backends.packing import PackingExecutor
-from parmap.backends.pending import Outstanding
+from parmap.backends.pending import PendingFutures
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
 from parmap.failures import PoolBroken
 from parmap.plans import registry
 from parmap.plans.plan import Plan
 from parmap.transport.identity import Key, fresh_key
-from parmap.transport.messages import Budget, embedded
+from parmap.transport.messages import CoreShare, cached_payload
 from parmap.worker.setup import prepared
 
 __all__ = ["Joblib"]
@@ -59,9 +59,9 @@ class Joblib(Plan):
         if not isinstance(self.backend, str):
             raise PlanError(f"backend={self.backend!r}: give the name of a backend of joblib")
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores out; the workers are joblib's, and get their numbers back."""
-        own = super().budget(workers)
+        own = super().core_share(workers)
         return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
@@ -74,13 +74,13 @@ class Joblib(Plan):
                 f"Backends: {', '.join(known)}; joblib.register_parallel_backend adds others"
             )
         threads = self.threads_per_worker if isinstance(self.threads_per_worker, int) else None
-        begin = functools.partial(Life, joblib, self.backend, self.count(), threads)
-        life = begin()
-        if not life.alone:
-            executor = JoblibExecutor(begin, life, self.initializer)
+        begin = functools.partial(BackendInstance, joblib, self.backend, self.count(), threads)
+        instance = begin()
+        if not instance.alone:
+            executor = JoblibExecutor(begin, instance, self.initializer)
             executor.look()
             return executor
-        life.end()
+        instance.end()
         if self.initializer:
             self.initializer()
         return _Alone()
@@ -99,28 +99,32 @@ class JoblibExecutor(PackingExecutor):
     ----------
     begin : callable
         Starts the backend.
-    life : Life
+    instance : BackendInstance
         The first start.
     setup : callable or None
         Run in each worker before its first task.
     """
 
     def __init__(
-        self, begin: Callable[[], Life], life: Life, setup: Callable[[], object] | None
+        self,
+        begin: Callable[[], BackendInstance],
+        instance: BackendInstance,
+        setup: Callable[[], object] | None,
     ) -> None:
         self._begin = begin
-        # Under `_lock` one task is given at a time, and `_life` changes. Reentrant: a backend may
-        # run a task, and so its callbacks, while it is submitted; it pickles what is the user's;
-        # and a finalizer or a signal handler may submit in between. All of them find a `_life`
-        # that takes tasks. Finalizers of parmap's own do not take it: to cancel needs no lock.
+        # Under `_lock` one task is given at a time, and `_instance` changes. Reentrant: a backend
+        # may run a task, and so its callbacks, while it is submitted; it pickles what is the
+        # user's; and a finalizer or a signal handler may submit in between. All of them find an
+        # `_instance` that takes tasks. Finalizers of parmap's own do not take it: to cancel needs
+        # no lock.
         self._lock = threading.RLock()
-        self._life = life  # and those that run tasks in vain, or have been replaced
-        self._spent: list[Life] = []
-        life.again = self._again
-        self._tasks = Outstanding(self._end)
-        self._setup = _setup(setup, threads=life.traits.shares_memory)
-        self.workers, self.traits = life.workers, life.traits
-        self.chunks = not life.traits.shares_memory
+        self._instance = instance  # and those that run tasks in vain, or have been replaced
+        self._spent: list[BackendInstance] = []
+        instance.again = self._again
+        self._tasks = PendingFutures(self._end)
+        self._setup = _setup(setup, threads=instance.traits.shares_memory)
+        self.workers, self.traits = instance.workers, instance.traits
+        self.chunks = not instance.traits.shares_memory
 
     def look(self) -> None:
         """See whether tasks of somebody else's backend run in threads of this process."""
@@ -143,48 +147,48 @@ class JoblibExecutor(PackingExecutor):
         """Have a worker call a function; the backend pickles the call."""
         call = functools.partial(fn, **kwargs) if kwargs else fn
         task = (call, *args) if self._setup is None else (self._setup, call, *args)
-        ticket = Ticket()
+        once = OnceFuture()
         try:
-            self._tasks.add(ticket.future)
+            self._tasks.add(once.future)
             with self._lock:
-                self._take(ticket, task)
+                self._take(once, task)
         except BaseException:
-            ticket.future.cancel()
+            once.future.cancel()
             raise
-        return ticket.future
+        return once.future
 
     @property
     def resolver(self) -> int | None:
         """The identifier of the thread that resolves futures, where it is known."""
-        return self._life.resolver
+        return self._instance.resolver
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; give the workers back to joblib when all are done."""
         self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _end(self) -> None:
-        for life in (*self._spent, self._life):
-            life.end()
+        for instance in (*self._spent, self._instance):
+            instance.end()
 
-    def _again(self, ticket: Ticket, *task: Any) -> None:
+    def _again(self, once: OnceFuture, *task: Any) -> None:
         """Have another worker run a task."""
-        if ticket.future.done():
+        if once.future.done():
             return
         try:
             with self._lock:
-                self._take(ticket, task)
+                self._take(once, task)
         except BaseException as error:  # noqa: BLE001 - it is the future's
-            ticket.settle(None, error)
+            once.resolve(None, error)
 
-    def _take(self, ticket: Ticket, task: tuple[Any, ...]) -> None:
-        over: Life | None = None
+    def _take(self, once: OnceFuture, task: tuple[Any, ...]) -> None:
+        over: BackendInstance | None = None
         starts = 0
         while True:
             try:
-                life = self._life
-                if life is over:
-                    life = self._replaced(life)
-                life.take(ticket, *task)
+                instance = self._instance
+                if instance is over:
+                    instance = self._replaced(instance)
+                instance.take(once, *task)
                 return
             except (BrokenExecutor, RuntimeError):
                 # Broken, or ended by somebody else: loky's executor is the whole process's, so
@@ -193,26 +197,26 @@ class JoblibExecutor(PackingExecutor):
                 starts += 1
                 if starts == _STARTS:
                     raise
-                over = life
+                over = instance
 
-    def _replaced(self, over: Life) -> Life:
-        """Begin a life in the place of one that takes no more tasks."""
+    def _replaced(self, over: BackendInstance) -> BackendInstance:
+        """Begin an instance in the place of one that takes no more tasks."""
         fresh = self._begin()
         # Not ended here, but by `_end`: that waits for threads of the backend, and in one of them a
         # callback or a finalizer may submit, and so wait for the lock, which this thread has.
-        if self._life is not over:
+        if self._instance is not over:
             # A finalizer has begun one while `_begin` ran, which takes long, and tasks run there.
             self._retire(fresh)
-            return self._life
-        fresh.again, self._life = self._again, fresh
+            return self._instance
+        fresh.again, self._instance = self._again, fresh
         self._retire(over)
         return fresh
 
-    def _retire(self, life: Life) -> None:
-        """Keep a life that takes no more tasks, to end it with the executor, if not sooner."""
-        life.retire()
+    def _retire(self, instance: BackendInstance) -> None:
+        """Keep an instance that takes no more tasks, to end it with the executor, if not sooner."""
+        instance.retire()
         # In single steps: a finalizer that submits in between may retire another.
-        self._spent.append(life)
+        self._spent.append(instance)
         for one in [one for one in self._spent if one.ended]:
             with contextlib.suppress(ValueError):
                 self._spent.remove(one)
@@ -250,4 +254,8 @@ class _PerThread:
 def _setup(setup: Callable[[], object] | None, *, threads: bool) -> Callable[..., Any] | None:
     if setup is None:
         return None
-    return _PerThread(setup) if threads else functools.partial(prepared, embedded(setup, "setup"))
+    return (
+        _PerThread(setup)
+        if threads
+        else functools.partial(prepared, cached_payload(setup, "setup"))
+    )

@@ -12,13 +12,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from parmap.backends.mapping import MappingExecutor
-from parmap.backends.processes.forkserver import Zygote
+from parmap.backends.processes.forkserver import ForkServer
 from parmap.backends.processes.handles import Task
-from parmap.backends.processes.pool_thread import Crew
-from parmap.backends.processes.protocol import Place, Reference, encode, encode_call
+from parmap.backends.processes.pool_thread import PoolThread
+from parmap.backends.processes.protocol import BroadcastKey, ImportPaths, encode, encode_call
 from parmap.backends.processes.system_unix import unforked
 from parmap.errors import SerializationError
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 from parmap.worker import family
 from parmap.worker import native_threads as blas
 
@@ -38,9 +38,9 @@ class ProcessExecutor(MappingExecutor):
         Its arguments.
     start : {"fresh", "fork"}, default "fresh"
         Whether workers are new interpreters or copies of this process.
-    budget : Budget, optional
+    core_share : CoreShare, optional
         What each worker may use of the machine. Default: as much as this process.
-    zygote : Zygote, optional
+    fork_server : ForkServer, optional
         One that is started already, and is this executor's from now on. Default: it starts
         one.
     """
@@ -52,8 +52,8 @@ class ProcessExecutor(MappingExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         start: str = "fresh",
-        budget: Budget | None = None,
-        zygote: Zygote | None = None,
+        core_share: CoreShare | None = None,
+        fork_server: ForkServer | None = None,
     ) -> None:
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
@@ -62,28 +62,30 @@ class ProcessExecutor(MappingExecutor):
             argv = getattr(sys, "argv", [])  # none where Python is part of another program
             kin = (family.here(), family.trust())
             setup = [
-                *encode((sys.path, argv, budget, kin), "sys.argv"),
+                *encode((sys.path, argv, core_share, kin), "sys.argv"),
                 *encode((initializer, initargs), "setup"),
             ]
         except BaseException:
-            if zygote is not None:
-                zygote.close()  # from here on it is the crew's
+            if fork_server is not None:
+                fork_server.close()  # from here on it is the pool thread's
             raise
-        _open.difference_update([crew for crew in _open if not crew.thread.is_alive()])
-        self._crew = Crew(max_workers, setup, start, zygote)
-        self._desk = self._crew.desk
-        self._place = Place.here()
-        self._settle = encode(self._place, "sys.path")
-        # Held while the crew begins, by one thread, once. It is reentrant: a finalizer or a signal
-        # handler may submit meanwhile; it finds `_begins`, and its task waits in the queue.
+        _open.difference_update(
+            [pool_thread for pool_thread in _open if not pool_thread.thread.is_alive()]
+        )
+        self._pool_thread = PoolThread(max_workers, setup, start, fork_server)
+        self._queue = self._pool_thread.queue
+        self._paths = ImportPaths.here()
+        self._path_frames = encode(self._paths, "sys.path")
+        # Held while the pool's thread begins, by one thread, once. It is reentrant: a finalizer or
+        # a signal handler may submit meanwhile; it finds `_begins`, and its task waits.
         self._beginning = threading.RLock()
         self._begins = False
         # Forks are made when the first task comes, so that they have what it refers to.
         self._forks = start == "fork"
         if not self._forks:
             self._begin()
-        # The crew does not know this object: forgotten, it closes the crew.
-        weakref.finalize(self, self._desk.forget).atexit = False
+        # The pool's thread does not know this object: forgotten, it closes the pool's thread.
+        weakref.finalize(self, self._queue.forget).atexit = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call ``fn(*args, **kwargs)``.
@@ -92,63 +94,67 @@ class ProcessExecutor(MappingExecutor):
         future's exception.
         """
         future: Future[Any] = Future()
-        if not self._crew.begun:  # later the desk refuses by itself what comes too late
-            self._desk.check()
+        if (
+            not self._pool_thread.begun
+        ):  # later the task queue refuses by itself what comes too late
+            self._queue.check()
             self._begin()
         keys: tuple[int, ...] = ()
-        if Reference in map(type, args):  # else a comprehension is a call for nothing
-            keys = tuple([arg.key for arg in args if type(arg) is Reference])
+        if BroadcastKey in map(type, args):  # else a comprehension is a call for nothing
+            keys = tuple([arg.key for arg in args if type(arg) is BroadcastKey])
         try:
             frames = encode_call(fn, args, kwargs)
-            here = Place.here()
-            if here != self._place:  # else they are the very frames that the workers know
+            here = ImportPaths.here()
+            if here != self._paths:  # else they are the very frames that the workers know
                 # In this order: another thread that finds the new place finds its frames, too.
-                self._settle = encode(here, "sys.path")
-                self._place = here
+                self._path_frames = encode(here, "sys.path")
+                self._paths = here
         except SerializationError as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        self._desk.take(Task(future, frames, keys, self._settle))
+        self._queue.take(Task(future, frames, keys, self._path_frames))
         return future
 
-    def put(self, value: Any, what: str = "") -> Reference:
+    def put(self, value: Any, what: str = "") -> BroadcastKey:
         """Place a value; a reference to it may stand among the arguments of `submit`.
 
         `what` begins the path in an error's message. Arrays are read-only in the workers.
         """
-        return self._desk.put(encode(value, what), inherit=self._forks and not self._crew.begun)
+        return self._queue.put(
+            encode(value, what), inherit=self._forks and not self._pool_thread.begun
+        )
 
-    def drop(self, reference: Reference) -> None:
+    def drop(self, reference: BroadcastKey) -> None:
         """Forget a placed value, here and in the workers."""
-        self._desk.drop(reference.key)
+        self._queue.drop(reference.key)
 
     def abandon(self, future: Future[Any]) -> None:
         """Stop a task that runs: interrupt it, and kill its worker if that does not help."""
-        self._desk.abandon(future)
+        self._queue.abandon(future)
 
     @property
     def resolver(self) -> int | None:
         """The identifier of the thread that must not wait here, as futures are resolved by it.
 
-        That is the crew's; or the one that asks, if it is in the middle of a change at the desk.
+        That is the pool's; or the one that asks, if it is in the middle of a change of the queue.
         """
-        if self._desk.busy:
+        if self._queue.busy:
             return threading.get_ident()
-        return self._crew.thread.ident if self._crew.begun else None
+        return self._pool_thread.thread.ident if self._pool_thread.begun else None
 
     @property
     def pids(self) -> list[int]:
         """The process numbers of the workers that live now."""
         self._begin()
-        return self._desk.pids
+        return self._queue.pids
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks; end the workers when all that were taken are done."""
-        _close(self._crew, wait=wait, cancel=cancel_futures)
+        _close(self._pool_thread, wait=wait, cancel=cancel_futures)
 
     def _begin(self) -> None:
-        if self._crew.begun:
+        if self._pool_thread.begun:
             return
         with self._beginning:
             if self._begins:
@@ -160,40 +166,40 @@ class ProcessExecutor(MappingExecutor):
                 self._begins = False
 
     def _begin_once(self) -> None:
-        if not self._crew.begun and not self._desk.closing:
+        if not self._pool_thread.begun and not self._queue.closing:
             if self._forks:
                 # Looks once for all workers, and not after a fork of threads. Not under `unforked`:
                 # a fork in another thread may have the lock that this takes, and wait for that.
                 blas.loaded()
             with unforked:
-                self._crew.begin()
-            _open.add(self._crew)
+                self._pool_thread.begin()
+            _open.add(self._pool_thread)
 
 
 # Pools whose thread may still run. Strong references: a pool that was told to close without
 # waiting, and forgotten, must still be waited for at the interpreter's exit.
-_open: set[Crew] = set()
+_open: set[PoolThread] = set()
 
 
-def _close(crew: Crew, *, wait: bool, cancel: bool) -> None:
-    if crew.desk.foreign:
+def _close(pool_thread: PoolThread, *, wait: bool, cancel: bool) -> None:
+    if pool_thread.queue.foreign:
         return
-    crew.desk.close(cancel=cancel)
-    if not crew.begun:
-        crew.desk.clear()
-    if wait and crew.begun and threading.current_thread() is not crew.thread:
-        crew.thread.join()
+    pool_thread.queue.close(cancel=cancel)
+    if not pool_thread.begun:
+        pool_thread.queue.clear()
+    if wait and pool_thread.begun and threading.current_thread() is not pool_thread.thread:
+        pool_thread.thread.join()
 
 
 def _close_all() -> None:
     """At the interpreter's exit, finish what was taken, as concurrent.futures does."""
-    for crew in list(_open):
-        _close(crew, wait=True, cancel=False)
+    for pool_thread in list(_open):
+        _close(pool_thread, wait=True, cancel=False)
 
 
 def _disown_all() -> None:
-    for crew in list(_open):
-        crew.disown()
+    for pool_thread in list(_open):
+        pool_thread.disown()
     _open.clear()
 
 

@@ -1,11 +1,11 @@
-"""The zygote: a small process that has parmap loaded and forks workers when told to.
+"""The fork server: a small process that has parmap loaded and forks workers when told to.
 
-A worker from the zygote costs a millisecond, not an interpreter's start. The zygote never
+A worker from the fork server costs a millisecond, not an interpreter's start. The fork server never
 runs users' code and has one thread, so forking it is safe, which forking the parent, with
 its threads and locks, is not. It is also the workers' parent: it alone learns how they
 ended, and it ends them all when its own channel closes. So a killed parent leaves nothing.
 
-With ``start="fork"`` the zygote is itself a fork of the parent, made before the pool's own
+With ``start="fork"`` the fork server is itself a fork of the parent, made before the pool's own
 thread starts; all else is the same.
 """
 
@@ -37,7 +37,7 @@ from parmap.transport.sockets import QUIET, Socket, pair
 if TYPE_CHECKING:
     import subprocess  # loaded by the parent alone
 
-__all__ = ["Birth", "Burial", "Zygote", "main"]
+__all__ = ["Exited", "ForkServer", "Spawned", "main"]
 
 _REQUEST = struct.Struct("<BQ")  # what, worker
 _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
@@ -47,15 +47,15 @@ _GIVEN = 2  # descriptors that come with a request for a worker
 _NOW = socket.MSG_DONTWAIT | QUIET
 
 
-# Named tuples, and not dataclasses, where a zygote would wait for each: 0.7 ms to make one.
-class Birth(NamedTuple):
+# Named tuples, and not dataclasses, where a fork server would wait for each: 0.7 ms to make one.
+class Spawned(NamedTuple):
     """A worker was forked; or not, then `pid` is an error's number, negative."""
 
     worker: int
     pid: int
 
 
-class Burial(NamedTuple):
+class Exited(NamedTuple):
     """A worker has ended and is reaped; the exit code is as in `subprocess`."""
 
     worker: int
@@ -63,8 +63,8 @@ class Burial(NamedTuple):
     peak_memory: int
 
 
-class Zygote:
-    """The parent's end of a zygote. Only the pool's own thread uses it after its start.
+class ForkServer:
+    """The parent's end of a fork server. Only the pool's own thread uses it after its start.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Zygote:
     def fork(self, worker: int, channel: Socket, notes: int) -> None:
         """Ask for a worker, which gets `channel` and the descriptor `notes`.
 
-        Where the zygote is gone, the channel closes as if the worker had died.
+        Where the fork server is gone, the channel closes as if the worker had died.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Zygote:
         """Ask for a worker's end by SIGKILL."""
         self._tell(_KILL, worker)
 
-    def bury(self, worker: int) -> None:
+    def reap(self, worker: int) -> None:
         """Ask for the exit code of a worker whose channel has closed."""
         self._tell(_BURY, worker)
 
@@ -144,13 +144,13 @@ class Zygote:
         """Whether `replies` has something that was heard while asking, so no selector tells."""
         return self._ended or len(self._heard) >= _REPLY.size
 
-    def replies(self) -> list[Birth | Burial]:
+    def replies(self) -> list[Spawned | Exited]:
         """Read what has been answered, without waiting.
 
         Raises
         ------
         EOFError
-            If the zygote is gone.
+            If the fork server is gone.
         """
         if not self._ended:
             self._listen()
@@ -181,8 +181,8 @@ class Zygote:
             return  # somebody waits for all children, as some servers do
 
 
-def _read(what: int, worker: int, first: int, second: int) -> Birth | Burial:
-    return Birth(worker, first) if what == _FORK else Burial(worker, first, second)
+def _read(what: int, worker: int, first: int, second: int) -> Spawned | Exited:
+    return Spawned(worker, first) if what == _FORK else Exited(worker, first, second)
 
 
 # The path comes in a file: a long one does not fit on a command line. The collector would come
@@ -203,7 +203,7 @@ os._exit(0)
 def _spawned(theirs: Socket) -> tuple[int, subprocess.Popen[bytes]]:
     import subprocess
 
-    from parmap import cores  # not in the zygote itself
+    from parmap import cores  # not in the fork server itself
 
     path = _path()
     # What a call on threads has set for now is not for workers that live on.
@@ -278,7 +278,7 @@ def _fork_of_this(said: int) -> int:
 
 
 def main(control: int, *, collect: bool) -> None:
-    """Be a zygote: serve requests until the parent closes the channel.
+    """Be a fork server: serve requests until the parent closes the channel.
 
     Parameters
     ----------
@@ -344,7 +344,7 @@ def _fork(
     serve: Callable[[int, int], None],
 ) -> int:
     """Fork a worker; give its number, or that of the error, negative."""
-    zygote = os.getpid()
+    fork_server = os.getpid()
     try:
         # The system drops descriptors for which this process has no room.
         pid = os.fork() if len(fds) == _GIVEN else -errno.EMFILE
@@ -353,7 +353,7 @@ def _fork(
     if pid == 0:
         try:
             control.close()
-            die_with_parent(zygote)
+            die_with_parent(fork_server)
             serve(*fds)
         finally:
             os._exit(0)

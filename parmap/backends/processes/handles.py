@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, cast
 
 import parmap
-from parmap.backends.processes.forkserver import Burial
+from parmap.backends.processes.forkserver import Exited
 from parmap.backends.processes.protocol import (
     Buffer,
     Frame,
@@ -45,7 +45,7 @@ class Task:
         The call, encoded; emptied once sent.
     keys : tuple of int
         The placed values that it refers to.
-    settle : sequence of frame
+    paths : sequence of frame
         Where the caller was when it submitted the call, encoded: the same object as long as that
         does not change.
 
@@ -60,16 +60,16 @@ class Task:
         Whether nobody waits for it any more.
     """
 
-    __slots__ = ("abandoned", "begun", "frames", "future", "keys", "own", "settle")
+    __slots__ = ("abandoned", "begun", "frames", "future", "keys", "own", "paths")
 
     def __init__(
         self,
         future: Future[Any],
         frames: Sequence[Frame],
         keys: tuple[int, ...],
-        settle: Sequence[Frame],
+        paths: Sequence[Frame],
     ) -> None:
-        self.future, self.frames, self.keys, self.settle = future, frames, keys, settle
+        self.future, self.frames, self.keys, self.paths = future, frames, keys, paths
         self.own = self.begun = self.abandoned = False
 
     def copy(self) -> None:
@@ -88,7 +88,7 @@ class Task:
 class Worker:
     """The parent's record of a worker process.
 
-    `task` changes only under the desk's lock, and who sets it, sends it: so a channel has
+    `task` changes only under the task queue's lock, and who sets it, sends it: so a channel has
     one writer at a time. A descriptor closed under a writer may be another file's by the time it
     writes, so `close` leaves that to a writer. Neither waits for the other, without a lock: a
     writer's thread may be in a finalizer that waits for what the closing one is to bring.
@@ -96,7 +96,7 @@ class Worker:
     Parameters
     ----------
     number : int
-        Its name, between the parent and the zygote.
+        Its name, between the parent and the fork server.
     slot : int
         Its place among the workers, from 1 on.
     channel : Socket
@@ -118,10 +118,10 @@ class Worker:
         self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
         self.inbox = Inbox(channel, blocking=False)
         self._writing = self._over = False
-        self.pid = 0  # until the zygote tells
+        self.pid = 0  # until the fork server tells
         self.task: Task | None = None
         self.known = set(known)  # keys of placed values that it has
-        self.settled: Sequence[Frame] = ()  # where it was told to be
+        self.paths: Sequence[Frame] = ()  # where it was told to be
         self.ready = self.leaving = False
 
     def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
@@ -140,11 +140,11 @@ class Worker:
         stale = [key for key in self.known if key not in placed]
         new = [key for key in task.keys if key not in self.known and key in placed]
         messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
-        if task.settle is not self.settled:
-            messages.append((Kind.SETTLE, 0, task.settle))
+        if task.paths is not self.paths:
+            messages.append((Kind.SYNC_PATHS, 0, task.paths))
         # A value may be dropped at any time; the task that it was for does not wait for it.
-        messages += [(Kind.PLACE, key, placed.get(key, ())) for key in new]
-        self.settled = task.settle
+        messages += [(Kind.BROADCAST, key, placed.get(key, ())) for key in new]
+        self.paths = task.paths
         self.known.difference_update(stale)
         self.known.update(new)
         self.send(*messages, (Kind.TASK, 0, task.frames))
@@ -175,14 +175,14 @@ class Worker:
         if not self._writing:
             self.channel.close()
 
-    def death(self, burial: Burial | None) -> WorkerDied:
-        """Describe how it ended, from its notes and what the zygote knows."""
+    def death(self, exited: Exited | None) -> WorkerDied:
+        """Describe how it ended, from its notes and what the fork server knows."""
         position = int.from_bytes(os.pread(self.notes, NOTES, 0), sys.byteorder, signed=True)
         words = os.pread(self.notes, 1 << 16, NOTES).decode(errors="replace")
         return WorkerDied(
             self.pid,
-            burial.exitcode if burial else None,
-            burial.peak_memory if burial else None,
+            exited.exitcode if exited else None,
+            exited.peak_memory if exited else None,
             position if position >= 0 else None,
             _users_part(words),
         )

@@ -12,7 +12,7 @@ from parmap.plans.plan import Plan
 if TYPE_CHECKING:  # see parmap.plans.plan
     from concurrent.futures import Executor
 
-    from parmap.backends.processes.forkserver import Zygote
+    from parmap.backends.processes.forkserver import ForkServer
 
 __all__ = ["Processes"]
 
@@ -55,34 +55,34 @@ class Processes(Plan):
     def start(self) -> Executor:
         """Start the workers, without waiting until they are ready."""
         workers = self.count()
-        # Imported here: only this plan needs selectors, sockets and subprocesses. The zygote
+        # Imported here: only this plan needs selectors, sockets and subprocesses. The fork server
         # starts while this process loads the rest.
         from parmap.backends.processes.system_unix import unforked
 
         with unforked:  # until the pool has it, a fork would keep the channel to it open
-            zygote = _zygote(workers) if self.start_method == "fresh" else None
+            fork_server = _fork_server(workers) if self.start_method == "fresh" else None
             try:
                 from parmap.backends.processes.executor import ProcessExecutor
 
-                budget = self.budget(workers)
+                core_share = self.core_share(workers)
             except BaseException:
-                if zygote is not None:
-                    zygote.close()
+                if fork_server is not None:
+                    fork_server.close()
                 raise
             return ProcessExecutor(
                 workers,
                 self.initializer,
                 start=self.start_method,
-                budget=budget,
-                zygote=zygote,
+                core_share=core_share,
+                fork_server=fork_server,
             )
 
 
-def _zygote(workers: int) -> Zygote:
-    from parmap.backends.processes.forkserver import Zygote
+def _fork_server(workers: int) -> ForkServer:
+    from parmap.backends.processes.forkserver import ForkServer
 
     try:
-        return Zygote("fresh")
+        return ForkServer("fresh")
     except OSError as error:
         from parmap.backends.processes.limits import refused  # only to explain a failure
 

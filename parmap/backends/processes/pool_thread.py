@@ -1,4 +1,4 @@
-"""The crew: the thread that hears the workers, and has them born and buried."""
+"""The pool's thread: the thread that hears the workers, and has them started and reaped."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from parmap.backends.processes.forkserver import Birth, Burial, Zygote
+from parmap.backends.processes.forkserver import Exited, ForkServer, Spawned
 from parmap.backends.processes.handles import Task, Worker
 from parmap.backends.processes.limits import refused
 from parmap.backends.processes.protocol import Buffer, Frame, Kind, decode
 from parmap.backends.processes.system_unix import anonymous_file, unforked
-from parmap.backends.processes.task_queue import Desk
-from parmap.backends.processes.worker import NOTES, heirlooms
+from parmap.backends.processes.task_queue import TaskQueue
+from parmap.backends.processes.worker import NOTES, inherited_values
 from parmap.engine.callbacks import resolve
 from parmap.errors import said
 from parmap.failures import PoolBroken
 from parmap.transport.error_payload import unpack_error
 from parmap.transport.sockets import QUIET, above_standard, pair
 
-__all__ = ["Crew"]
+__all__ = ["PoolThread"]
 
 # So many workers in a row that end before they are ready mean that none ever will be.
 _STILLBORN = 16
 
 
-class Crew:
+class PoolThread:
     """The workers, and one thread that hears them all through a selector.
 
     Nothing runs before `begin`. What stands here is that thread's alone, but for the wake-up
-    socket and `desk`, which it shares with callers. It ends when the desk is closing and the
-    last worker is buried.
+    socket and `queue`, which it shares with callers. It ends when the task queue is closing and the
+    last worker is reaped.
 
     Parameters
     ----------
@@ -49,29 +49,29 @@ class Crew:
     setup : sequence of frame
         The first message to each worker.
     start : {"fresh", "fork"}
-        How the zygote is made.
-    zygote : Zygote or None
+        How the fork server is made.
+    fork_server : ForkServer or None
         The first one, if it is there already.
     """
 
     def __init__(
-        self, width: int, setup: Sequence[Frame], start: str, zygote: Zygote | None
+        self, width: int, setup: Sequence[Frame], start: str, fork_server: ForkServer | None
     ) -> None:
         self._width, self._setup, self._start = width, setup, start
-        self._first = zygote
-        self.desk = Desk(self._nudge)
+        self._first = fork_server
+        self.queue = TaskQueue(self._wake)
         self.begun = False
-        self._dying: dict[int, tuple[Worker, Task | None]] = {}  # until the zygote buries them
+        self._dying: dict[int, tuple[Worker, Task | None]] = {}  # until the fork server reaps them
         self._numbers = itertools.count(1)
         # Slots, from 1 on, that no worker has. One that is replaced leaves its slot to the next:
         # tasks choose a device or a line of the screen by it.
         self._free = list(range(width, 0, -1))
-        self._eldest = 0  # workers of lower numbers are not this zygote's
+        self._eldest = 0  # workers of lower numbers are not this fork server's
         self._unready = 0  # workers lost in a row before any was ready
-        self._inherited: tuple[int, ...] = ()  # keys of values that the zygote has
+        self._inherited: tuple[int, ...] = ()  # keys of values that the fork server has
 
     def begin(self) -> None:
-        """Start the zygote, the workers, and the thread.
+        """Start the fork server, the workers, and the thread.
 
         Raises
         ------
@@ -88,12 +88,14 @@ class Crew:
     def _begin(self, undo: contextlib.ExitStack) -> None:
         undo.callback(self._abort)
         self._numbers = itertools.count(1)
-        self._begin_zygote()
-        undo.callback(self._zygote.close)
-        self._wake, self._woken = map(undo.enter_context, pair())
+        self._start_fork_server()
+        undo.callback(self._fork_server.close)
+        self._wake_writer, self._wake_reader = map(undo.enter_context, pair())
         self._selector = undo.enter_context(above_standard(selectors.DefaultSelector))
-        self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._hear_wake)
+        self._selector.register(
+            self._fork_server.control, selectors.EVENT_READ, self._hear_fork_server
+        )
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._hear_wake)
         while self._free:
             self._spawn()
         # A daemon: the interpreter's exit must not wait for it before the pool has been told
@@ -108,8 +110,8 @@ class Crew:
 
     def _abort(self) -> None:
         """Let go of workers that were to be the first."""
-        for worker in self.desk.living():
-            self.desk.remove(worker)
+        for worker in self.queue.living():
+            self.queue.remove(worker)
             worker.close()
             os.close(worker.notes)
             self._leave(worker.slot)
@@ -117,51 +119,53 @@ class Crew:
     def _leave(self, slot: int) -> None:
         bisect.insort(self._free, slot, key=operator.neg)
 
-    def _begin_zygote(self) -> None:
-        self._inherited = tuple(heirlooms) if self._start == "fork" else ()
-        self._zygote, self._first = self._first or Zygote(self._start), None
+    def _start_fork_server(self) -> None:
+        self._inherited = tuple(inherited_values) if self._start == "fork" else ()
+        self._fork_server, self._first = self._first or ForkServer(self._start), None
 
     def disown(self) -> None:
         """Close what a fork of the parent inherited: a worker must see the parent's end.
 
         Only closes descriptors: the fork shares the selector's state with the parent.
         """
-        for worker in (*self.desk.inherited(), *(worker for worker, _ in self._dying.values())):
+        for worker in (*self.queue.inherited(), *(worker for worker, _ in self._dying.values())):
             worker.channel.close()
             os.close(worker.notes)
-        self._zygote.disown()
-        self._wake.close()
-        self._woken.close()
+        self._fork_server.disown()
+        self._wake_writer.close()
+        self._wake_reader.close()
         self._selector.close()
 
-    def _nudge(self) -> None:
+    def _wake(self) -> None:
         if not self.begun:
             return
         try:
-            self._wake.send(b"\0", socket.MSG_DONTWAIT | QUIET)
+            self._wake_writer.send(b"\0", socket.MSG_DONTWAIT | QUIET)
         except OSError:
             return  # full: it will wake anyway; closed: it has ended
 
     def _run(self) -> None:
-        desk = self.desk
+        queue = self.queue
         try:
-            while not desk.closing or self._dying or desk.living():
-                for key, _ in self._selector.select(0 if self._zygote.unread else desk.patience):
+            while not queue.closing or self._dying or queue.living():
+                for key, _ in self._selector.select(
+                    0 if self._fork_server.unread else queue.patience
+                ):
                     key.data()
-                if self._zygote.unread:
-                    self._hear_zygote()
-                for worker in desk.late():
-                    self._zygote.kill(worker.number)
-                for worker in desk.leaving():
+                if self._fork_server.unread:
+                    self._hear_fork_server()
+                for worker in queue.late():
+                    self._fork_server.kill(worker.number)
+                for worker in queue.leaving():
                     worker.hang_up(socket.SHUT_WR)
         except BaseException as error:
             # A bug, here: whoever waits for a task must hear of it, not wait for ever.
             self._give_up(_broken("the pool's own thread failed", error))
             for number in list(self._dying):
-                self._bury(number, None)
+                self._reap(number, None)
             raise
-        desk.clear()
-        for end in (self._selector, self._wake, self._woken, self._zygote):
+        queue.clear()
+        for end in (self._selector, self._wake_writer, self._wake_reader, self._fork_server):
             end.close()
 
     def _spawn(self) -> None:
@@ -171,19 +175,19 @@ class Crew:
             notes = anonymous_file()
             undo.callback(os.close, notes)
             os.ftruncate(notes, NOTES)
-            # The worker shares this position, so its last words come after the notes.
+            # The worker shares this position, so its crash report come after the notes.
             os.lseek(notes, NOTES, os.SEEK_SET)
             with unforked:
                 ours, theirs = pair()
                 undo.enter_context(ours)
                 with theirs:
-                    self._zygote.fork(number, theirs, notes)
+                    self._fork_server.fork(number, theirs, notes)
             worker = Worker(number, slot, ours, notes, self._inherited)
             self._selector.register(ours, selectors.EVENT_READ, partial(self._hear, worker))
             undo.pop_all()
         self._free.pop()
         worker.send((Kind.SETUP, slot, self._setup))
-        self.desk.enlist(worker)
+        self.queue.add_worker(worker)
 
     def _fill(self) -> None:
         """Replace workers that have ended, as far as the system allows it now.
@@ -191,17 +195,17 @@ class Crew:
         Where it does not, the others go on, and this is tried again when they answer.
         """
         try:
-            while self._free and self.desk.wants_workers:
+            while self._free and self.queue.wants_workers:
                 self._spawn()
         except OSError as error:
             self._lack(error)
 
     def _lack(self, error: OSError) -> None:
-        if not self.desk.living() and not self._dying and self.desk.broken is None:
+        if not self.queue.living() and not self._dying and self.queue.broken is None:
             self._give_up(refused(error, self._width))
 
     def _hear_wake(self) -> None:
-        self._woken.recv(1 << 10)
+        self._wake_reader.recv(1 << 10)
 
     def _hear(self, worker: Worker) -> None:
         if worker.channel.fileno() < 0:  # taken out in this very turn
@@ -220,20 +224,20 @@ class Crew:
         kind, _, frames = message
         if kind is Kind.READY:
             worker.ready, self._unready = True, 0
-            self.desk.rest(worker)
+            self.queue.assign_next(worker)
         elif kind is Kind.BROKEN:
             self._give_up(_broken("setup= failed in a worker", unpack_error(decode(frames))))
         elif (task := worker.task) is not None:  # else the pool has given up
             # First keep the worker busy, then unpack what it sent.
-            self.desk.rest(worker)
+            self.queue.assign_next(worker)
             _resolve(task.future, kind, frames)
         if self._free:
             self._fill()
 
     def _lose(self, worker: Worker) -> None:
-        """Take out a worker whose channel has closed, have it buried, and replace it."""
+        """Take out a worker whose channel has closed, have it reaped, and replace it."""
         self._unready += not worker.ready and not worker.leaving
-        hopeless = self._unready >= _STILLBORN and self.desk.broken is None
+        hopeless = self._unready >= _STILLBORN and self.queue.broken is None
         death = worker.death(None) if hopeless else None  # while its notes are open
         self._take_out(worker)
         if death is not None:
@@ -244,7 +248,7 @@ class Crew:
 
     def _take_out(self, worker: Worker, error: BaseException | None = None) -> None:
         """Take out a worker; its task fails by `error`, or else when it is known how it ended."""
-        task = self.desk.remove(worker)
+        task = self.queue.remove(worker)
         if task is not None and error is not None:
             task.future.set_exception(error)
             task = None
@@ -253,69 +257,71 @@ class Crew:
         worker.close()
         self._leave(worker.slot)
         if worker.number > self._eldest:
-            self._zygote.bury(worker.number)
+            self._fork_server.reap(worker.number)
         else:
-            self._bury(worker.number, None)
+            self._reap(worker.number, None)
 
-    def _hear_zygote(self) -> None:
+    def _hear_fork_server(self) -> None:
         try:
-            replies = self._zygote.replies()
+            replies = self._fork_server.replies()
         except EOFError:
-            self._replace_zygote()
+            self._replace_fork_server()
             return
         for reply in replies:
-            if isinstance(reply, Burial):
-                self._bury(reply.worker, reply)
+            if isinstance(reply, Exited):
+                self._reap(reply.worker, reply)
                 self._fill()  # it has left room
             elif reply.pid > 0:
                 self._name(reply)
             else:
                 self._stillborn(reply.worker, OSError(-reply.pid, os.strerror(-reply.pid)))
 
-    def _name(self, birth: Birth) -> None:
-        worker = self.desk.named(birth.worker) or self._dying[birth.worker][0]
-        worker.pid = birth.pid
+    def _name(self, spawned: Spawned) -> None:
+        worker = self.queue.named(spawned.worker) or self._dying[spawned.worker][0]
+        worker.pid = spawned.pid
 
     def _stillborn(self, number: int, error: OSError) -> None:
-        """Take out a worker that the zygote could not fork."""
-        if (worker := self.desk.named(number)) is not None:
+        """Take out a worker that the fork server could not fork."""
+        if (worker := self.queue.named(number)) is not None:
             self._take_out(worker)
-        self._bury(number, None)
-        if number <= self._width and self.desk.broken is None:  # one of the first
+        self._reap(number, None)
+        if number <= self._width and self.queue.broken is None:  # one of the first
             self._give_up(refused(error, self._width))
         else:
             self._lack(error)
 
-    def _bury(self, number: int, burial: Burial | None) -> None:
+    def _reap(self, number: int, exited: Exited | None) -> None:
         worker, task = self._dying.pop(number)
-        death = worker.death(burial)
+        death = worker.death(exited)
         os.close(worker.notes)
         if task is not None:
             resolve(task.future, error=death)
 
-    def _replace_zygote(self) -> None:
-        """Begin again: the zygote is gone, and the kernel has killed its workers with it."""
-        self._selector.unregister(self._zygote.control)
-        self._zygote.close()
+    def _replace_fork_server(self) -> None:
+        """Begin again: the fork server is gone, and the kernel has killed its workers with it."""
+        self._selector.unregister(self._fork_server.control)
+        self._fork_server.close()
         # Nobody can say how its workers ended: those that are known to be gone, and those
         # whose channels have yet to close.
         self._eldest = next(self._numbers)
         for number in list(self._dying):
-            self._bury(number, None)
-        for worker in self.desk.living():
+            self._reap(number, None)
+        for worker in self.queue.living():
             worker.hang_up()  # where the kernel does not kill them, they leave by this
         try:
-            self._begin_zygote()
+            self._start_fork_server()
         except OSError as error:
             self._give_up(refused(error, self._width))
             return
-        self._selector.register(self._zygote.control, selectors.EVENT_READ, self._hear_zygote)
+        self._selector.register(
+            self._fork_server.control, selectors.EVENT_READ, self._hear_fork_server
+        )
 
     def _give_up(self, error: PoolBroken) -> None:
         """Break the pool: no worker can be made that works."""
-        self.desk.give_up(error)
-        for worker in self.desk.living():
-            self._zygote.kill(worker.number)
+        self.queue.give_up(error)
+        for worker in self.queue.living():
+            self._fork_server.kill(worker.number)
 
 
 def _broken(why: str, cause: BaseException) -> PoolBroken:

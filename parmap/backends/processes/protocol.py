@@ -22,21 +22,21 @@ from enum import IntEnum
 from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
-from parmap.backends.processes.shared_memory import Block, Slot, opened
+from parmap.backends.processes.shared_memory import Block, Slot, mapped
 from parmap.backends.processes.system_unix import fresh_memory
-from parmap.transport.messages import Embedded, Job, Outcome
-from parmap.transport.payload import PROTOCOL, Parcel, dumps, plain_pickle
+from parmap.transport.messages import CachedPayload, CallSpec, Outcome
+from parmap.transport.payload import PROTOCOL, Payload, dumps, plain_pickle
 from parmap.transport.sockets import QUIET, Socket
 from parmap.worker import family
 
 __all__ = [
+    "BroadcastKey",
     "Buffer",
     "Frame",
+    "ImportPaths",
     "Inbox",
     "Kind",
     "Message",
-    "Place",
-    "Reference",
     "decode",
     "encode",
     "encode_call",
@@ -69,30 +69,30 @@ class Kind(IntEnum):
     """What a message is."""
 
     SETUP = 1  # parent: sys.path, sys.argv, budget, family, initializer; READY or BROKEN
-    PLACE = 2  # parent: a value under a key
+    BROADCAST = 2  # parent: a value under a key
     DROP = 3  # parent: forget the key
     TASK = 4  # parent: (fn, args, kwargs); answered by RESULT or ERROR
     READY = 5
     BROKEN = 6
     RESULT = 7
     ERROR = 8
-    SETTLE = 9  # parent: its Place, for the tasks that follow
+    SYNC_PATHS = 9  # parent: its Place, for the tasks that follow
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # a third of what it takes to call the enumeration
 
 
-class Reference(NamedTuple):
+class BroadcastKey(NamedTuple):
     """Stands in a task's arguments for a placed value."""
 
     key: int
 
 
 # Of a job only the function is the user's: one with more never comes so.
-_PACKED = frozenset({Reference, Parcel, Embedded, Job})
+_PACKED = frozenset({BroadcastKey, Payload, CachedPayload, CallSpec})
 
 
-class Place(NamedTuple):
+class ImportPaths(NamedTuple):
     """What of a script may change while workers live: where it imports from, its directory.
 
     Parameters
@@ -110,7 +110,7 @@ class Place(NamedTuple):
     trust: family.Trust = (None, None)
 
     @classmethod
-    def here(cls) -> Place:
+    def here(cls) -> ImportPaths:
         """Give that of now."""
         try:
             directory = os.getcwd()
@@ -146,7 +146,7 @@ def _plain(value: Any) -> list[Buffer]:
 
 def encode_result(value: Any) -> list[Buffer]:
     """Pickle what a worker answers: by C pickle, or cloudpickle where that fails."""
-    if type(value) is Outcome and type(value.values) is Parcel:  # what is the user's is packed
+    if type(value) is Outcome and type(value.values) is Payload:  # what is the user's is packed
         return _plain(value)
     buffers: list[pickle.PickleBuffer] = []
     try:
@@ -236,16 +236,16 @@ def _rights(*descriptors: int) -> list[tuple[int, int, Any]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
-def _gather(channel: Socket, rest: list[memoryview]) -> None:
+def _gather(channel: Socket, assign_next: list[memoryview]) -> None:
     """Write pieces of memory as they lie."""
     at = 0  # what lies before has been sent: to take it out of the list each time moves the rest
-    while at < len(rest):
-        sent = channel.sendmsg(rest[at : at + _GATHER], (), QUIET)
-        while at < len(rest) and sent >= rest[at].nbytes:
-            sent -= rest[at].nbytes
+    while at < len(assign_next):
+        sent = channel.sendmsg(assign_next[at : at + _GATHER], (), QUIET)
+        while at < len(assign_next) and sent >= assign_next[at].nbytes:
+            sent -= assign_next[at].nbytes
             at += 1
         if sent:
-            rest[at] = rest[at][sent:]
+            assign_next[at] = assign_next[at][sent:]
 
 
 class Inbox:
@@ -360,7 +360,7 @@ class Inbox:
     def _with_block(self, sizes: Sequence[int], frames: list[Buffer]) -> list[Buffer]:
         """Put the frames that lie in the message's block between the others."""
         slots = [-size for size in sizes if size < 0]
-        lying, came = iter(opened(self._descriptors.popleft(), slots)), iter(frames)
+        lying, came = iter(mapped(self._descriptors.popleft(), slots)), iter(frames)
         return [next(lying if size < 0 else came) for size in sizes]
 
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from parmap.backends.processes.system_unix import anonymous_memory
 
-__all__ = ["Block", "Slot", "opened"]
+__all__ = ["Block", "Slot", "mapped"]
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _STEP = 1 << 26  # bytes per write: the kernel takes 2 GiB at most
@@ -82,7 +82,7 @@ class Slot:
         self.block, self.nbytes = block, nbytes
 
 
-def opened(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:
+def mapped(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:
     """Map the frames of a block, and close the descriptor.
 
     What is written to them is this process's own: the pages are copied when they are

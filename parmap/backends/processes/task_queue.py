@@ -1,4 +1,4 @@
-"""The desk: who does what. All that several threads of the parent share, behind one lock."""
+"""The task queue: who does what. All that several threads of the parent share, behind one lock."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from parmap.backends.processes.handles import Task, Worker
-from parmap.backends.processes.protocol import Buffer, Frame, Reference, kept, size
-from parmap.backends.processes.worker import heirlooms
+from parmap.backends.processes.protocol import BroadcastKey, Buffer, Frame, kept, size
+from parmap.backends.processes.worker import inherited_values
 from parmap.engine.callbacks import resolve
 from parmap.errors import ParmapError, SessionClosed
 
-__all__ = ["Desk"]
+__all__ = ["TaskQueue"]
 
-# Placed values of more bytes than this go through shared memory, for all workers at once.
+# Values of more bytes than this go through shared memory, for all workers at once.
 _LARGE = 1 << 20
 # Of fewer bytes than this a worker may keep what nobody needs any more.
 _SMALL = 1 << 16
@@ -35,7 +35,7 @@ _FAREWELL = 2.0
 _keys = itertools.count(1)
 
 
-class Desk:
+class TaskQueue:
     """Queue, workers and placed values.
 
     Under `_lock`, always:
@@ -49,25 +49,25 @@ class Desk:
     Who may come in between, in the thread that holds `_lock`: a finalizer or a signal handler,
     which may submit, cancel, drop and close. So the lock is reentrant, what it guards changes in
     single steps, and what one step has found is looked at anew after the next. They may not wait
-    for results, for the crew needs the lock to bring any: a call there is refused, see `busy`.
-    KeyboardInterrupt may strike after any call: `take` then has the worker in its hands, and
-    ends it.
+    for results, for the pool's thread needs the lock to bring any: a call there is refused, see
+    `busy`. KeyboardInterrupt may strike after any call: `take` then has the worker in its hands,
+    and ends it.
     A fork may find the lock held by a thread that it does not have: there nothing takes it.
 
     Parameters
     ----------
-    nudge : callable
-        Wakes the crew's thread, so that it looks round.
+    wake : callable
+        Wakes the pool's thread, so that it looks round.
     """
 
-    def __init__(self, nudge: Callable[[], None]) -> None:
-        self._nudge = nudge
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
         self._lock: Any = threading.RLock()
         self._queue: deque[Task] = deque()
         self._idle: list[Worker] = []
         self._living: dict[int, Worker] = {}
         self._overdue: list[tuple[float, Worker, Task | None]] = []
-        self._placed: dict[int, Sequence[Frame]] = {}
+        self._broadcast: dict[int, Sequence[Frame]] = {}
         self._pid = os.getpid()
         self.closing = False
         self.broken: ParmapError | None = None
@@ -110,7 +110,7 @@ class Desk:
                     return
             if hands:
                 # It reads now, so it may read from the caller's arrays.
-                hands[0].give(task, self._placed)
+                hands[0].give(task, self._broadcast)
             else:
                 task.copy()  # without the lock, for it may be large; then look again
                 self.take(task)
@@ -130,7 +130,7 @@ class Desk:
             return False
         return True
 
-    def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> Reference:
+    def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> BroadcastKey:
         """Keep a value's frames; a worker gets them with the first task that refers to it.
 
         Parameters
@@ -145,10 +145,10 @@ class Desk:
         own = frames if inherit else kept(frames, _LARGE)  # without the lock: it may be large
         with self._lock:
             key = next(_keys)
-            self._placed[key] = own
+            self._broadcast[key] = own
         if inherit:
-            heirlooms[key] = frames
-        return Reference(key)
+            inherited_values[key] = frames
+        return BroadcastKey(key)
 
     def drop(self, key: int) -> None:
         """Forget a placed value; a worker hears of it with its next task, if it is a small one.
@@ -158,8 +158,8 @@ class Desk:
         if self.foreign:
             return
         with self._lock:
-            heirlooms.pop(key, None)
-            frames = self._placed.pop(key, ())
+            inherited_values.pop(key, None)
+            frames = self._broadcast.pop(key, ())
             if sum(map(size, frames)) > _SMALL:
                 for worker in self._idle:
                     # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
@@ -168,9 +168,9 @@ class Desk:
     def clear(self) -> None:
         """Forget all placed values: no worker will ask for them any more."""
         with self._lock:
-            for key in self._placed:
-                heirlooms.pop(key, None)
-            self._placed = {}
+            for key in self._broadcast:
+                inherited_values.pop(key, None)
+            self._broadcast = {}
 
     def abandon(self, future: Future[Any]) -> None:
         """Interrupt the task that runs for this future; have it killed if it does not mind."""
@@ -183,11 +183,13 @@ class Desk:
                     # only hit this one; and it is not reaped before it is out of _living,
                     # so the number is still its own.
                     if worker.pid:
-                        with contextlib.suppress(ProcessLookupError):  # its zygote died with it
+                        with contextlib.suppress(
+                            ProcessLookupError
+                        ):  # its fork server died with it
                             os.kill(worker.pid, signal.SIGINT)
                     worker.task.abandoned = True
                     self._overdue.append((time.monotonic() + _GRACE, worker, worker.task))
-                    self._nudge()
+                    self._wake()
                     return
 
     @property
@@ -206,7 +208,7 @@ class Desk:
         for task in dropped:
             task.future.cancel()
             task.begin()
-        self._nudge()
+        self._wake()
 
     def inherited(self) -> list[Worker]:
         """In a fork, list the workers; without the lock, for its owner may not exist here."""
@@ -216,16 +218,16 @@ class Desk:
         """Close without the lock: the thread in which garbage is collected may hold it."""
         if not self.foreign:
             self.closing = True
-            self._nudge()
+            self._wake()
 
-    # -- the crew's thread -----------------------------------------------------------------
+    # -- the pool's thread -----------------------------------------------------------------
 
-    def enlist(self, worker: Worker) -> None:
+    def add_worker(self, worker: Worker) -> None:
         """Add a new worker, which gets tasks once it is ready."""
         with self._lock:
             self._living[worker.number] = worker
 
-    def rest(self, worker: Worker) -> None:
+    def assign_next(self, worker: Worker) -> None:
         """Give a worker that is ready the next task, or let it idle."""
         given: list[tuple[Worker, Task]] = []
         with self._lock:
@@ -241,7 +243,7 @@ class Desk:
                     hands[-1].task = task
                     given.append((hands.pop(), task))
         for one, task in given:
-            one.give(task, self._placed)
+            one.give(task, self._broadcast)
 
     def _next_task(self) -> Task | None:
         with contextlib.suppress(IndexError):  # the queue is empty

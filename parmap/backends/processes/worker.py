@@ -14,11 +14,11 @@ from typing import Any
 
 from parmap import cores
 from parmap.backends.processes.protocol import (
+    BroadcastKey,
     Buffer,
+    ImportPaths,
     Inbox,
     Kind,
-    Place,
-    Reference,
     decode,
     encode_result,
     send,
@@ -29,13 +29,13 @@ from parmap.worker import context, family
 from parmap.worker import native_threads as blas
 from parmap.worker.random_state import renew
 
-__all__ = ["NOTES", "flush", "heirlooms", "main"]
+__all__ = ["NOTES", "flush", "inherited_values", "main"]
 
-# Placed values, by their keys, that workers find in their memory because they are forked from
-# here. The parent's threads change it, each key once; a worker reads it once.
-heirlooms: dict[int, Sequence[Buffer]] = {}
+# Values that were broadcast, by their keys, which workers find in memory, as forks of this
+# process. The parent's threads change it, each key once; a worker reads it once.
+inherited_values: dict[int, Sequence[Buffer]] = {}
 
-NOTES = 8  # bytes at the start of the notes file: the element that runs; last words follow
+NOTES = 8  # bytes at the start of the notes file: the element that runs; crash report follow
 
 
 def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
@@ -79,7 +79,7 @@ class _Child:
 
     def __init__(self, channel: Socket) -> None:
         self._channel = channel
-        self._placed = {key: _Placed(frames) for key, frames in heirlooms.items()}
+        self._broadcast = {key: _Broadcast(frames) for key, frames in inherited_values.items()}
         self._running = False
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -102,30 +102,31 @@ class _Child:
                     flush()
                     send(self._channel, (answer[0], key, answer[1]))
                     del answer
-                case Kind.PLACE:
-                    self._placed[key] = _Placed(frames)
+                case Kind.BROADCAST:
+                    self._broadcast[key] = _Broadcast(frames)
                 case Kind.DROP:
-                    self._placed.pop(key, None)
+                    self._broadcast.pop(key, None)
                 case Kind.SETUP:
                     send(self._channel, _setup(key, frames))
-                case Kind.SETTLE:
-                    _settle(decode(frames))
+                case Kind.SYNC_PATHS:
+                    _sync_paths(decode(frames))
 
     def _perform(self, frames: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:
         """Run a task; give the answer."""
         try:
             fn, args, kwargs = decode(frames)
             args = [
-                self._placed[arg.key].value() if type(arg) is Reference else arg for arg in args
+                self._broadcast[arg.key].value() if type(arg) is BroadcastKey else arg
+                for arg in args
             ]
         except SystemExit as error:
             return _failed(SerializationError(f"unpickling the task called sys.exit({error.code})"))
         except SerializationError as error:
             return _failed(error)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
-            from parmap.transport import pickle_errors as culprit  # only to explain a failure
+            from parmap.transport import pickle_errors  # only to explain a failure
 
-            return _failed(culprit.unreadable(error))
+            return _failed(pickle_errors.unreadable(error))
         try:
             self._running = True
             value = fn(*args, **kwargs)
@@ -139,7 +140,7 @@ class _Child:
             return _failed(error)
 
 
-class _Placed:
+class _Broadcast:
     """A placed value, unpickled when a task first asks for it: so its error is that task's.
 
     Its arrays cannot be written to: all tasks share them, and some of them all workers.
@@ -154,23 +155,23 @@ class _Placed:
             try:
                 self._value = decode([memoryview(f).toreadonly() for f in self._frames])
             except Exception as error:
-                from parmap.transport import pickle_errors as culprit
+                from parmap.transport import pickle_errors
 
-                raise culprit.unreadable(error) from error
+                raise pickle_errors.unreadable(error) from error
             self._frames = None
         return self._value
 
 
 def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buffer]]:
-    path, argv, budget, (parent, trust) = decode(frames[:1])
+    path, argv, core_share, (parent, trust) = decode(frames[:1])
     sys.path[:], sys.argv = path, argv
     family.become(parent, slot, trust)
     family.renew()
-    if budget is not None:
-        cores.grant(budget.cores)
-        if budget.threads is not None:
+    if core_share is not None:
+        cores.grant(core_share.cores)
+        if core_share.threads is not None:
             # Before a task can load a library: it need not be looked for then.
-            blas.set_environment(budget.threads, exact=budget.exact)
+            blas.set_environment(core_share.threads, exact=core_share.exact)
     try:
         initializer, initargs = decode(frames[1:])
         if initializer is not None:
@@ -180,7 +181,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
     return Kind.READY, 0, ()
 
 
-def _settle(place: Place) -> None:
+def _sync_paths(place: ImportPaths) -> None:
     sys.path[:] = place.path
     family.entrust(place.trust)
     if place.directory is not None:

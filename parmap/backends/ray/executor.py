@@ -17,13 +17,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from parmap.backends.packing import PackingExecutor
-from parmap.backends.pending import Outstanding
+from parmap.backends.pending import PendingFutures
 from parmap.backends.ray.runtime import Nodes
 from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError, WorkerDied
 from parmap.failures import PoolBroken
-from parmap.transport.messages import Embedded, embedded
+from parmap.transport.messages import CachedPayload, cached_payload
 from parmap.worker.setup import prepared
 
 __all__ = ["RayExecutor"]
@@ -39,7 +39,7 @@ _GRACE = 1.0
 _STOP = object()  # in a result's place: the task was cancelled
 
 
-class Reference:
+class RayReference:
     """A value that was put: what stands for it among a task's arguments. Equal only to itself."""
 
     def __init__(self, cargo: Any) -> None:
@@ -47,7 +47,7 @@ class Reference:
 
 
 @dataclass(eq=False)
-class Errand:
+class RayTask:
     """One task: what it calls, who waits for it, and what Ray calls its result once it is sent."""
 
     call: Callable[..., Any]
@@ -55,7 +55,7 @@ class Errand:
     future: Future[Any] = field(default_factory=Future)
     ref: Any = None
     killed: bool = False
-    settled: bool = False  # after Ctrl-C its end may be told twice
+    resolved: bool = False  # after Ctrl-C its end may be told twice
 
 
 class RayExecutor(PackingExecutor):
@@ -94,19 +94,19 @@ class RayExecutor(PackingExecutor):
             raise PlanError(f"Ray does not take these options for a task: {error}") from error
         self._nodes = Nodes(ray, claims)
         self.references = (ray.ObjectRef,)
-        self._setup = None if setup is None else embedded(setup, "setup")
-        self._tasks = Outstanding(self._close)
+        self._setup = None if setup is None else cached_payload(setup, "setup")
+        self._tasks = PendingFutures(self._close)
         self._ready = ray.put(None)  # of what is there Ray's own thread says so at once
         # Under `_lock` tasks move between these. It is reentrant: a finalizer or a signal handler
         # may submit in between, and so each step looks anew at what it finds. Who cancels, as a
         # forgotten iterator does, does not take it: the thread here hears of it through `_ended`.
         self._lock = threading.RLock()
-        self._out: set[Errand] = set()  # Ray has them
-        self._waiting: deque[Errand] = deque()  # beyond the limit
+        self._out: set[RayTask] = set()  # Ray has them
+        self._waiting: deque[RayTask] = deque()  # beyond the limit
         self._stopped: dict[
-            Errand, float
+            RayTask, float
         ] = {}  # the thread's own: cancelled, still out; since when
-        self._ended: SimpleQueue[tuple[Errand, Any] | None] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[RayTask, Any] | None] = SimpleQueue()
         self.traits = Traits(
             same_host=self._nodes.hosts() == {socket.gethostname()},
             replaces_workers=True,
@@ -114,38 +114,40 @@ class RayExecutor(PackingExecutor):
             frees=True,
             round_trip=_ROUND_TRIP,
         )
-        self._thread = threading.Thread(target=self._settle_all, name="parmap-ray", daemon=True)
+        self._thread = threading.Thread(target=self._resolve_all, name="parmap-ray", daemon=True)
         self._thread.start()
 
     def send(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a worker call a function; Ray pickles the call."""
-        errand = Errand(functools.partial(fn, **kwargs) if kwargs else fn, args)
+        task = RayTask(functools.partial(fn, **kwargs) if kwargs else fn, args)
         try:
-            self._tasks.add(errand.future)
-            errand.future.add_done_callback(functools.partial(self._stop, errand))
+            self._tasks.add(task.future)
+            task.future.add_done_callback(functools.partial(self._stop, task))
             with self._lock:
-                self._out.add(errand)  # first, so that who comes in between counts it
+                self._out.add(task)  # first, so that who comes in between counts it
                 full = self._is_full()
                 if full:
-                    self._out.discard(errand)
-                    self._waiting.append(errand)
+                    self._out.discard(task)
+                    self._waiting.append(task)
             if not full:
-                self._send(errand)
+                self._send(task)
         except BaseException:
             # Ctrl-C: nobody gets this future, and neither the limit nor the end may count it.
-            if errand.future.cancel() and errand.ref is None:
-                self._ended.put((errand, None))
-            elif errand.ref is not None:
-                self._hear(errand)  # perhaps once more
+            if task.future.cancel() and task.ref is None:
+                self._ended.put((task, None))
+            elif task.ref is not None:
+                self._hear(task)  # perhaps once more
             raise
-        return errand.future
+        return task.future
 
-    def put(self, value: Any, what: str = "") -> Reference:
+    def put(self, value: Any, what: str = "") -> RayReference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        cargo = embedded(value, what, small=_SMALL)
-        return Reference(cargo if cargo.key else self._ray.put(Kept(uuid.uuid4().bytes, cargo)))
+        cargo = cached_payload(value, what, small=_SMALL)
+        return RayReference(
+            cargo if cargo.key else self._ray.put(Stored(uuid.uuid4().bytes, cargo))
+        )
 
-    def drop(self, reference: Reference) -> None:
+    def drop(self, reference: RayReference) -> None:
         """Forget a placed value; Ray frees it when the tasks that need it have ended."""
         reference.cargo = None
 
@@ -190,37 +192,37 @@ class RayExecutor(PackingExecutor):
         limit = self._limit
         return limit is not None and len(self._out) > limit < sum(self._nodes.room())
 
-    def _send(self, errand: Errand) -> None:
-        args = [arg.cargo if type(arg) is Reference else arg for arg in errand.args]
+    def _send(self, task: RayTask) -> None:
+        args = [arg.cargo if type(arg) is RayReference else arg for arg in task.args]
         try:
-            errand.ref = self._remote(self._setup, errand.call, *args)
+            task.ref = self._remote(self._setup, task.call, *args)
         except Exception as error:  # noqa: BLE001 - an argument that cannot be pickled, say
-            self._ended.put((errand, error))
+            self._ended.put((task, error))
             return
-        errand.args = ()
-        self._hear(errand)
-        if errand.future.cancelled():
-            self._stop(errand, errand.future)
+        task.args = ()
+        self._hear(task)
+        if task.future.cancelled():
+            self._stop(task, task.future)
 
-    def _hear(self, errand: Errand) -> None:
+    def _hear(self, task: RayTask) -> None:
         # The public way to a future makes one more of them, and resolves it in Ray's thread.
-        errand.ref._on_completed(lambda value: self._ended.put((errand, value)))  # noqa: SLF001
+        task.ref._on_completed(lambda value: self._ended.put((task, value)))  # noqa: SLF001
 
-    def _stop(self, errand: Errand, future: Future[Any]) -> None:
+    def _stop(self, task: RayTask, future: Future[Any]) -> None:
         """Have a task taken back that was cancelled: without a lock, in any thread, at any time."""
         if future.cancelled():
-            self._ended.put((errand, _STOP))
+            self._ended.put((task, _STOP))
 
-    def _take_back(self, errand: Errand) -> None:
+    def _take_back(self, task: RayTask) -> None:
         """End a task that was cancelled: one that runs is interrupted, as by Ctrl-C."""
         try:
-            self._waiting.remove(errand)
+            self._waiting.remove(task)
         except ValueError:  # it does not wait; before it has a name at Ray's, `_send` comes again
-            if errand in self._out and errand.ref is not None and errand not in self._stopped:
-                self._stopped[errand] = time.monotonic()
-                self._cancel(errand.ref, force=False)
+            if task in self._out and task.ref is not None and task not in self._stopped:
+                self._stopped[task] = time.monotonic()
+                self._cancel(task.ref, force=False)
         else:
-            self._settle(errand, None)
+            self._resolve(task, None)
 
     def _cancel(self, ref: Any, *, force: bool) -> None:
         """Have Ray cancel a task, in its own thread: there tasks end, too, one after the other.
@@ -236,7 +238,7 @@ class RayExecutor(PackingExecutor):
         else:
             self._ready._on_completed(lambda _: self._ray.cancel(ref, force=force))  # noqa: SLF001
 
-    def _settle_all(self) -> None:
+    def _resolve_all(self) -> None:
         """Resolve futures as tasks end: the one place that does."""
         lost = PoolBroken("Ray was shut down while tasks were out: enter the plan again")
         closing = False
@@ -247,16 +249,16 @@ class RayExecutor(PackingExecutor):
                 ended = self._ended.get(timeout=_LOOK)
             except Empty:
                 if not self._ray.is_initialized():
-                    self._settle_rest(lost)
+                    self._resolve_rest(lost)
                 continue
             if ended is None:
                 closing = True
             elif ended[1] is _STOP:
                 self._take_back(ended[0])
             else:
-                self._settle(*ended)
+                self._resolve(*ended)
             del ended  # or it would live until the next task ends
-        self._settle_rest(lost)  # they were cancelled
+        self._resolve_rest(lost)  # they were cancelled
 
     def _kill_deaf(self) -> None:
         """Kill the workers of cancelled tasks that an interrupt does not end.
@@ -265,38 +267,38 @@ class RayExecutor(PackingExecutor):
         """
         late = time.monotonic() - _GRACE
         deaf = [e for e, since in self._stopped.items() if since < late and not e.killed]
-        for errand in deaf:
-            errand.killed = True
-            self._cancel(errand.ref, force=True)
+        for task in deaf:
+            task.killed = True
+            self._cancel(task.ref, force=True)
 
-    def _settle_rest(self, error: Exception) -> None:
+    def _resolve_rest(self, error: Exception) -> None:
         with self._lock:
             rest = (*self._out.copy(), *self._waiting.copy())
             self._out.clear()
             self._waiting.clear()
             self._stopped.clear()
-        for errand in rest:
-            errand.settled = True
-            if errand.future.set_running_or_notify_cancel():
-                resolve(errand.future, error=error)
+        for task in rest:
+            task.resolved = True
+            if task.future.set_running_or_notify_cancel():
+                resolve(task.future, error=error)
 
-    def _settle(self, errand: Errand, value: Any) -> None:
-        if errand.settled:
+    def _resolve(self, task: RayTask, value: Any) -> None:
+        if task.resolved:
             return
-        errand.settled = True
-        theirs, future, error = self._ray.exceptions, errand.future, None
-        if errand.ref is None:
+        task.resolved = True
+        theirs, future, error = self._ray.exceptions, task.future, None
+        if task.ref is None:
             error = value  # it was not sent
         elif isinstance(value, (theirs.RayError, ConnectionError)):
-            error = self._translated(value, errand.ref)
+            error = self._translated(value, task.ref)
         if isinstance(error, theirs.TaskCancelledError):
             future.cancel()
-        self._go_on(errand)
+        self._go_on(task)
         if not future.set_running_or_notify_cancel():
             return
         resolve(future, value, error)
 
-    def _go_on(self, ended: Errand) -> None:
+    def _go_on(self, ended: RayTask) -> None:
         """Send what need wait no more."""
         with self._lock:
             self._out.discard(ended)
@@ -340,17 +342,17 @@ def _cause(error: Any) -> BaseException:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Stored:
     """A value in Ray's store, which gives it anew, without a copy, to each task."""
 
     key: bytes
-    cargo: Embedded
+    cargo: CachedPayload
 
 
-_opened: dict[bytes, Embedded] = {}
+_unpickled: dict[bytes, CachedPayload] = {}
 
 
-def _run(setup: Embedded | None, call: Callable[..., Any], *args: Any) -> Any:
+def _run(setup: CachedPayload | None, call: Callable[..., Any], *args: Any) -> Any:
     """Run in a worker, in its main thread."""
     if setup is not None:
         # A task that is cancelled meanwhile must not spoil the setup for all others.
@@ -359,7 +361,7 @@ def _run(setup: Embedded | None, call: Callable[..., Any], *args: Any) -> Any:
             prepared(setup, int)
         finally:
             signal.signal(signal.SIGINT, before)
-    kept = {arg.key for arg in args if type(arg) is Kept}
-    for key in _opened.keys() - kept:
-        del _opened[key]  # or the store could not free it
-    return call(*(_opened.setdefault(a.key, a.cargo) if type(a) is Kept else a for a in args))
+    needed = {arg.key for arg in args if type(arg) is Stored}
+    for key in _unpickled.keys() - needed:
+        del _unpickled[key]  # or the store could not free it
+    return call(*(_unpickled.setdefault(a.key, a.cargo) if type(a) is Stored else a for a in args))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from parmap.errors import PlanError
 from parmap.plans.plan import Plan
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 
 __all__ = ["Ray"]
 
@@ -64,9 +64,9 @@ class Ray(Plan):
             if amount is not None and not (number and 0 <= amount < math.inf):
                 raise PlanError(f"{name}={amount!r}: give a number, at least 0")
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each node out among the workers there."""
-        own = super().budget(workers)
+        own = super().core_share(workers)
         # Nodes may be other machines; and their workers serve others, too, in between.
         return None if own is None else own._replace(lent=True, among=workers)
 
@@ -97,7 +97,7 @@ class Ray(Plan):
             "resources": dict(self.resources),
             "runtime_env": _thawed(self.runtime_env),
         }
-        return {name: claim for name, claim in claims.items() if claim not in (None, {}, [])}
+        return {name: one for name, one in claims.items() if one not in (None, {}, [])}
 
 
 def _pairs(option: str, value: Any) -> Pairs:

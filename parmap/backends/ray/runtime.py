@@ -21,7 +21,7 @@ from parmap.errors import PlanError
 from parmap.failures import PoolBroken
 from parmap.plans import registry
 from parmap.plans.plan import Plan
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 from parmap.worker import native_threads as blas
 
 __all__ = ["Nodes", "enter", "loaded"]
@@ -44,7 +44,7 @@ def loaded() -> Any:
 
 
 @dataclass
-class _Life:
+class _Runtime:
     """A Ray that was started here, or connected to; and how many executors use it."""
 
     address: str | None
@@ -55,31 +55,31 @@ class _Life:
 # in this thread, meanwhile, a finalizer may leave a plan, and the user's code may enter one. So a
 # user counts before anything else is asked, and a life that begins is known only once it is there.
 _lock = threading.RLock()
-_life: _Life | None = None  # under `_lock`; Ray itself runs once in a process
+_runtime: _Runtime | None = None  # under `_lock`; Ray itself runs once in a process
 
 
 def enter(ray: Any, plan: Any) -> tuple[Callable[[], None], bool]:
     """See that Ray runs; give what ends that, and whether it was started for this plan."""
-    global _life  # noqa: PLW0603 - see there
+    global _runtime  # noqa: PLW0603 - see there
     address = plan.address or os.environ.get("RAY_ADDRESS")
     with _lock:
-        life = _life
-        if life is not None:
-            life.users += 1  # first, or a finalizer that leaves might end it
+        runtime = _runtime
+        if runtime is not None:
+            runtime.users += 1  # first, or a finalizer that leaves might end it
         found = ray.is_initialized()
         if not found:
             _begin(ray, plan, address)
-            _life = life = _Life(address, users=1)
-        elif life is None:
+            _runtime = runtime = _Runtime(address, users=1)
+        elif runtime is None:
             return _nothing, False
-        elif plan.address not in (None, life.address):
-            _leave(ray, life)
-            where = life.address or "this machine"
+        elif plan.address not in (None, runtime.address):
+            _leave(ray, runtime)
+            where = runtime.address or "this machine"
             raise PlanError(
                 f"address={plan.address!r}: another session uses Ray at {where}, and a process can "
                 "use one Ray at a time: leave that session first"
             )
-        return functools.partial(_leave, ray, life), not found and address is None
+        return functools.partial(_leave, ray, runtime), not found and address is None
 
 
 def _begin(ray: Any, plan: Any, address: str | None) -> None:
@@ -89,7 +89,7 @@ def _begin(ray: Any, plan: Any, address: str | None) -> None:
         workers = plan.count()
         cpus = math.ceil(workers * (plan.claims["num_cpus"] or 1))
         options |= {"num_cpus": cpus, "include_dashboard": False}
-        environ = _environment(Plan.budget(plan, workers))
+        environ = _environment(Plan.core_share(plan, workers))
     try:
         with _changed(environ):
             _knock(address)
@@ -106,13 +106,13 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _leave(ray: Any, life: _Life) -> None:
+def _leave(ray: Any, runtime: _Runtime) -> None:
     """End what plans have started, if this was its last user."""
-    global _life  # noqa: PLW0603 - see there
+    global _runtime  # noqa: PLW0603 - see there
     with _lock:
-        life.users -= 1
-        if life.users == 0 and life is _life:
-            _life = None
+        runtime.users -= 1
+        if runtime.users == 0 and runtime is _runtime:
+            _runtime = None
             ray.shutdown()
 
 
@@ -120,7 +120,7 @@ def _nothing() -> None:
     """Leave a Ray that others have started as it is."""
 
 
-def _environment(budget: Budget | None) -> dict[str, str]:
+def _environment(core_share: CoreShare | None) -> dict[str, str]:
     """Give what is to change in the environment of a Ray of our own, and so of its workers."""
     changes: dict[str, str] = {}
     environ = ChainMap(changes, {**users_environ()})
@@ -131,9 +131,9 @@ def _environment(budget: Budget | None) -> dict[str, str]:
     environ["PYTHONPATH"] = os.pathsep.join(
         entry for entry in list[object](sys.path) if entry and isinstance(entry, str)
     )
-    if budget is not None and budget.threads is not None:
+    if core_share is not None and core_share.threads is not None:
         # Else Ray sets one thread for each CPU that a task claims.
-        blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
+        blas.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
     return changes
 
 

@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parmap.cores import available_cores
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 from parmap.worker import native_threads as blas
 
 __all__ = ["Agent", "facts", "misfit", "towards"]
@@ -115,7 +115,7 @@ class Agent:
 
     def __init__(self, told: dict[str, Any], *, lined: bool = True) -> None:
         self._told, self._lined = told, lined
-        self._keepers: list[Any] = []
+        self._restarters: list[Any] = []
         self._places: dict[int, int] = {}  # of their keepers, from 1 on, by the processes' numbers
         self._restarts: set[asyncio.Task[None]] = set()
         self._output: int | None = None
@@ -128,7 +128,7 @@ class Agent:
 
     async def run(self) -> None:
         """Start the workers, and keep them, until this process ends."""
-        from parmap.backends.dask.restarter import Keeper, environment
+        from parmap.backends.dask.restarter import WorkerRestarter, environment
         from parmap.backends.dask.worker import order
 
         told = self._told
@@ -146,16 +146,16 @@ class Agent:
         search = [*told["path"], os.environ.get("PYTHONPATH", "")]
         environ = environment(search, told["environ"])
         cores, count = available_cores(), told["count"]
-        budget = Budget.share(cores, count, told["threads"])
-        if budget.threads is not None:
-            blas.set_environment(budget.threads, exact=budget.exact, environ=environ)
+        core_share = CoreShare.share(cores, count, told["threads"])
+        if core_share.threads is not None:
+            blas.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
         options = {"host": host, "memory_limit": _memory() // count, **told["options"]}
         if self._lined:
             output, self._output = os.pipe()
             self._handing_on = threading.Thread(target=self._hand_on, args=(output,), daemon=True)
             self._handing_on.start()
-        self._keepers = [
-            Keeper(
+        self._restarters = [
+            WorkerRestarter(
                 order(told["scheduler"], options, told["security"], number=number),
                 environ,
                 functools.partial(self._started, number),
@@ -163,7 +163,7 @@ class Agent:
             )
             for number in range(1, count + 1)
         ]
-        await asyncio.gather(*(keeper.start() for keeper in self._keepers))
+        await asyncio.gather(*(restarter.start() for restarter in self._restarters))
         await asyncio.Event().wait()
 
     def _started(self, place: int, number: int, ending: asyncio.Task[int]) -> None:
@@ -206,7 +206,7 @@ class Agent:
         place = self._places.pop(number, None)
         if place is None:  # it has ended meanwhile
             return
-        task = asyncio.create_task(_restarted(self._keepers[place - 1]))
+        task = asyncio.create_task(_restarted(self._restarters[place - 1]))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
 
@@ -227,19 +227,19 @@ class Agent:
         self._end(1)
 
     def _end(self, code: int) -> None:
-        for keeper in self._keepers:
-            keeper.let_go()
+        for restarter in self._restarters:
+            restarter.let_go()
         if self._handing_on is not None and self._output is not None:
             os.close(self._output)
             self._handing_on.join(_LAST_WORDS)  # until the last worker has ended
-        for keeper in self._keepers:
-            keeper.kill()
+        for restarter in self._restarters:
+            restarter.kill()
         os._exit(code)
 
 
-async def _restarted(keeper: Any) -> None:
-    await keeper.stop()
-    await keeper.start()
+async def _restarted(restarter: Any) -> None:
+    await restarter.stop()
+    await restarter.start()
 
 
 def _memory() -> int:

@@ -31,7 +31,7 @@ from distributed.comm.addressing import unparse_host_port
 from distributed.deploy.spec import ProcessInterface
 
 from parmap.backends.dask.cluster import Exits, awaited, cluster, plain, taken_out
-from parmap.backends.remote.reach import Found, listening
+from parmap.backends.remote.host_command import HostCheck, listening
 
 __all__ = ["Host", "orders", "started"]
 
@@ -58,7 +58,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
         The scheduler's address.
     name : object
         What the cluster calls it.
-    found : Found
+    found : HostCheck
         What was found there.
     told : dict
         What its agent is told; the scheduler is added.
@@ -74,7 +74,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
     """
 
     def __init__(
-        self, scheduler: str, name: Any, found: Found, told: dict[str, Any], exits: Exits
+        self, scheduler: str, name: Any, found: HostCheck, told: dict[str, Any], exits: Exits
     ) -> None:
         super().__init__(scheduler=scheduler, name=name)
         there = urlsplit(scheduler)
@@ -117,7 +117,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
 
     async def _connect(self) -> None:
         self._process = process = await asyncio.create_subprocess_exec(
-            *self.found.reach.agent(),
+            *self.found.command.agent(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -157,7 +157,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
             self.trouble = self.tail[-1] if self.tail else f"status {code}"
             _log.warning(
                 "Host %s is lost (%s): what it had in hand runs elsewhere",
-                self.found.reach.name,
+                self.found.command.name,
                 self.trouble,
             )
             if time.monotonic() - began > _SHORT_LIFE:
@@ -220,7 +220,7 @@ class Host(ProcessInterface):  # type: ignore[misc]
 
 
 def started(
-    found: Sequence[Found],
+    found: Sequence[HostCheck],
     per_host: int | None,
     threads: int | str | None,
     *,
@@ -233,7 +233,7 @@ def started(
 
     Parameters
     ----------
-    found : sequence of Found
+    found : sequence of HostCheck
         The hosts.
     per_host : int or None
         How many workers on each; None: as many as it has cores.
@@ -264,14 +264,14 @@ def started(
         assert one.facts is not None
         count = per_host or one.facts["cores"]
         options = {"found": one, "told": {**told, "count": count}, "exits": exits}
-        specs[one.reach.name] = {"cls": Host, "options": options}
+        specs[one.command.name] = {"cls": Host, "options": options}
         workers += count
     listens = {"host": listening(found), "protocol": "tcp" if security is None else "tls"}
     here = cluster(specs, listens, dashboard=dashboard, security=security)
 
     def said() -> list[str]:
         return [
-            f"  {host.found.reach.name}: "
+            f"  {host.found.command.name}: "
             f"{' / '.join(host.tail) or host.trouble or 'nothing was said'}"
             for host in list(here.workers.values())
         ]

@@ -20,7 +20,7 @@ from parmap.backends.remote.ssh import credentials
 from parmap.errors import BackendUnavailable, PlanError
 from parmap.plans import registry
 from parmap.plans.plan import Plan
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 
 __all__ = ["LSF", "OAR", "PBS", "SGE", "HTCondor", "JobQueue"]
 
@@ -132,9 +132,9 @@ class JobQueue(Plan):
         """Settle how many workers there are when all jobs run."""
         return self.jobs * self.per_job
 
-    def budget(self, workers: int) -> Budget | None:  # noqa: ARG002 - jobs may share a node
+    def core_share(self, workers: int) -> CoreShare | None:  # noqa: ARG002 - jobs may share a node
         """Share the cores of each job out among its workers."""
-        own = super().budget(self.per_job)
+        own = super().core_share(self.per_job)
         return None if own is None else own._replace(among=self.per_job)
 
     @property
@@ -181,20 +181,26 @@ class JobQueue(Plan):
         from parmap.backends.dask.executor import serving
         from parmap.backends.remote import jobs
 
-        own, lost = jobs.started(
-            job,
-            self.jobs if self.adapt is None else self.adapt[0],
-            self.per_job,
-            self.min_workers or self.per_job,
-            adapt=self.adapt,
+        wanted = jobs.Wanted(
+            job=job,
             cancel=job.cancel_command,
+            jobs=self.jobs if self.adapt is None else self.adapt[0],
+            adapt=self.adapt,
+            workers=self.min_workers or self.per_job,
+            patience=self.start_timeout,
+        )
+        order = jobs.Order(
+            workers=self.per_job,
             threads=self.threads_per_worker,
             memory=self.memory,
             environ=dict(self.environ),
             security=credentials(self.name, wanted=bool(self.security), extra=_EXTRA),
+        )
+        own, lost = jobs.started(
+            wanted,
+            order,
             host=self.address(),
             folder=os.path.expanduser(self.folder),
-            patience=self.start_timeout,
             dashboard=self.dashboard,
         )
         return serving(own, self.initializer, restarts=True, lost=lost)

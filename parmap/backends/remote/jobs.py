@@ -4,11 +4,11 @@
 
     this process                     a job
     scheduler, client  ←── TLS ──→   worker, worker
-    Board ── squeue                  agent ── looks whether the scheduler answers
+    JobMonitor ── squeue                  agent ── looks whether the scheduler answers
       Job ── sbatch, scancel           └── reads order.json, in a folder that is yours alone
-    guardian ── scancel, rm
+    cleanup ── scancel, rm
 
-The guardian is a process of its own: it cancels and removes also where this one is killed.
+The cleanup is a process of its own: it cancels and removes also where this one is killed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ from parmap.backends.dask.cluster import awaited, cluster
 from parmap.backends.remote.agent import facts
 from parmap.backends.remote.folders import private, sweep
 from parmap.backends.remote.hosts import orders
-from parmap.backends.remote.monitor import Board
+from parmap.backends.remote.monitor import JobMonitor
 from parmap.failures import PoolBroken
 
-__all__ = ["job_class", "started"]
+__all__ = ["Order", "Wanted", "job_class", "started"]
 
 _AGENT = "parmap.backends.remote.agent"
 _OURS = 0.9  # of a job's memory: the rest is the agent's
@@ -67,23 +68,23 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
             *,
             file: str,
             log: str | None,
-            board: Board | None = None,
+            monitor: JobMonitor | None = None,
         ) -> None:
             super().__init__(scheduler=scheduler, name=name, log_directory=log, **options)
             self._command_template = f"{options['python']} -m {_AGENT} {shlex.quote(file)}"
-            self._board = board
+            self._monitor = monitor
             # Under `_turn`: the newest job's number. To submit and to cancel take a while.
             self._turn = asyncio.Lock()
 
         async def start(self) -> None:
             """Submit it."""
             await super().start()
-            if self._board is not None:
-                self._board.add(self)
+            if self._monitor is not None:
+                self._monitor.add(self)
 
         async def again(self, avoid: Iterable[str]) -> None:
             """Submit another in its place, to none of some nodes."""
-            assert self._board is not None
+            assert self._monitor is not None
             async with self._turn:
                 if self.status is Status.closed:
                     return
@@ -92,7 +93,7 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
                 )
                 with self.job_file() as script:
                     number = self._job_id_from_submit_output(await self._submit_job(script))
-                self._board.renew(self, number)
+                self._monitor.renew(self, number)
 
         def keeps(self, host: str, number: int) -> bool:  # noqa: ARG002
             """Whether workers can be restarted from here: a job has no line to this process."""
@@ -102,8 +103,8 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
             """Cancel it."""
             async with self._turn:  # or one that is being submitted would be left
                 await super().close()
-                if self._board is not None:
-                    self._board.remove(self)
+                if self._monitor is not None:
+                    self._monitor.remove(self)
                 self.status = Status.closed  # as the cluster wants it, which the class forgets
 
     return Job
@@ -127,51 +128,85 @@ def _exclude(header: str, avoid: Iterable[str]) -> list[str]:
     return [f"--exclude={','.join(nodes)}"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the agent in each job is told, by a file.
+
+    Parameters
+    ----------
+    workers : int
+        How many it starts.
+    threads : int, "auto" or None
+        The option ``threads_per_worker``.
+    memory : str
+        Of the job.
+    environ : mapping of str to str
+        More for the workers' environment.
+    security : distributed.Security or None
+        Who may connect.
+    """
+
+    workers: int
+    threads: int | str | None
+    memory: str
+    environ: Mapping[str, str]
+    security: Any
+
+    def write(self, file: Path, scheduler: str) -> None:
+        """Write it to a new file, which only this user can read."""
+        told = orders(self.threads, self.environ, self.security) | {
+            "count": self.workers,
+            "facts": facts(),  # a machine that does not fit says so, and takes no work
+            "scheduler": scheduler,
+        }
+        told["options"]["memory_limit"] = int(_OURS * parse_bytes(self.memory)) // self.workers
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as order:
+            json.dump(told, order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How many jobs there shall be, and how long to wait for them.
+
+    Parameters
+    ----------
+    job : callable
+        Makes one; see `job_class`.
+    cancel : str
+        The command that cancels one.
+    jobs : int
+        How many at first.
+    adapt : tuple of int or None
+        The least and the most, where their number follows the load.
+    workers : int
+        How many workers to wait for.
+    patience : float
+        Seconds to wait for them.
+    """
+
+    job: Callable[..., Any]
+    cancel: str
+    jobs: int
+    adapt: tuple[int, int] | None
+    workers: int
+    patience: float
+
+
 def started(
-    job: Callable[..., Any],
-    jobs: int,
-    per_job: int,
-    least: int,
-    *,
-    adapt: tuple[int, int] | None,
-    cancel: str,
-    threads: int | str | None,
-    memory: str,
-    environ: Mapping[str, str],
-    security: Any,
-    host: str,
-    folder: str,
-    patience: float,
-    dashboard: bool,
+    wanted: Wanted, order: Order, *, host: str, folder: str, dashboard: bool
 ) -> tuple[Any, Callable[[int], str]]:
     """Start a scheduler here, and submit jobs.
 
     Parameters
     ----------
-    job : callable
-        Makes them; see `job_class`.
-    jobs, per_job : int
-        How many, and how many workers in each.
-    least : int
-        How many workers to wait for.
-    adapt : tuple of int or None
-        The least and the most jobs, where that follows the load.
-    cancel : str
-        The command that cancels a job.
-    threads : int, "auto" or None
-        The option ``threads_per_worker``.
-    memory : str
-        Of each job.
-    environ : mapping of str to str
-        More for the workers' environment.
-    security : distributed.Security or None
-        Who may connect.
+    wanted : Wanted
+        The jobs.
+    order : Order
+        What they are told.
     host : str
         Where the scheduler listens.
     folder : str
         Where the session's folder is made.
-    patience : float
-        Seconds to wait for `least` workers.
     dashboard : bool
         Whether to serve Dask's page.
 
@@ -184,45 +219,40 @@ def started(
     """
     sweep(Path(folder))
     own, lock = private(Path(folder))
-    file, log = own / "order.json", own / "log"
-    board = Board(own, lock, cancel)
+    monitor, log = JobMonitor(own, lock, wanted.cancel), own / "log"
     try:
-        listens = {"host": host, "protocol": "tcp" if security is None else "tls"}
-        here = cluster({}, listens, dashboard=dashboard, security=security)
-        told = orders(threads, environ, security) | {
-            "count": per_job,
-            "facts": facts(),  # a machine that does not fit says so, and takes no work
-        }
-        told["scheduler"] = here.scheduler_address
-        told["options"]["memory_limit"] = int(_OURS * parse_bytes(memory)) // per_job
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as order:
-            json.dump(told, order)
-        options = {"file": os.fspath(file), "log": os.fspath(log), "board": board}
-        spec = {"cls": job, "options": options}
-        here.worker_spec.update(dict.fromkeys(range(jobs), spec))
-        if adapt is not None:
-            board.follow(Load(here, spec, per_job, adapt).settle)
-        try:
-            here.sync(here._correct_state)  # noqa: SLF001 - as `scale` does, with its one kind
-        except RuntimeError as error:
-            here.close()
-            raise PoolBroken(
-                f"a job cannot be submitted (plan.script() shows it): {error}"
-            ) from error
-        except BaseException:
-            here.close()
-            raise
-        here.close = functools.partial(_closed, here.close, board)
+        listens = {"host": host, "protocol": "tcp" if order.security is None else "tls"}
+        here = cluster({}, listens, dashboard=dashboard, security=order.security)
+        file = own / "order.json"
+        order.write(file, here.scheduler_address)
+        options = {"file": os.fspath(file), "log": os.fspath(log), "monitor": monitor}
+        _submit(here, wanted, {"cls": wanted.job, "options": options}, order.workers)
+        here.close = functools.partial(_closed, here.close, monitor)
         awaited(
             here,
-            least,
-            lambda: _why(board, log, patience),
-            patience=patience,
-            hopeless=lambda: board.hopeless,
+            wanted.workers,
+            lambda: _why(monitor, log, wanted.patience),
+            patience=wanted.patience,
+            hopeless=lambda: monitor.hopeless,
         )
-        return here, functools.partial(_lost, board, log, patience)
+        return here, functools.partial(_lost, monitor, log, wanted.patience)
     except BaseException:
-        board.close()
+        monitor.close()
+        raise
+
+
+def _submit(here: Any, wanted: Wanted, spec: dict[str, Any], per_job: int) -> None:
+    """Submit the first jobs; where that fails, close the cluster."""
+    here.worker_spec.update(dict.fromkeys(range(wanted.jobs), spec))
+    if wanted.adapt is not None:
+        spec["options"]["monitor"].follow(Load(here, spec, per_job, wanted.adapt).adjust)
+    try:
+        here.sync(here._correct_state)  # noqa: SLF001 - as `scale` does, with its one kind
+    except RuntimeError as error:
+        here.close()
+        raise PoolBroken(f"a job cannot be submitted (plan.script() shows it): {error}") from error
+    except BaseException:
+        here.close()
         raise
 
 
@@ -251,7 +281,7 @@ class Load:
         self._least, self._most = bounds
         self._busy = time.monotonic()
 
-    def settle(self) -> None:
+    def adjust(self) -> None:
         """Ask for more jobs, or cancel some; in the cluster's loop."""
         specs, now = self._here.worker_spec, time.monotonic()
         states = (task.state for task in self._here.scheduler.tasks.values())
@@ -271,34 +301,34 @@ class Load:
             self._here.loop.add_callback(self._here._correct_state)  # noqa: SLF001 - as `scale` does
 
 
-def _closed(close: Callable[..., Any], board: Board, *given: Any, **named: Any) -> None:
+def _closed(close: Callable[..., Any], monitor: JobMonitor, *given: Any, **named: Any) -> None:
     close(*given, **named)  # at the interpreter's end with Dask's own timeout
-    board.close()
+    monitor.close()
 
 
-def _why(board: Board, log: Path, patience: float) -> str:
+def _why(monitor: JobMonitor, log: Path, patience: float) -> str:
     """Say why no workers came: the queue, and the end of the newest log."""
     lines = [f"no workers came within {patience:g} s"]
-    if board.hopeless:
+    if monitor.hopeless:
         lines = ["jobs end as soon as they run, and none is left:"]
-    lines += [f"  {ended}" for ended in board.ended]
-    if board.waiting:
-        lines.append(f"{board.waiting}. start_timeout= waits for longer")
+    lines += [f"  {ended}" for ended in monitor.ended]
+    if monitor.waiting:
+        lines.append(f"{monitor.waiting}. start_timeout= waits for longer")
     return "\n".join([*lines, *_words(log)])
 
 
-def _lost(board: Board, log: Path, patience: float, seconds: int) -> str:
+def _lost(monitor: JobMonitor, log: Path, patience: float, seconds: int) -> str:
     """Say why no worker will come any more; nothing as long as one may.
 
     A job that waits in the queue may start at any time. Time decides only if all jobs run, or
     if the queue says nothing, or is not asked.
     """
-    if board.hopeless:
-        return _why(board, log, patience)
-    if seconds < patience or (board.answers and not board.all_run(patience)):
+    if monitor.hopeless:
+        return _why(monitor, log, patience)
+    if seconds < patience or (monitor.answers and not monitor.all_run(patience)):
         return ""
     jobs = "All jobs run, but their workers do not connect"
-    if not board.answers:
+    if not monitor.answers:
         jobs = "The batch system does not say whether jobs wait or have ended"
     said = f"no worker is left, and none has come for {seconds} s (start_timeout= waits for longer)"
     return "\n".join([f"{said}. {jobs}", *_words(log)])

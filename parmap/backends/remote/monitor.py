@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parmap.backends.remote import cleanup as guardian
+from parmap.backends.remote import cleanup
 
-__all__ = ["Board"]
+__all__ = ["JobMonitor"]
 
 # Seconds between looks at the queue, and until it is told that jobs wait there.
 _LOOK = 3.0
@@ -106,7 +106,7 @@ class _Slot:
         self.since, self.refused, self.ended = time.monotonic(), 0, ""
 
 
-class Board:
+class JobMonitor:
     """What the batch system says of our jobs; those that end are replaced.
 
     Only Slurm is asked: what the commands of others say was not tried. Here, too, it is settled
@@ -120,7 +120,7 @@ class Board:
     own : Path
         The session's folder.
     lock : int
-        The descriptor of its lock; the board's own.
+        The descriptor of its lock; the monitor's own.
     cancel : str
         The command that cancels a job.
 
@@ -137,14 +137,14 @@ class Board:
 
     def __init__(self, own: Path, lock: int, cancel: str) -> None:
         self._lock = lock
-        self._guardian = subprocess.Popen(
-            [sys.executable, guardian.__file__, os.fspath(own), str(lock), cancel],
+        self._cleanup = subprocess.Popen(
+            [sys.executable, cleanup.__file__, os.fspath(own), str(lock), cancel],
             stdin=subprocess.PIPE,
             text=True,
             pass_fds=[lock],
             start_new_session=True,  # neither Ctrl-C nor the end of a terminal is for it
         )
-        _boards.add(self)
+        _monitors.add(self)
         # A machine may have the commands of two systems.
         self._asks = shlex.split(cancel)[:1] == ["scancel"]
         self._slots: dict[Any, _Slot] = {}
@@ -178,16 +178,16 @@ class Board:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
-        if self._guardian.poll() is None:
-            self._guardian.communicate()
+        if self._cleanup.poll() is None:
+            self._cleanup.communicate()
 
     def let_go(self) -> None:
-        """In a fork, which may live on: leave the line to the guardian to this process's parent."""
-        assert self._guardian.stdin is not None
+        """In a fork, which may live on: leave the line to the cleanup process to the parent."""
+        assert self._cleanup.stdin is not None
         with contextlib.suppress(ValueError):  # it is closed already
             nothing = os.open(os.devnull, os.O_RDWR)
             # In their places, for both objects may be closed here once more.
-            os.dup2(nothing, self._guardian.stdin.fileno())
+            os.dup2(nothing, self._cleanup.stdin.fileno())
             if self._lock >= 0:
                 os.dup2(nothing, self._lock)
             os.close(nothing)
@@ -197,9 +197,9 @@ class Board:
         self._scale = scale
 
     def _tell(self, line: str) -> None:
-        assert self._guardian.stdin is not None
+        assert self._cleanup.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # somebody has killed it, or it is closed
-            print(line, file=self._guardian.stdin, flush=True)
+            print(line, file=self._cleanup.stdin, flush=True)
 
     @property
     def waiting(self) -> str:
@@ -314,13 +314,13 @@ class Board:
             await job.again([])
 
 
-# A fork has the line to the guardian, too, and would keep jobs alive as long as it lives.
-_boards: weakref.WeakSet[Board] = weakref.WeakSet()
+# A fork has the line to the cleanup process, too, and would keep jobs alive as long as it lives.
+_monitors: weakref.WeakSet[JobMonitor] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    for board in list(_boards):
-        board.let_go()
+    for monitor in list(_monitors):
+        monitor.let_go()
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,10 +13,10 @@ from parmap.backends.remote.jobqueue import JobQueue
 from parmap.backends.remote.ssh import credentials
 from parmap.errors import BackendUnavailable
 from parmap.plans import registry
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 
 if TYPE_CHECKING:
-    from parmap.backends.remote.reach import Found
+    from parmap.backends.remote.host_command import HostCheck
 
 __all__ = ["Slurm"]
 
@@ -58,9 +58,9 @@ class Slurm(JobQueue):
         """Whether this script runs in a job."""
         return "SLURM_JOB_ID" in os.environ
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each job, or node, out among the workers there."""
-        own = super().budget(workers)
+        own = super().core_share(workers)
         if own is None or own.among is None or not self.inside:
             return own
         return own._replace(among=workers)
@@ -75,19 +75,19 @@ class Slurm(JobQueue):
         nodes = (word.partition("=")[2] for word in lines if word.startswith("NodeAddr="))
         return towards(next(nodes), 9)
 
-    def check(self) -> list[Found]:
+    def check(self) -> list[HostCheck]:
         """Look at the nodes of the job that this script runs in, without starting workers.
 
         On a login node: at one node, by a job of a moment, which may have to wait in the queue.
         """
         registry.require("distributed", "slurm")
-        from parmap.backends.remote.reach import Reach, look
+        from parmap.backends.remote.host_command import HostCommand, look
 
         if not self.inside:
             flags = {"partition": self.partition, "account": self.account, "time": self.time}
             given = (f"--{name}={value}" for name, value in flags.items() if value)
             srun = ("srun", "--quiet", "--nodes=1", "--ntasks=1", *given, *self.extra)
-            one = Reach("a node", srun, self.python or sys.executable, shell=False)
+            one = HostCommand("a node", srun, self.python or sys.executable, shell=False)
             return look([one], self.start_timeout)
         nodes = _slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
         srun = ("srun", "--quiet", "--unbuffered", "--nodes=1", "--ntasks=1", "--overlap")
@@ -95,7 +95,8 @@ class Slurm(JobQueue):
         more = (f"--cpus-per-task={cores}",) if cores else ()
         python = self.python or sys.executable
         reaches = [
-            Reach(node, (*srun, *more, f"--nodelist={node}"), python, shell=False) for node in nodes
+            HostCommand(node, (*srun, *more, f"--nodelist={node}"), python, shell=False)
+            for node in nodes
         ]
         return look(reaches, self.start_timeout)
 
@@ -106,7 +107,7 @@ class Slurm(JobQueue):
         found = self.check()
         from parmap.backends.dask.executor import serving
         from parmap.backends.remote import hosts
-        from parmap.backends.remote.reach import gathered
+        from parmap.backends.remote.host_command import gathered
 
         own, exits, lost = hosts.started(
             gathered(found, None),

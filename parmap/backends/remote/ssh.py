@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from parmap.errors import PlanError
 from parmap.plans import registry
 from parmap.plans.plan import Plan
-from parmap.transport.messages import Budget
+from parmap.transport.messages import CoreShare
 
 if TYPE_CHECKING:
-    from parmap.backends.remote.reach import Found, Reach
+    from parmap.backends.remote.host_command import HostCheck, HostCommand
 
 __all__ = ["SSH"]
 
@@ -98,12 +98,12 @@ class SSH(Plan):
         """Settle how many workers there are, before the machines have been asked."""
         return len(self.hosts)
 
-    def budget(self, workers: int) -> Budget | None:
+    def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each machine out among the workers there."""
-        own = super().budget(workers)
+        own = super().core_share(workers)
         return None if own is None else own._replace(among=workers)
 
-    def check(self) -> list[Found]:
+    def check(self) -> list[HostCheck]:
         """Look at the machines, without starting workers.
 
         Returns
@@ -114,16 +114,16 @@ class SSH(Plan):
         if not self.hosts:
             raise PlanError("hosts= names no machine: give hosts=['node1', 'me@node2']")
         registry.require("distributed", "ssh")
-        from parmap.backends.remote.reach import look
+        from parmap.backends.remote.host_command import look
 
-        return look(list(map(self._reach, self.hosts)), self.start_timeout)
+        return look(list(map(self._command, self.hosts)), self.start_timeout)
 
     def start(self) -> Executor:
         """Start the workers."""
         found = self.check()
         from parmap.backends.dask.executor import serving
         from parmap.backends.remote import hosts
-        from parmap.backends.remote.reach import gathered
+        from parmap.backends.remote.host_command import gathered
 
         per_host = None if self.workers is None else super().count()
         own, exits, lost = hosts.started(
@@ -137,13 +137,13 @@ class SSH(Plan):
         )
         return serving(own, self.initializer, exits=exits, lost=lost)
 
-    def _reach(self, host: str) -> Reach:
-        from parmap.backends.remote.reach import Reach
+    def _command(self, host: str) -> HostCommand:
+        from parmap.backends.remote.host_command import HostCommand
 
         # A port needs the form of an address.
         where = f"ssh://{host}" if host.rpartition(":")[2].isdigit() else host
         command = (*shlex.split(self.ssh), *_OPTIONS, where)
-        return Reach(host, command, self.python or shlex.quote(sys.executable))
+        return HostCommand(host, command, self.python or shlex.quote(sys.executable))
 
 
 def credentials(plan: str, *, wanted: bool, extra: str | None = None) -> Any:

@@ -1,1 +1,0 @@
-"""Workloads that parmap and its peers run side by side: ``python -m benchmarks``."""

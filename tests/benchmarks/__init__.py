@@ -1,0 +1,1 @@
+"""Workloads that parmap and its peers run side by side: ``python -m tests.benchmarks``."""
