@@ -28,6 +28,10 @@ _LOCAL = [f"--ignore={path}" for path in ("tests/engines", "tests/cluster", *_PR
 _TWO = ("-n", "2", "--dist", "loadscope")
 # Some repeat on another number of workers, engine or job what the others show: `nox -s long`.
 _BRIEF = ("-m", "not long")
+# While a command writes nothing, this says every few seconds that it still runs. The command then
+# writes to a pipe, and pytest must be told about colors.
+_HEARTBEAT = ("python", "tests/heartbeat.py")
+_COLOR = f"--color={'yes' if sys.stdout.isatty() else 'auto'}"
 # What depends on the interpreter most.
 _CORE = [
     f"tests/test_{name}.py"
@@ -69,11 +73,30 @@ def doctests(session: nox.Session) -> None:
     session.run("pytest", "--doctest-modules", "parmap")
 
 
-@nox.session
+# nox brings virtualenv along, which needs a second; `python -m venv` is silent for up to twelve.
+@nox.session(venv_backend="virtualenv")
+def demo(session: nox.Session) -> None:
+    """Cross-validate four models on processes, then on Dask. Not one of the checks."""
+    session.log("Install parmap, scikit-learn and Dask into a new environment")
+    _install(session, ".[examples,dask]")
+    for plan, where in (("processes", "worker processes"), ("dask", "Dask, on this machine")):
+        session.log(f"Cross-validate four models (40 fits) on {where}")
+        command = ("python", "examples/cross_validation.py")
+        session.run(*_HEARTBEAT, *command, env={"PARMAP_PLAN": plan})
+    session.log("Compare the two tables: only the line with the time differs")
+
+
+@nox.session(venv_backend="virtualenv")
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox; arguments after ``--`` go to pytest."""
-    session.install(".[test]")
-    session.run("pytest", *_TWO, *_BRIEF, *_LOCAL, *session.posargs)
+    _install(session, ".[test]")
+    what = (*_TWO, *_BRIEF, *_LOCAL, *session.posargs)
+    session.run(*_HEARTBEAT, "pytest", _COLOR, *what)
+
+
+def _install(session: nox.Session, what: str) -> None:
+    """Install packages; never be silent for long."""
+    session.run_install(*_HEARTBEAT, "python", "-m", "pip", "install", what)
 
 
 @nox.session(python="3.13")

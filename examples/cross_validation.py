@@ -44,7 +44,8 @@ def cv_fit(fold, method):
 
 began = time.perf_counter()
 tasks = list(itertools.product(range(len(folds)), models))
-scores = np.reshape(parmap.starmap(cv_fit, tasks), (len(folds), len(models)))
+scores = parmap.starmap(cv_fit, tasks, progress=True)
+scores = np.reshape(scores, (len(folds), len(models)))
 
 print(f"{'R² on ' + str(len(folds)) + ' folds':20} {'mean':>7}   {'sd':>6}")
 for method, of_method in zip(models, scores.T, strict=True):

@@ -397,5 +397,4 @@ def _nothing(_: object) -> None:
     """Forget a value that travels with each chunk: there is nothing to do."""
 
 
-# Public: pickles and tracebacks name it as users do, wherever it is defined.
-Session.__module__ = "parmap"
+Session.__module__ = "parmap"  # public: pickles and tracebacks name it as users do
