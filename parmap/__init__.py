@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from parmap.calls.submit import submit
     from parmap.cores import available_cores
     from parmap.engine.policies import Auto, Dynamic, Guided, Static
+    from parmap.engine.protocols import Backend
     from parmap.engine.retry import Retry
     from parmap.engine.streams import Streams
+    from parmap.engine.traits import Traits
     from parmap.errors import (
         BackendUnavailable,
         DependencyFailed,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Auto",
+    "Backend",
     "BackendUnavailable",
     "Counts",
     "Delayed",
@@ -63,6 +66,7 @@ __all__ = [
     "Streams",
     "TaskExited",
     "TaskTimeout",
+    "Traits",
     "UnseededRandomWarning",
     "WorkerDied",
     "available_cores",
@@ -87,8 +91,10 @@ _HOMES = {
     "cores": ["available_cores"],
     "plans.current": ["current_plan", "set_plan"],
     "engine.policies": ["Auto", "Dynamic", "Guided", "Static"],
+    "engine.protocols": ["Backend"],
     "engine.retry": ["Retry"],
     "engine.streams": ["Streams"],
+    "engine.traits": ["Traits"],
     "errors": [
         *("BackendUnavailable", "DependencyFailed", "ParmapError", "PlanError"),
         *("SerializationError", "SessionClosed", "TaskExited", "TaskTimeout"),

@@ -100,7 +100,7 @@ class InSession(Section):
         next(results)
         handle = parmap.share([1, 2, 3])
         if self.session.traits.places:
-            self.session._broadcast_value(handle)
+            self.session._values.broadcast(handle)
         return results, handle
 
     def strike(self) -> None:
@@ -477,10 +477,10 @@ class Placing(InSession):
         del handle
         other = parmap.share([1])
         values._broadcast[other.key] = _GivenUp(values, other.key)
-        assert self.session._broadcast_value(other)
+        assert self.session._values.broadcast(other)
         values.add(kept := parmap.share([2]), self.session.executor.put([2]))
         assert kept
-        closed = Values(len)
+        closed = Values(self.session._backend, self.session.traits)
         closed.close()
         closed.forget(kept.key, _Broadcasting())
 

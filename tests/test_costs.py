@@ -15,6 +15,7 @@ import parmap
 from parmap.backends.processes import handles as records
 from parmap.backends.processes.protocol import Kind, size
 from parmap.engine.callspec import spec_for
+from parmap.plans.placement import packed
 from parmap.transport.messages import Chunk
 from parmap.worker.run import run_chunk
 
@@ -163,7 +164,7 @@ def test_a_job_takes_its_worker_few_calls(session):
     # Without a budget, which would limit the libraries of this process for good.
     job = spec_for(session, square, star=True)._replace(core_share=None)
     broadcast = session.broadcast(job, 1)
-    payload = session._packed(chunk, star=True)
+    payload = packed(chunk, star=True, copies=session.traits.copies)
     run_chunk(broadcast.spec, payload)  # loads what it needs
     assert python_calls(lambda: run_chunk(broadcast.spec, payload)) < 60
 

@@ -15,7 +15,7 @@ __all__ = ["SequentialExecutor"]
 class SequentialExecutor(MappingExecutor):
     """Runs a task inside `submit`."""
 
-    workers, chunks = 1, False
+    workers, per_node, chunks = 1, 1, False
 
     def __init__(self) -> None:
         self._open = True

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
+from parmap.engine.protocols import Backend
 from parmap.errors import SerializationError
 from parmap.transport.error_payload import unpack_error
 from parmap.transport.messages import CachedPayload, CallSpec, Chunk, Outcome, cached_payload
@@ -19,18 +20,15 @@ from parmap.worker.run import run_chunk
 __all__ = ["MappingExecutor", "mapped"]
 
 
-class MappingExecutor(Executor):
+class MappingExecutor(Executor, Backend):
     """An executor whose `map` sends chunks, and which says how many workers it has.
 
     Attributes
     ----------
-    workers : int
-        How many tasks it runs at once.
     chunks : bool
         Whether elements that travel together save messages: not where memory is shared.
     """
 
-    workers: Any
     chunks = True
 
     @property

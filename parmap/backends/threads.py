@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap.backends.mapping import mapped
+from parmap.engine.protocols import Backend
 from parmap.engine.traits import Traits
 from parmap.failures import PoolBroken
 from parmap.plans.plan import Plan
@@ -16,7 +17,7 @@ from parmap.plans.plan import Plan
 __all__ = ["Threads"]
 
 
-class ThreadExecutor(ThreadPoolExecutor):
+class ThreadExecutor(ThreadPoolExecutor, Backend):
     """A thread pool that says how many workers it has, and why its setup failed.
 
     Parameters
@@ -33,6 +34,7 @@ class ThreadExecutor(ThreadPoolExecutor):
         self._why: BaseException | None = None
         initializer = self._set_up if setup else None
         super().__init__(workers, thread_name_prefix="parmap", initializer=initializer)
+        self.workers = self.per_node = workers
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a thread run the task, once it is set up."""
@@ -85,11 +87,6 @@ class ThreadExecutor(ThreadPoolExecutor):
         """Map as `concurrent.futures.Executor.map` of Python 3.14; threads need no chunks."""
         size = min(chunksize, 1)  # less is refused
         return mapped(self, fn, iterables, timeout=timeout, chunksize=size, buffersize=buffersize)
-
-    @property
-    def workers(self) -> int:
-        """How many threads run tasks at once."""
-        return self._max_workers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parmap.engine.protocols import Backend
+from parmap.engine.protocols import OpenSession
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
 from parmap.transport.messages import CallSpec
@@ -17,7 +17,7 @@ __all__ = ["refuse_shared_globals", "spec_for"]
 
 
 def spec_for(
-    backend: Backend,
+    backend: OpenSession,
     fn: Callable[..., Any],
     *,
     star: bool,
@@ -31,7 +31,7 @@ def spec_for(
 
     Parameters
     ----------
-    backend : Backend
+    backend : OpenSession
         Where it runs.
     fn, star, stop, timeout, root, hints
         See `CallSpec`.

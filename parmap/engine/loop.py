@@ -25,7 +25,7 @@ from typing import Any
 from parmap.engine.callspec import spec_for
 from parmap.engine.chunks import ChunkPlan, Cutting, Feed
 from parmap.engine.memory_load import weight
-from parmap.engine.protocols import Backend
+from parmap.engine.protocols import OpenSession
 from parmap.engine.recovery import after_death
 from parmap.engine.results import ResultBuffer, buffer_for
 from parmap.engine.settings import Settings
@@ -50,7 +50,7 @@ class Call:
 
     Parameters
     ----------
-    backend : Backend
+    backend : OpenSession
         Where chunks run.
     fn : callable
         The user's function.
@@ -73,7 +73,7 @@ class Call:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: OpenSession,
         fn: Callable[..., Any],
         feed: Feed,
         settings: Settings,

@@ -12,7 +12,7 @@ from typing import Any
 from parmap.engine.callbacks import Answer
 from parmap.engine.callspec import spec_for
 from parmap.engine.naming import ByName
-from parmap.engine.protocols import Backend
+from parmap.engine.protocols import OpenSession
 from parmap.engine.streams import root_of
 from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
@@ -24,13 +24,13 @@ __all__ = ["single"]
 
 
 def single(
-    backend: Backend, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    backend: OpenSession, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Future[Any]:
     """Send one call; give a future of its result.
 
     Parameters
     ----------
-    backend : Backend
+    backend : OpenSession
         Where it runs.
     fn : callable
         The function.
@@ -97,7 +97,7 @@ def single(
 _given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
 
 
-def _note(backend: Backend, found: list[Any], unseeded: Unseeded) -> None:
+def _note(backend: OpenSession, found: list[Any], unseeded: Unseeded) -> None:
     """Warn of a generator that another call has brought before: both draw the same numbers."""
     before = [one() for where, one in list(_given) if where() is backend]
     for generator in found:

@@ -66,3 +66,6 @@ class Traits(NamedTuple):
     noisy: bool = False
     copies: bool = False
     inside: bool = False
+
+
+Traits.__module__ = "parmap"  # public: pickles and tracebacks name it as users do

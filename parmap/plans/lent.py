@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from parmap.backends.once_future import OnceFuture
-from parmap.plans.session import BroadcastSpec, Session
+from parmap.plans.placement import BroadcastSpec, packed, sent
+from parmap.plans.session import Session
 from parmap.plans.spare_threads import SpareThreads, key_of, run_by_key
 from parmap.transport.messages import cached_payload
 from parmap.worker.run import run_chunk
@@ -70,12 +71,14 @@ class Lent(Session):
         call: tuple[Any, ...]
         if self.traits.shares_memory:
             call = (run_chunk, broadcast.spec, chunk)
-            theirs = self.executor.submit(once.run, *call)
+            theirs = self._backend.submit(once.run, *call)
         else:
             # Packed for the spare thread, too: elements are copies there as in the workers.
-            call = (_run_packed, self._spec, self._packed(chunk, star=broadcast.star))
-            submit = functools.partial(self.executor.submit, run_by_key, key_of(once), run_chunk)
-            theirs = self._sent(submit, broadcast, chunk)
+            copies = self.traits.copies
+            payload = packed(chunk, star=broadcast.star, copies=copies)
+            call = (_run_packed, self._spec, payload)
+            submit = functools.partial(self._backend.submit, run_by_key, key_of(once), run_chunk)
+            theirs = sent(submit, broadcast, chunk, self._values, copies=copies)
         theirs.add_done_callback(functools.partial(_ended, once))
         if (
             not spare_threads

@@ -9,11 +9,14 @@ import importlib
 import sys
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from operator import index
+from typing import Any, cast
 
+from parmap.engine.protocols import Backend
+from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError
 
-__all__ = ["adopter", "named", "names", "provider", "require", "suggest"]
+__all__ = ["adopter", "backend", "named", "names", "provider", "require", "suggest"]
 
 # A plan is loaded when it is first named: a backend's file may import much.
 _BUILTIN = {
@@ -98,6 +101,71 @@ def adopter(thing: object) -> tuple[Any, str]:
         "'processes(workers=4)', a Plan, a running concurrent.futures.Executor, "
         "distributed.Client, or pool with apply_async, or a list of these"
     )
+
+
+_EXTRAS = ("traits", "workers", "per_node", "resolver", "dashboard")
+# What an executor must have that says so in its traits.
+_METHODS = {"places": ("put", "drop"), "keeps": ("run_remote",), "abandons": ("abandon",)}
+
+
+class _Completed:
+    """An executor that lacks extras, with their defaults.
+
+    It asks the executor for all else at each use, because the number of workers may change.
+    """
+
+    def __init__(self, executor: Any, lacks: list[str]) -> None:
+        self._executor, self.submit = executor, executor.submit
+        self.__dict__.update({name: getattr(Backend, name) for name in lacks})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+
+def backend(executor: object, plan: Any) -> Backend:
+    """Give an executor all extras of `Backend`: the defaults of those that it lacks.
+
+    Raises
+    ------
+    PlanError
+        If it has an extra that is wrong, or lacks one that its traits promise.
+    """
+    found: Any = executor
+    if Backend not in type(executor).__mro__:
+        lacks = [name for name in _EXTRAS if not hasattr(executor, name)]
+        found = _Completed(executor, lacks) if lacks else executor
+    if not isinstance(found.traits, Traits | None):
+        raise PlanError(
+            f"the executor of {plan} has traits={found.traits!r}: give it parmap.Traits(...)"
+        )
+    _check_methods(found, found.traits or plan.traits, plan)
+    for name in ("workers", "per_node", "resolver"):
+        _check_number(getattr(found, name), name, plan)
+    return cast("Backend", found)
+
+
+def _check_methods(found: Any, traits: Traits, plan: object) -> None:
+    for trait, names in _METHODS.items():
+        for name in names if getattr(traits, trait) else ():
+            method = getattr(found, name, None)
+            if not callable(method) or getattr(method, "__func__", None) is getattr(Backend, name):
+                raise PlanError(
+                    f"the executor of {plan} has {trait}=True in its traits, and no method {name}"
+                )
+    if traits.keeps and not traits.places:
+        raise PlanError(f"the executor of {plan} has keeps=True in its traits without places=True")
+
+
+def _check_number(value: Any, name: str, plan: object) -> None:
+    try:
+        right = value is None or index(value) >= 1
+    except TypeError:
+        right = False
+    if not right:
+        raise PlanError(
+            f"the executor of {plan} has {name}={value!r}: give a whole number of at least 1, or "
+            "None"
+        )
 
 
 def require(module: str, plan: str, extra: str | None = None) -> Any:

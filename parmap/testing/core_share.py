@@ -23,7 +23,7 @@ class CoreShareContract(Contract):
     """Each worker has its share of the cores, and so have the libraries in it."""
 
     def _share(self) -> int:
-        sharers = getattr(self.session.executor, "per_node", self.session.workers)
+        sharers = self.session._backend.per_node or self.session.workers  # noqa: SLF001
         return max(1, parmap.available_cores() // sharers)
 
     def test_a_task_sees_the_workers_share_of_the_cores(self) -> None:

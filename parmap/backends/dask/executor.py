@@ -128,11 +128,11 @@ class DaskExecutor(PackingExecutor):
         if future.cancelled():
             self._client.loop.add_callback(task.stop, self._cancel)
 
-    def put(self, value: Any, what: str = "") -> DaskReference:
+    def put(self, value: Any, /) -> DaskReference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        return DaskReference(cached_payload(value, what, small=SMALL))
+        return DaskReference(cached_payload(value, small=SMALL))
 
-    def drop(self, reference: DaskReference | Stay) -> None:
+    def drop(self, reference: DaskReference | Stay, /) -> None:
         """Forget a placed value."""
         self._client.loop.add_callback(reference.drop)
 

@@ -57,7 +57,7 @@ class ProcessExecutor(MappingExecutor):
     ) -> None:
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
-        self.workers = max_workers
+        self.workers = self.per_node = max_workers
         try:
             argv = getattr(sys, "argv", [])  # none where Python is part of another program
             kin = (family.here(), family.trust())
@@ -116,20 +116,20 @@ class ProcessExecutor(MappingExecutor):
         self._queue.take(Task(future, frames, keys, self._path_frames))
         return future
 
-    def put(self, value: Any, what: str = "") -> BroadcastKey:
+    def put(self, value: Any, /) -> BroadcastKey:
         """Place a value; a reference to it may stand among the arguments of `submit`.
 
-        `what` begins the path in an error's message. Arrays are read-only in the workers.
+        Arrays are read-only in the workers.
         """
         return self._queue.put(
-            encode(value, what), inherit=self._forks and not self._pool_thread.begun
+            encode(value, ""), inherit=self._forks and not self._pool_thread.begun
         )
 
-    def drop(self, reference: BroadcastKey) -> None:
+    def drop(self, reference: BroadcastKey, /) -> None:
         """Forget a placed value, here and in the workers."""
         self._queue.drop(reference.key)
 
-    def abandon(self, future: Future[Any]) -> None:
+    def abandon(self, future: Future[Any], /) -> None:
         """Stop a task that runs: interrupt it, and kill its worker if that does not help."""
         self._queue.abandon(future)
 

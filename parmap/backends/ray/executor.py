@@ -140,14 +140,14 @@ class RayExecutor(PackingExecutor):
             raise
         return task.future
 
-    def put(self, value: Any, what: str = "") -> RayReference:
+    def put(self, value: Any, /) -> RayReference:
         """Place a value; the reference may stand among the arguments of `submit`."""
-        cargo = cached_payload(value, what, small=_SMALL)
+        cargo = cached_payload(value, small=_SMALL)
         return RayReference(
             cargo if cargo.key else self._ray.put(Stored(uuid.uuid4().bytes, cargo))
         )
 
-    def drop(self, reference: RayReference) -> None:
+    def drop(self, reference: RayReference, /) -> None:
         """Forget a placed value; Ray frees it when the tasks that need it have ended."""
         reference.cargo = None
 
