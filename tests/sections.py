@@ -30,8 +30,10 @@ import parmap
 from parmap import cores
 from parmap.backends.once_future import OnceFuture, _Right
 from parmap.backends.pending import PendingFutures
+from parmap.backends.processes.deadlines import Deadlines
 from parmap.backends.processes.executor import ProcessExecutor
-from parmap.backends.processes.handles import Task, Worker
+from parmap.backends.processes.handles import BroadcastValues, Channel, Task, Worker
+from parmap.backends.processes.notes import Notes
 from parmap.backends.processes.task_queue import TaskQueue
 from parmap.backends.remote.agent import Agent
 from parmap.plans import current
@@ -236,8 +238,9 @@ class AtTheQueue(InSession):
         *(
             TaskQueue.take,
             TaskQueue._seize,
-            TaskQueue.put,
-            TaskQueue.drop,
+            BroadcastValues.put,
+            BroadcastValues.drop,
+            TaskQueue.drop_from_idle,
             TaskQueue.abandon,
             TaskQueue.pids,
             TaskQueue.assign_next,
@@ -246,11 +249,14 @@ class AtTheQueue(InSession):
             TaskQueue.remove,
             TaskQueue._next_task,
             TaskQueue.late,
+            Deadlines.passed,
+            Deadlines.add,
             TaskQueue.living,
             TaskQueue.named,
             TaskQueue.add_worker,
         ),
-        *(Worker.give, Worker._give, Worker.forget, Worker.close),
+        *(Channel.give, Channel._give, Channel.forget, Channel.close),
+        Worker.interrupt,
     ]
 
     def run(self) -> None:
@@ -280,8 +286,7 @@ class AtTheQueue(InSession):
 
     def _late(self, queue: TaskQueue) -> None:
         """Run through what only a late message, or a late writer, comes to."""
-        inherited = queue.put([b"x"], inherit=True)
-        queue.drop(inherited.key)
+        self.session.executor.drop(queue.broadcast.put([b"x"], inherit=True))
         while not queue._idle:
             continue
         idle = queue._idle[0]
@@ -290,15 +295,16 @@ class AtTheQueue(InSession):
             continue
         ours, theirs = socket.socketpair()
         assert queue.living()
-        late = Worker(-1, 1, ours, os.dup(0))
+        late = Worker(-1, 1, Channel(ours), Notes())
+        late.interrupt()  # nobody knows its number yet
         late.leaving = True
         queue.assign_next(late)
-        late.close()
-        late.give(Task(Future(), [b""], (), ()), {})
-        late._writing = True
-        late.close()
+        late.channel.close()
+        late.channel.give(Task(Future(), [b""], (), ()), {})
+        late.channel._writing = True
+        late.channel.close()
         theirs.close()
-        os.close(late.notes)
+        late.notes.close()
 
     def check(self) -> None:
         super().check()
@@ -317,12 +323,13 @@ class Interrupted(AtTheQueue):
         *(
             TaskQueue.take,
             TaskQueue._seize,
-            TaskQueue.put,
-            TaskQueue.drop,
+            BroadcastValues.put,
+            BroadcastValues.drop,
+            TaskQueue.drop_from_idle,
             TaskQueue.abandon,
             TaskQueue.pids,
         ),
-        *(Worker.give, Worker._give, Worker.forget),
+        *(Channel.give, Channel._give, Channel.forget, Worker.interrupt),
     ]
     kinds: ClassVar = ("handle", "interrupt")
 
@@ -343,7 +350,7 @@ class Interrupted(AtTheQueue):
 
     def _rare(self, executor: ProcessExecutor) -> None:
         """Run through what forks come to, small values, and a worker that is closed meanwhile."""
-        executor.drop(executor._queue.put([b"x"], inherit=True))
+        executor.drop(executor._queue.broadcast.put([b"x"], inherit=True))
         executor.drop(executor.put(self.array))  # no worker has it
         small = executor.put([1, 2])
         tasks = [executor.submit(len, small) for _ in range(2)]
@@ -357,10 +364,12 @@ class Interrupted(AtTheQueue):
         finally:
             os.chdir(here)
         ours, theirs = socket.socketpair()
-        with theirs, os.fdopen(os.dup(0)) as notes:
-            late = Worker(-1, 1, ours, notes.fileno())
-            late.close()
-            late.give(Task(Future(), [b""], (), ()), {})
+        with theirs:
+            late = Worker(-1, 1, Channel(ours), Notes())
+            late.notes.close()
+            late.interrupt()  # nobody knows its number yet
+            late.channel.close()
+            late.channel.give(Task(Future(), [b""], (), ()), {})
 
 
 def _long() -> None:
@@ -811,7 +820,7 @@ def ray_section() -> Section:
             """Run through what comes of a Ray that is ours, the user's, or elsewhere."""
             with contextlib.suppress(parmap.PlanError):
                 cluster.enter(ray, self.plan.replace(address="elsewhere:1"))
-            instance, cluster._instance = cluster._instance, None
+            runtime, cluster._runtime = cluster._runtime, None
             try:
                 leave, _ = cluster.enter(ray, self.plan)
                 leave()
@@ -820,7 +829,7 @@ def ray_section() -> Section:
                 assert ours
                 leave()
             finally:
-                cluster._instance = instance
+                cluster._runtime = runtime
 
         def check(self) -> None:
             super().check()

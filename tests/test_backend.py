@@ -93,6 +93,8 @@ class Given(parmap.Plan):
 
     name = "given"
     executor: Any = field(default=None)
+    # Its tasks run in this process, whose libraries they would limit as if it were a worker's.
+    threads_per_worker: int | str | None = None
 
     def start(self):
         return self.executor
@@ -225,7 +227,7 @@ def having(**extras):
         (having(resolver=threading.current_thread()), "resolver=<.*: give a whole number"),
         *[(lacking(name), f"no method {name}") for name in sorted(METHODS)],
     ],
-    ids=str,
+    ids=lambda one: one if type(one) is str else "executor",
 )
 def test_what_is_wrong_is_refused_when_a_session_begins(executor, message):
     with (

@@ -466,7 +466,7 @@ def test_a_block_for_each_value_above_a_mebibyte(sizes):
         for count in (2, 0, 0):  # those that are large, in the first call with them
             assert blocks(lambda: parmap.pmap(len, handles * 2, chunks=1)) == count
         handles.clear()
-        assert session.executor._queue._broadcast == {}
+        assert session.executor._queue.broadcast.frames == {}
 
 
 def test_little_goes_through_the_channels(sent):
@@ -514,7 +514,7 @@ def test_what_all_tasks_read_is_pickled_once(others):
             assert parmap.pmap(len, [handle] * 20, chunks=1) == [0] * 20
         assert _Pickled.times == 1
         del handle
-        assert session.executor._queue._broadcast == {}
+        assert session.executor._queue.broadcast.frames == {}
     assert len(kept) == others
 
 
@@ -561,7 +561,7 @@ def test_two_hundred_calls_while_workers_are_killed_leave_nothing(meeting, rooms
         _until(lambda: len(killer.killed) == 20)
         handles.clear()
         queue = session.executor._queue
-        assert queue._broadcast == {}
+        assert queue.broadcast.frames == {}
         assert len(rooms) > 100
         assert {room() for room in rooms} == {None}
         held = _everybody(
@@ -609,7 +609,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(way, rooms, monkeypatch):
         living = session.executor._queue.living
 
         def kill(channel):
-            (pid,) = (worker.pid for worker in living() if worker.channel is channel)
+            (pid,) = (worker.pid for worker in living() if worker.channel.socket is channel)
             os.kill(pid, signal.SIGKILL)
             _until(lambda: _has_ended(pid))
             killed.append(pid)
@@ -643,7 +643,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(way, rooms, monkeypatch):
 def _emptied(executor):
     """Check that a session holds no value any more."""
     gc.collect()
-    assert executor._queue._broadcast == {}
+    assert executor._queue.broadcast.frames == {}
     assert _blocks() == set()
 
 
@@ -731,7 +731,11 @@ def test_one_handle_in_two_sessions():
         for _ in range(2):
             for session in (one, two):
                 assert session.map(lambda x, i: x[i], repeat(handle), [3, 4]) == [3, 4]
-        assert len(one.executor._queue._broadcast) == len(two.executor._queue._broadcast) == 1
+        assert (
+            len(one.executor._queue.broadcast.frames)
+            == len(two.executor._queue.broadcast.frames)
+            == 1
+        )
         del handle
         _emptied(one.executor)
         _emptied(two.executor)
@@ -744,12 +748,12 @@ def test_handles_inside_of_shared_values():
         outer = parmap.share({"inner": inner})
         read = lambda held, i: held["inner"].value[i]
         assert parmap.pmap(read, repeat(outer), [5, 6]) == [5, 6]
-        assert len(session.executor._queue._broadcast) == 1
+        assert len(session.executor._queue.broadcast.frames) == 1
         assert parmap.pmap(lambda x, i: x[i], repeat(inner), [5, 6]) == [5, 6]
-        assert len(session.executor._queue._broadcast) == 2
+        assert len(session.executor._queue.broadcast.frames) == 2
         del inner
         assert parmap.pmap(read, repeat(outer), [5, 6]) == [5, 6]
-        assert len(session.executor._queue._broadcast) == 2
+        assert len(session.executor._queue.broadcast.frames) == 2
         del outer
         _emptied(session.executor)
 
@@ -808,7 +812,7 @@ def test_forks_let_go_of_what_they_have_inherited():
             del given, data
             gc.collect()
             assert alive() is None
-            assert session.executor._queue._broadcast == {}
+            assert session.executor._queue.broadcast.frames == {}
             assert parmap.pmap(abs, [-1]) == [1]
 
 

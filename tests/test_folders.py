@@ -1,4 +1,4 @@
-"""The folders of sessions in batch systems, and the guardian that removes them."""
+"""The folders of sessions in batch systems, and the process that removes them."""
 
 import os
 import select
@@ -44,31 +44,31 @@ def test_what_may_be_another_machines_is_left(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="asks Linux for a process's end")
 @pytest.mark.parametrize("forks", [False, True])
-def test_the_guardian_cleans_up_after_a_killed_session(start, tmp_path, forks):
+def test_jobs_and_files_are_cleaned_up_after_a_killed_session(start, tmp_path, forks):
     parent = tmp_path / "parent"
     script = start(
         f"""
         import os, pathlib, time
         from parmap.backends.remote import folders
-        from parmap.backends.remote.monitor import Board
+        from parmap.backends.remote.monitor import JobMonitor
         own, lock = folders.private(pathlib.Path({os.fspath(parent)!r}))
-        board = Board(own, lock, "touch")
+        monitor = JobMonitor(own, lock, "touch")
         for line in ("+one", "+other", "-one"):
-            board._tell(line)
+            monitor._tell(line)
         if {forks} and os.fork() == 0:
             # It has all of the session's descriptors, closes its objects, and lives on.
-            board.close()
+            monitor.close()
         else:
-            print(board._guardian.pid, flush=True)
+            print(monitor._cleanup.pid, flush=True)
         time.sleep(3600)
         """
     )
-    guardian = os.pidfd_open(int(script.line()))
+    cleanup = os.pidfd_open(int(script.line()))
     folders.sweep(parent)
     (own,) = parent.iterdir()
     os.kill(script.process.pid, signal.SIGKILL)
-    assert select.select([guardian], [], [], GUARD)[0]
-    os.close(guardian)
+    assert select.select([cleanup], [], [], GUARD)[0]
+    os.close(cleanup)
     assert not own.exists()
     assert (tmp_path / "other").exists()  # cancelled
     assert not (tmp_path / "one").exists()

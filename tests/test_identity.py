@@ -19,10 +19,10 @@ socket.gethostname = lambda: "worker"
 import parmap
 from parmap.backends.joblib.plan import _setup
 from parmap.transport.identity import fresh_key
-from parmap.transport.messages import embedded
+from parmap.transport.messages import cached_payload
 for key in (
     fresh_key(),
-    embedded(abs).key,
+    cached_payload(abs).key,
     parmap.share(1).key,
     _setup(print, threads=False).args[0].key,
 ):

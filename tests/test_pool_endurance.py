@@ -431,7 +431,7 @@ def test_an_answer_that_comes_together_with_readiness(tmp_path):
         ready = 13  # bytes of a message without frames
 
         def both_have_come():
-            return len(late.channel.recv(1 << 10, socket.MSG_PEEK)) > ready
+            return len(late.channel.socket.recv(1 << 10, socket.MSG_PEEK)) > ready
 
         _until(both_have_come)
         on.set()

@@ -73,7 +73,7 @@ def test_a_call_leaves_nothing_placed(one):
     parmap.imap(abs, range(5)).close()
     with pytest.raises(parmap.SerializationError):
         parmap.submit(repr, threading.Lock())
-    assert not queue._placed
+    assert not queue.broadcast.frames
 
 
 def test_a_cancelled_call_never_runs(one, fifo, tmp_path):

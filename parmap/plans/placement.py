@@ -85,6 +85,7 @@ class Values:
 
     def __init__(self, backend: Backend, traits: Traits) -> None:
         self._backend, self._traits, self.closed = backend, traits, False
+        self._drop: Callable[[Any], object] = backend.drop if traits.places else _nothing
         self._broadcast: dict[Key, _Broadcasting] = {}
 
     def broadcast(self, handle: Shared[Any]) -> Any:
@@ -122,11 +123,6 @@ class Values:
             pack(value, what, views=True)  # which names the part by its place
             raise
 
-    def drop(self, reference: Any) -> None:
-        """Forget a placed value."""
-        if self._traits.places and not self.closed:
-            self._backend.drop(reference)
-
     def remote(self, reference: Any) -> Outcome:
         """Make the outcome of a task whose result stays with the workers: a handle."""
         handle = RemoteHandle()
@@ -149,7 +145,8 @@ class Values:
     def forget(self, key: Key, placing: _Broadcasting) -> None:
         """Forget the value of a handle that is gone."""
         self._leave(key, placing)
-        self.drop(placing.result())
+        if not self.closed:
+            self._drop(placing.result())
 
     def _until_gone(self, handle: Shared[Any], placing: _Broadcasting) -> None:
         forget = weakref.finalize(handle, _forget, weakref.ref(self), handle.key, placing)
@@ -265,3 +262,7 @@ def _carried(spec: CallSpec) -> CallSpec | None:
         pack(spec, "")  # which names it by its place in the job
         raise
     return CallSpec(fn, *spec[1:]) if fn.size <= _CARRIED else None
+
+
+def _nothing(_: object) -> None:
+    """Forget a value that travels with each chunk: there is nothing to do."""

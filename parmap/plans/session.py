@@ -52,9 +52,7 @@ class Session:
         self.traits: Traits = self._backend.traits or plan.traits
         self._values = Values(self._backend, self.traits)
         self._core_shares: dict[int, CoreShare | None] = {}
-        self._pid = os.getpid()
-        self.callbacks = Callbacks()
-        self.loans = Loans()
+        self.callbacks, self.loans, self._pid = Callbacks(), Loans(), os.getpid()
 
     @property
     def lender(self) -> Session:
@@ -128,8 +126,7 @@ class Session:
         traits = self.traits
         if traits.shares_memory:
             return BroadcastSpec(spec, hold=_hold(spec.core_share))
-        carries = traits.places and traits.copies
-        few = carries and chunks is not None and chunks <= self.workers
+        few = chunks is not None and traits.places and traits.copies and chunks <= self.workers
         return placed(spec, self._values, few=few)
 
     def send(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
@@ -226,9 +223,8 @@ class Session:
         """Show in a notebook what runs, and where to watch it."""
         from parmap.html import table
 
-        rows: list[tuple[str, object]] = [("plan", self.plan)]
         closed = self._values.closed
-        rows += [("state", "closed" if closed else "open")]
+        rows: list[Any] = [("plan", self.plan), ("state", "closed" if closed else "open")]
         if not closed:
             rows += [("workers", self.workers)]
         if not closed and self.dashboard:

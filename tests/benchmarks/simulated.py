@@ -98,7 +98,7 @@ def four_slow(name: str, places: list[int], count: int, mean: float) -> Costs:
     each = mean * count / (count + 4 * (_SLOW - 1))
 
     def before(i: int) -> float:
-        return each * (i + (_SLOW - 1) * sum(broadcast < i for broadcast in places))
+        return each * (i + (_SLOW - 1) * sum(place < i for place in places))
 
     return Costs(name, count, before, each * _SLOW)
 
@@ -152,12 +152,12 @@ class _World:
     """
 
     nested = ()
-    budget = None
+    core_share = None
 
-    def __init__(self, broadcast: Place, workers: int, costs: Costs) -> None:
-        self.workers, self._place, self._costs = workers, broadcast, costs
+    def __init__(self, place: Place, workers: int, costs: Costs) -> None:
+        self.workers, self._place, self._costs = workers, place, costs
         # It sees deaths, since none happens: so the engine need not look for suspects.
-        self.traits = Traits(round_trip=broadcast.told, sees_deaths=True)
+        self.traits = Traits(round_trip=place.told, sees_deaths=True)
         self.now = self.busy = 0.0
         self.chunks = 0
         self._origin, self._numbers = (
@@ -248,7 +248,7 @@ class _World:
 
 
 class _Counter:
-    """A shelf that only counts: 10^8 results need no memory."""
+    """A buffer that only counts: 10^8 results need no memory."""
 
     def __init__(self) -> None:
         self.released = 0
@@ -278,15 +278,15 @@ class Result:
         return self.makespan / self.optimum
 
 
-def simulate(policy: Policy, broadcast: Place, workers: int, costs: Costs) -> Result:
+def simulate(policy: Policy, place: Place, workers: int, costs: Costs) -> Result:
     """Run the engine's own loop on a place in virtual time."""
-    world, shelf = _World(broadcast, workers, costs), _Counter()
+    world, buffer = _World(place, workers, costs), _Counter()
     settings = Settings(policy, "raise", Retry(0), None, "", ())
-    call = Call(world, abs, Source([range(costs.count)]), settings, shelf=shelf)
+    call = Call(world, abs, Source([range(costs.count)]), settings, buffer=buffer)
     call._landed = world
     for _ in call.results():
         pass
-    assert shelf.released == costs.count
+    assert buffer.released == costs.count
     total = costs.before(costs.count)
     optimum = max(total / workers, costs.longest)
     idle = 1 - total / (workers * world.now)

@@ -24,6 +24,9 @@ from parmap.worker import native_threads as blas
 
 __all__ = ["ProcessExecutor"]
 
+# Of fewer bytes than this a worker may keep what nobody needs any more.
+_SMALL = 1 << 16
+
 
 class ProcessExecutor(MappingExecutor):
     """A PEP 3148 executor on worker processes, which outlives the death of any of them.
@@ -97,7 +100,7 @@ class ProcessExecutor(MappingExecutor):
         if (
             not self._pool_thread.begun
         ):  # later the task queue refuses by itself what comes too late
-            self._queue.check()
+            self._queue.state.check()
             self._begin()
         keys: tuple[int, ...] = ()
         if BroadcastKey in map(type, args):  # else a comprehension is a call for nothing
@@ -121,13 +124,22 @@ class ProcessExecutor(MappingExecutor):
 
         Arrays are read-only in the workers.
         """
-        return self._queue.put(
-            encode(value, ""), inherit=self._forks and not self._pool_thread.begun
+        frames = encode(value, "")
+        self._queue.state.check()
+        return self._queue.broadcast.put(
+            frames, inherit=self._forks and not self._pool_thread.begun
         )
 
     def drop(self, reference: BroadcastKey, /) -> None:
-        """Forget a placed value, here and in the workers."""
-        self._queue.drop(reference.key)
+        """Forget a placed value, here and in the workers.
+
+        A worker hears of it with its next task, if it is a small one: to wake an idle one for a few
+        bytes would cost more than they do.
+        """
+        if self._queue.state.foreign:
+            return
+        if self._queue.broadcast.drop(reference.key) > _SMALL:
+            self._queue.drop_from_idle(reference.key)
 
     def abandon(self, future: Future[Any], /) -> None:
         """Stop a task that runs: interrupt it, and kill its worker if that does not help."""
@@ -166,7 +178,7 @@ class ProcessExecutor(MappingExecutor):
                 self._begins = False
 
     def _begin_once(self) -> None:
-        if not self._pool_thread.begun and not self._queue.closing:
+        if not self._pool_thread.begun and not self._queue.state.closing:
             if self._forks:
                 # Looks once for all workers, and not after a fork of threads. Not under `unforked`:
                 # a fork in another thread may have the lock that this takes, and wait for that.
@@ -182,11 +194,11 @@ _open: set[PoolThread] = set()
 
 
 def _close(pool_thread: PoolThread, *, wait: bool, cancel: bool) -> None:
-    if pool_thread.queue.foreign:
+    if pool_thread.queue.state.foreign:
         return
     pool_thread.queue.close(cancel=cancel)
     if not pool_thread.begun:
-        pool_thread.queue.clear()
+        pool_thread.queue.broadcast.clear()
     if wait and pool_thread.begun and threading.current_thread() is not pool_thread.thread:
         pool_thread.thread.join()
 

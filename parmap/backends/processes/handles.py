@@ -1,17 +1,19 @@
-"""The parent's records: a task on its way, and a worker."""
+"""The parent's records: a task on its way, workers, channels to them, broadcast values."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-import socket
-import sys
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from socket import SHUT_RDWR
 from typing import Any, cast
 
-import parmap
-from parmap.backends.processes.forkserver import Exited
+from parmap.backends.processes.notes import Notes
 from parmap.backends.processes.protocol import (
+    BroadcastKey,
     Buffer,
     Frame,
     Inbox,
@@ -19,19 +21,19 @@ from parmap.backends.processes.protocol import (
     Message,
     kept,
     send,
+    size,
 )
-from parmap.backends.processes.worker import NOTES
-from parmap.errors import WorkerDied
+from parmap.backends.processes.worker import inherited_values
 from parmap.transport.sockets import Socket
 
-__all__ = ["Task", "Worker"]
+__all__ = ["BroadcastValues", "Channel", "Task", "Worker"]
 
+# Broadcast values of more bytes than this go through shared memory, for all workers at once.
+_SHARED = 1 << 20
 # Arguments of more bytes than this go through shared memory, if their worker is not free yet:
 # they must be copied for it, and a large copy would travel once more. Smaller ones are faster
 # through the channel.
 _LARGE = 1 << 25
-# How the interpreter names a frame of parmap's in a stack that it writes as it dies.
-_OURS = f'File "{os.path.dirname(os.path.abspath(parmap.__file__))}'
 
 
 class Task:
@@ -85,44 +87,28 @@ class Task:
         return self.begun
 
 
-class Worker:
-    """The parent's record of a worker process.
+class Channel:
+    """The parent's end of a worker's channel, and what the worker was sent through it.
 
-    `task` changes only under the task queue's lock, and who sets it, sends it: so a channel has
-    one writer at a time. A descriptor closed under a writer may be another file's by the time it
-    writes, so `close` leaves that to a writer. Neither waits for the other, without a lock: a
-    writer's thread may be in a finalizer that waits for what the closing one is to bring.
+    A channel has one writer at a time: who sets `Worker.task` sends it. A descriptor closed under a
+    writer may be another file's by the time it writes, so `close` leaves that to a writer. Neither
+    waits for the other, without a lock: a writer's thread may be in a finalizer that waits for what
+    the closing one is to bring.
 
     Parameters
     ----------
-    number : int
-        Its name, between the parent and the fork server.
-    slot : int
-        Its place among the workers, from 1 on.
-    channel : Socket
-        The parent's end.
-    notes : int
-        The descriptor of the file that it notes its position in; the record's own.
+    socket : Socket
+        The parent's end; closed with the channel.
     known : iterable of int, default ()
-        The keys of placed values that it is born with.
+        The keys of the broadcast values that the worker has inherited.
     """
 
-    def __init__(
-        self,
-        number: int,
-        slot: int,
-        channel: Socket,
-        notes: int,
-        known: Iterable[int] = (),
-    ) -> None:
-        self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
-        self.inbox = Inbox(channel, blocking=False)
+    def __init__(self, socket: Socket, known: Iterable[int] = ()) -> None:
+        self.socket = socket
+        self.inbox = Inbox(socket, blocking=False)
+        self.known = set(known)  # keys of broadcast values that the worker has
+        self._paths: Sequence[Frame] = ()  # where the worker was told to be
         self._writing = self._over = False
-        self.pid = 0  # until the fork server tells
-        self.task: Task | None = None
-        self.known = set(known)  # keys of placed values that it has
-        self.paths: Sequence[Frame] = ()  # where it was told to be
-        self.ready = self.leaving = False
 
     def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
         """Send a task, and first the placed values that it refers to."""
@@ -133,18 +119,18 @@ class Worker:
         finally:
             self._writing = False
             if self._over:
-                self.channel.close()
+                self.socket.close()
         task.frames = ()  # they may be large, and are not needed again
 
     def _give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
         stale = [key for key in self.known if key not in placed]
         new = [key for key in task.keys if key not in self.known and key in placed]
         messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
-        if task.paths is not self.paths:
+        if task.paths is not self._paths:
             messages.append((Kind.SYNC_PATHS, 0, task.paths))
         # A value may be dropped at any time; the task that it was for does not wait for it.
         messages += [(Kind.BROADCAST, key, placed.get(key, ())) for key in new]
-        self.paths = task.paths
+        self._paths = task.paths
         self.known.difference_update(stale)
         self.known.update(new)
         self.send(*messages, (Kind.TASK, 0, task.frames))
@@ -158,14 +144,14 @@ class Worker:
     def send(self, *messages: Message) -> None:
         """Write messages; to a dead worker, nothing: its channel's end is on the way."""
         try:
-            send(self.channel, *messages)
+            send(self.socket, *messages)
         except OSError:
             return
 
-    def hang_up(self, how: int = socket.SHUT_RDWR) -> None:
+    def hang_up(self, how: int = SHUT_RDWR) -> None:
         """End the channel, without closing the descriptor."""
         try:
-            self.channel.shutdown(how)
+            self.socket.shutdown(how)
         except OSError:
             return  # it is closed already
 
@@ -173,23 +159,81 @@ class Worker:
         """Close the channel, or have its writer close it, who has his own error by now."""
         self._over = True
         if not self._writing:
-            self.channel.close()
-
-    def death(self, exited: Exited | None) -> WorkerDied:
-        """Describe how it ended, from its notes and what the fork server knows."""
-        position = int.from_bytes(os.pread(self.notes, NOTES, 0), sys.byteorder, signed=True)
-        words = os.pread(self.notes, 1 << 16, NOTES).decode(errors="replace")
-        return WorkerDied(
-            self.pid,
-            exited.exitcode if exited else None,
-            exited.peak_memory if exited else None,
-            position if position >= 0 else None,
-            _users_part(words),
-        )
+            self.socket.close()
 
 
-def _users_part(words: str) -> str:
-    """Cut a stack, innermost call first, where parmap's own frames begin."""
-    lines = words.splitlines()
-    ours = (i for i, line in enumerate(lines) if _OURS in line)
-    return "\n".join(lines[: next(ours, len(lines))])
+class Worker:
+    """The parent's record of a worker process.
+
+    `task` changes only under the task queue's lock, and who sets it, sends it.
+
+    Parameters
+    ----------
+    number : int
+        Its name, between the parent and the fork server.
+    slot : int
+        Its place among the workers, from 1 on.
+    channel : Channel
+        The way to it.
+    notes : Notes
+        What it leaves when it dies.
+    """
+
+    def __init__(self, number: int, slot: int, channel: Channel, notes: Notes) -> None:
+        self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
+        self.pid = 0  # until the fork server tells
+        self.task: Task | None = None
+        self.ready = self.leaving = False
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in its task."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):  # its fork server died with it
+                os.kill(self.pid, signal.SIGINT)
+
+
+# No two of this process's pools give a key twice: a fork inherits the values of all.
+_keys = itertools.count(1)
+
+
+class BroadcastValues:
+    """The values that were broadcast and not dropped. `Channel` knows which worker has which.
+
+    No lock: each change is a single step, and a writer that finds a value dropped sends an empty
+    one in its place.
+
+    Attributes
+    ----------
+    frames : dict of int to sequence of frame
+        The values by their keys.
+    """
+
+    def __init__(self) -> None:
+        self.frames: dict[int, Sequence[Frame]] = {}
+
+    def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> BroadcastKey:
+        """Keep a value's frames; a worker gets them with the first task that refers to it.
+
+        Parameters
+        ----------
+        frames : sequence of buffer
+            As from `encode`; what they view may change afterwards.
+        inherit : bool, default False
+            Whether workers are yet to be forked, and will have the frames by that.
+        """
+        own = frames if inherit else kept(frames, _SHARED)
+        key = next(_keys)
+        self.frames[key] = own
+        if inherit:
+            inherited_values[key] = frames
+        return BroadcastKey(key)
+
+    def drop(self, key: int) -> int:
+        """Forget a value; return how many bytes it had."""
+        inherited_values.pop(key, None)
+        return sum(map(size, self.frames.pop(key, ())))
+
+    def clear(self) -> None:
+        """Forget all values: no worker will ask for them any more."""
+        for key in list(self.frames):
+            self.drop(key)

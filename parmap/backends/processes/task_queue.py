@@ -5,44 +5,61 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from parmap.backends.processes.handles import Task, Worker
-from parmap.backends.processes.protocol import BroadcastKey, Buffer, Frame, kept, size
-from parmap.backends.processes.worker import inherited_values
+from parmap.backends.processes.deadlines import Deadlines
+from parmap.backends.processes.handles import BroadcastValues, Task, Worker
 from parmap.engine.callbacks import resolve
 from parmap.errors import ParmapError, SessionClosed
 
-__all__ = ["TaskQueue"]
+__all__ = ["PoolState", "TaskQueue"]
 
-# Values of more bytes than this go through shared memory, for all workers at once.
-_LARGE = 1 << 20
-# Of fewer bytes than this a worker may keep what nobody needs any more.
-_SMALL = 1 << 16
 # After an interrupt, how long a task may take to notice it before its worker is killed.
 _GRACE = 0.5
 # How long a worker may take to leave when asked to.
 _FAREWELL = 2.0
 
 
-# No two of this process's pools give a key twice: a fork inherits the values of all.
-_keys = itertools.count(1)
+class PoolState:
+    """Whether the pool takes work. `closing` never becomes false again, and `broken` never None.
+
+    Both change under the task queue's lock, but for `TaskQueue.forget`.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self.closing = False
+        self.broken: ParmapError | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this process is a fork of the one that the workers belong to."""
+        return self._pid != os.getpid()
+
+    def check(self) -> None:
+        """Refuse work when closed or broken, or in a fork."""
+        if self.broken is not None:
+            raise self.broken
+        if self.foreign:
+            raise SessionClosed(
+                f"these workers belong to process {self._pid}, of which this one is a fork: "
+                "start a plan of its own here"
+            )
+        if self.closing:
+            raise SessionClosed("cannot schedule new futures after shutdown")
 
 
 class TaskQueue:
-    """Queue, workers and placed values.
+    """Which worker has which task, and which tasks wait.
 
     Under `_lock`, always:
 
     * a worker is in `_idle` if and only if it lives, is ready, has no task and is not leaving;
-    * where `_queue` holds a task, `_idle` is empty;
-    * `closing` never becomes false again, and `broken` never None.
+    * where `_queue` holds a task, `_idle` is empty.
 
     Callbacks of futures run outside the lock, for they may submit.
 
@@ -66,42 +83,23 @@ class TaskQueue:
         self._queue: deque[Task] = deque()
         self._idle: list[Worker] = []
         self._living: dict[int, Worker] = {}
-        self._overdue: list[tuple[float, Worker, Task | None]] = []
-        self._broadcast: dict[int, Sequence[Frame]] = {}
-        self._pid = os.getpid()
-        self.closing = False
-        self.broken: ParmapError | None = None
+        self.deadlines = Deadlines()
+        self.broadcast = BroadcastValues()
+        self.state = PoolState()
 
     # -- any thread ------------------------------------------------------------------------
-
-    @property
-    def foreign(self) -> bool:
-        """Whether this process is a fork of the one that the workers belong to."""
-        return self._pid != os.getpid()
 
     @property
     def busy(self) -> bool:
         """Whether this very thread is in the middle of a change: then it must not wait."""
         return bool(self._lock._is_owned())  # noqa: SLF001 - as the library's Condition asks
 
-    def check(self) -> None:
-        """Refuse work when closed or broken, or in a fork."""
-        if self.broken is not None:
-            raise self.broken
-        if self.foreign:
-            raise SessionClosed(
-                f"these workers belong to process {self._pid}, of which this one is a fork: "
-                "start a plan of its own here"
-            )
-        if self.closing:
-            raise SessionClosed("cannot schedule new futures after shutdown")
-
     def take(self, task: Task) -> None:
         """Give a task to an idle worker, from this very thread, or queue it."""
         hands: list[Worker] = []
         try:
             with self._lock:
-                self.check()
+                self.state.check()
                 if self._seize(hands):
                     hands[0].task = task
                     task.begin()
@@ -110,7 +108,7 @@ class TaskQueue:
                     return
             if hands:
                 # It reads now, so it may read from the caller's arrays.
-                hands[0].give(task, self._broadcast)
+                hands[0].channel.give(task, self.broadcast.frames)
             else:
                 task.copy()  # without the lock, for it may be large; then look again
                 self.take(task)
@@ -118,7 +116,7 @@ class TaskQueue:
             # Ctrl-C, here or in the middle of a message: the worker would wait for the rest
             # for ever. Its channel's end makes it one that has died.
             for worker in hands:
-                worker.hang_up()
+                worker.channel.hang_up()
             raise
 
     def _seize(self, hands: list[Worker]) -> bool:
@@ -130,51 +128,16 @@ class TaskQueue:
             return False
         return True
 
-    def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> BroadcastKey:
-        """Keep a value's frames; a worker gets them with the first task that refers to it.
-
-        Parameters
-        ----------
-        frames : sequence of buffer
-            As from `encode`; what they view may change afterwards.
-        inherit : bool, default False
-            Whether workers are yet to be forked, and will have the frames by that.
-        """
+    def drop_from_idle(self, key: int) -> None:
+        """Have idle workers forget a broadcast value that was dropped."""
         with self._lock:
-            self.check()
-        own = frames if inherit else kept(frames, _LARGE)  # without the lock: it may be large
-        with self._lock:
-            key = next(_keys)
-            self._broadcast[key] = own
-        if inherit:
-            inherited_values[key] = frames
-        return BroadcastKey(key)
-
-    def drop(self, key: int) -> None:
-        """Forget a placed value; a worker hears of it with its next task, if it is a small one.
-
-        To wake an idle one for a few bytes would cost more than they do.
-        """
-        if self.foreign:
-            return
-        with self._lock:
-            inherited_values.pop(key, None)
-            frames = self._broadcast.pop(key, ())
-            if sum(map(size, frames)) > _SMALL:
-                for worker in self._idle:
-                    # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
-                    worker.forget(key)
-
-    def clear(self) -> None:
-        """Forget all placed values: no worker will ask for them any more."""
-        with self._lock:
-            for key in self._broadcast:
-                inherited_values.pop(key, None)
-            self._broadcast = {}
+            for worker in self._idle:
+                # It reads, being idle, so a dozen bytes cannot block; the lock keeps it idle.
+                worker.channel.forget(key)
 
     def abandon(self, future: Future[Any]) -> None:
         """Interrupt the task that runs for this future; have it killed if it does not mind."""
-        if self.foreign:
+        if self.state.foreign:
             return  # an iterator that a fork inherited: the task is the parent's
         with self._lock:
             for worker in self._living.values():
@@ -182,13 +145,9 @@ class TaskQueue:
                     # Under the lock the worker cannot get another task, so the signal can
                     # only hit this one; and it is not reaped before it is out of _living,
                     # so the number is still its own.
-                    if worker.pid:
-                        with contextlib.suppress(
-                            ProcessLookupError
-                        ):  # its fork server died with it
-                            os.kill(worker.pid, signal.SIGINT)
+                    worker.interrupt()
                     worker.task.abandoned = True
-                    self._overdue.append((time.monotonic() + _GRACE, worker, worker.task))
+                    self.deadlines.add(_GRACE, worker)
                     self._wake()
                     return
 
@@ -201,7 +160,7 @@ class TaskQueue:
     def close(self, *, cancel: bool) -> None:
         """Take no more tasks; cancel those that wait, or let them be done."""
         with self._lock:
-            self.closing = True
+            self.state.closing = True
             dropped = list(self._queue) if cancel else []
             if cancel:
                 self._queue.clear()
@@ -216,8 +175,8 @@ class TaskQueue:
 
     def forget(self) -> None:
         """Close without the lock: the thread in which garbage is collected may hold it."""
-        if not self.foreign:
-            self.closing = True
+        if not self.state.foreign:
+            self.state.closing = True
             self._wake()
 
     # -- the pool's thread -----------------------------------------------------------------
@@ -243,7 +202,7 @@ class TaskQueue:
                     hands[-1].task = task
                     given.append((hands.pop(), task))
         for one, task in given:
-            one.give(task, self._broadcast)
+            one.channel.give(task, self.broadcast.frames)
 
     def _next_task(self) -> Task | None:
         with contextlib.suppress(IndexError):  # the queue is empty
@@ -265,7 +224,7 @@ class TaskQueue:
     def wants_workers(self) -> bool:
         """Whether a worker that has died must be replaced."""
         with self._lock:
-            return self.broken is None and (not self.closing or bool(self._queue))
+            return self.state.broken is None and (not self.state.closing or bool(self._queue))
 
     def living(self) -> list[Worker]:
         """List the workers that have not been removed."""
@@ -277,27 +236,17 @@ class TaskQueue:
         with self._lock:
             return self._living.get(number)
 
-    @property
-    def patience(self) -> float | None:
-        """Seconds until somebody is overdue, or None."""
-        # Without the lock: who is added later nudges, and only this thread takes out.
-        first = min((when for when, _, _ in self._overdue), default=None) if self._overdue else None
-        return None if first is None else max(0.0, first - time.monotonic())
-
     def late(self) -> list[Worker]:
         """List, once, the workers that should have stopped or left by now."""
-        if not self._overdue:  # as above
+        if not self.deadlines.entries:  # without the lock: see there
             return []
-        now = time.monotonic()
         with self._lock:
-            late = [entry for entry in self._overdue if entry[0] <= now]
-            for entry in late:  # one by one: a finalizer may add some in between
-                self._overdue.remove(entry)
+            late = self.deadlines.passed()
             return [w for _, w, task in late if w.task is task and w.number in self._living]
 
     def leaving(self) -> list[Worker]:
         """List, once, the workers for whom there is nothing left to do."""
-        if not self.closing:  # who sets it nudges
+        if not self.state.closing:  # who sets it nudges
             return []
         with self._lock:
             if self._queue:
@@ -308,13 +257,13 @@ class TaskQueue:
             self._idle = []
             for worker in leaving:
                 worker.leaving = True
-                self._overdue.append((time.monotonic() + _FAREWELL, worker, None))
+                self.deadlines.add(_FAREWELL, worker)
         return leaving
 
     def give_up(self, error: ParmapError) -> None:
         """Fail all tasks, and refuse new ones, for `error`."""
         with self._lock:
-            self.broken, self.closing = error, True
+            self.state.broken, self.state.closing = error, True
             tasks = [*self._queue, *(w.task for w in self._living.values() if w.task)]
             self._queue.clear()
             self._idle = []

@@ -34,10 +34,10 @@ def by_memfd(channel, data):
 
 def from_memfd(channel, size):
     """Map what was sent, and look at all of it."""
-    from parmap.backends.processes.shared_memory import opened
+    from parmap.backends.processes.shared_memory import mapped
 
     _, (descriptor,), _, _ = socket.recv_fds(channel, 1, 1)
-    (data,) = opened(descriptor, [size])
+    (data,) = mapped(descriptor, [size])
     np.frombuffer(data, np.uint8).max()
     return data
 
