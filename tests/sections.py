@@ -665,6 +665,7 @@ def joblib_section() -> Section:
     from parmap.backends.joblib.cancelled import CancelledTasks
     from parmap.backends.joblib.instance import BackendInstance
     from parmap.backends.joblib.plan import JoblibExecutor
+    from parmap.backends.joblib.tasks_out import TasksOut
 
     class Joblib(InSession):
         plan = parmap.plan("joblib", backend="threading", workers=2, setup=int)
@@ -678,6 +679,8 @@ def joblib_section() -> Section:
                 BackendInstance._let_go,
                 BackendInstance._late,
             ),
+            *(TasksOut.add, TasksOut.remove, TasksOut.break_off),
+            *(TasksOut.spend, TasksOut.move, TasksOut.may_end, TasksOut._taken_out),
         ]
 
         def run(self) -> None:
@@ -774,14 +777,15 @@ def joblib_section() -> Section:
 
 def _refusing(instance: Any, once: OnceFuture, error: type[Exception]) -> Any:
     """Have a backend refuse one task, and no other."""
-    submit = instance._submit
+    backend = instance._backend
+    submit = backend._submit
 
     def refuse(batch: Any, *args: Any) -> Any:
         if getattr(batch.items[0][0], "__self__", None) is once:
             raise error
         return submit(batch, *args)
 
-    instance._submit = refuse
+    backend._submit = refuse
     return instance
 
 
@@ -790,13 +794,17 @@ def ray_section() -> Section:
 
     from parmap.backends.ray import runtime as cluster
     from parmap.backends.ray.executor import RayExecutor
+    from parmap.backends.ray.resolver import ResolverThread
+    from parmap.backends.ray.tasks import LimitedTasks
 
     class Ray(InSession):
         # Ray has room for two of its tasks; so one waits here while another is out.
         plan = parmap.plan("ray", workers=1, num_cpus=0.5)
         functions: ClassVar = [
-            *(RayExecutor.send, RayExecutor._is_full, RayExecutor._stop, RayExecutor._go_on),
-            *(RayExecutor._take_back, cluster.enter, cluster._leave),
+            *(RayExecutor.send, ResolverThread.stop, ResolverThread._take_back),
+            *(ResolverThread._runs, ResolverThread._resolve),
+            *(LimitedTasks.admit, LimitedTasks._is_full, LimitedTasks.replace),
+            *(LimitedTasks.remove_waiting, cluster.enter, cluster._leave),
         ]
         kinds: ClassVar = ("collect",)
 
@@ -808,7 +816,7 @@ def ray_section() -> Section:
             out[2].cancel()  # it waits
             assert out[3].result(GUARD) is None
             running = submit(_deaf)
-            while not any(errand.ref for errand in self.session.executor._out.copy()):
+            while not any(task.ref for task in self.session.executor._tasks.out.copy()):
                 continue
             running.cancel()
             assert submit(abs, -2).result(GUARD) == 2
@@ -833,7 +841,7 @@ def ray_section() -> Section:
 
         def check(self) -> None:
             super().check()
-            free(self.session.executor._lock)
+            free(self.session.executor._tasks._lock)
             free(cluster._lock)
 
     return Ray()

@@ -26,7 +26,7 @@ LOCKS = {
     ("backends/processes/system_unix.py", "unforked"): "beginning",
     ("backends/processes/task_queue.py", "self._lock"): "queue",
     ("backends/ray/runtime.py", "_lock"): "ray",
-    ("backends/ray/executor.py", "self._lock"): "ray",
+    ("backends/ray/tasks.py", "self._lock"): "ray",
 }
 # An event of one call, which one thread sets and another waits for: nothing is changed under it.
 LOCAL = {("backends/dask/uninterrupted.py", "over")}

@@ -229,15 +229,16 @@ def test_a_task_that_a_finalizer_submits_while_a_backend_begins_is_kept(tmp_path
 def test_a_backend_that_ends_in_the_middle_of_a_submit_is_begun_anew(backend):
     with parmap.plan("joblib", backend=backend, workers=2) as session:
         instance = session.executor._instance
-        send = instance._submit
+        joblibs = instance._backend
+        send = joblibs._submit
 
         def end_and_send(*args):
             instance.end()
             return send(*args)
 
-        instance._submit = end_and_send
+        joblibs._submit = end_and_send
         assert session.executor.submit(abs, -1).result(GUARD) == 1
-        assert not instance._out
+        assert not instance._tasks
 
 
 @pytest.mark.parametrize("backend", PROCESSES)
@@ -245,21 +246,20 @@ def test_a_task_that_is_moved_while_it_is_submitted_runs_once(backend, tmp_path)
     notes = tmp_path / "notes"
     with parmap.plan("joblib", backend=backend, workers=2) as session:
         instance = session.executor._instance
-        send = instance._submit
+        joblibs = instance._backend
+        send = joblibs._submit
 
         def move_and_send(*args):
             # The thread of `_cancelled` does, when cancelled tasks have all workers.
             moving = threading.Thread(target=instance._late, args=(2,), daemon=True)
             moving.start()
             while (
-                instance._backend._pool
-                if backend == "multiprocessing"
-                else instance._backend._workers
+                joblibs._theirs._pool if backend == "multiprocessing" else joblibs._theirs._workers
             ):
                 continue
             return send(*args)
 
-        instance._submit = move_and_send
+        joblibs._submit = move_and_send
         assert session.executor.submit(note, notes).result(GUARD) == 4
         assert session.executor.submit(abs, -2).result(GUARD) == 2
     assert notes.read_text() == "ran\n"
@@ -364,7 +364,7 @@ def test_a_lock_that_a_killed_process_has_taken_along_does_not_hold_up_the_end(r
         if __name__ == "__main__":
             with parmap.plan("joblib", backend="multiprocessing", workers=2) as session:
                 assert session.submit(abs, -1).result() == 1
-                pool = session.executor._instance._backend._pool
+                pool = session.executor._instance._backend._theirs._pool
                 processes = list(pool._pool)
                 pool._outqueue._wlock.acquire()
             print([process.is_alive() for process in processes])

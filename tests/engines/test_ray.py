@@ -412,8 +412,10 @@ class TestMap(EndContract):
     plan = parmap.plan("ray", workers=2)
 
 
-@pytest.mark.parametrize("where", ["_is_full", "_send", "_hear"])
-def test_ctrl_c_in_the_middle_of_a_submit_leaves_nothing(where, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "where"), [("_tasks", "_is_full"), ("_thread", "send"), ("_api", "hear")]
+)
+def test_ctrl_c_in_the_middle_of_a_submit_leaves_nothing(owner, where, monkeypatch):
     # Ray has room for two such tasks: one that stays out makes the next one wait for ever.
     with parmap.plan("ray", workers=1, num_cpus=0.5) as session:
         executor = session.executor
@@ -422,13 +424,13 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_nothing(where, monkeypatch):
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(executor, where, interrupt)
+        monkeypatch.setattr(getattr(executor, owner), where, interrupt)
         with pytest.raises(KeyboardInterrupt):
             executor.submit(abs, -1)
         assert executor.submit(abs, -2).result(60) == 2
         assert executor.submit(abs, -3).result(60) == 3
-        assert not executor._out
-        assert not executor._stopped
+        assert not executor._tasks.out
+        assert not executor._thread._stopped
 
 
 @pytest.mark.timeout(300)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parmap.backends.inline import SequentialExecutor
+from parmap.backends.joblib.backend import JoblibBackend
 from parmap.backends.joblib.instance import BackendInstance
 from parmap.backends.once_future import OnceFuture
 from parmap.backends.packing import PackingExecutor
@@ -74,7 +75,11 @@ class Joblib(Plan):
                 f"Backends: {', '.join(known)}; joblib.register_parallel_backend adds others"
             )
         threads = self.threads_per_worker if isinstance(self.threads_per_worker, int) else None
-        begin = functools.partial(BackendInstance, joblib, self.backend, self.count(), threads)
+        enter = functools.partial(JoblibBackend, joblib, self.backend, self.count(), threads)
+
+        def begin() -> BackendInstance:
+            return BackendInstance(enter())
+
         instance = begin()
         if not instance.alone:
             executor = JoblibExecutor(begin, instance, self.initializer)
