@@ -400,6 +400,29 @@ def fn(x):
     assert script.good() == "[1, 2]\n"
 
 
+def test_an_interrupt_that_does_not_end_the_wait_of_the_main_thread(start):
+    # So it is if it comes just as the wait begins. Here another thread takes the signal, always.
+    script = start(
+        """
+        import os, parmap, signal, threading, time
+        def fn(x):
+            os.write(1, b"started\\n")
+            time.sleep(3600)
+        other = threading.Thread(target=threading.Event().wait, daemon=True)
+        other.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            with parmap.plan("processes", workers=2):
+                parmap.pmap(fn, range(2), chunks=1)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """
+    )
+    assert [script.line(), script.line()] == ["started", "started"]
+    os.kill(script.process.pid, signal.SIGINT)
+    assert script.good() == "interrupted\n"
+
+
 def test_an_interrupt_while_workers_start(start):
     script = start(
         """

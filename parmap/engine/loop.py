@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import heapq
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -39,8 +38,11 @@ from parmap.transport.messages import Location, Outcome
 from parmap.transport.payload import PackedError, Payload
 from parmap.untouched import is_a
 
-__all__ = ["Call", "Settings"]
+__all__ = ["TURN", "Call", "Settings"]
 
+# The longest wait of a thread in one turn, in seconds. Python hears of Ctrl-C when a wait ends: a
+# signal that comes just as the main thread begins to wait does not end that wait.
+TURN = 1.0
 # Chunks in the backend's hands, per worker: one that runs and one that waits for it.
 _DEPTH = 2
 
@@ -183,11 +185,11 @@ class Call:
         return self._landed.empty() and (due is None or due > time.monotonic())
 
     def _wait(self, cutter: Cutting) -> bool:
-        """Wait until a chunk lands, and take it in, or until one may be retried."""
-        patience = None
-        if self._later:  # the system refuses a wait of centuries; after it, one looks again
+        """Wait until a chunk lands, and take it in, or until one may be retried; for one turn."""
+        patience = TURN
+        if self._later:
             left = self._later[0][0] - time.monotonic()
-            patience = min(max(0.0, left), threading.TIMEOUT_MAX)
+            patience = min(max(0.0, left), TURN)
         try:
             landed = self._landed.get(timeout=patience)
         except Empty:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from parmap.engine.loop import TURN
 from parmap.errors import SessionClosed
 
 if TYPE_CHECKING:
@@ -228,8 +229,9 @@ class Drive:
         try:
             self._advance()
             while not self._ready():
-                with contextlib.suppress(Empty):  # then a retry is due
-                    box.get(timeout=self._left())
+                left = self._left()
+                with contextlib.suppress(Empty):  # then a retry may be due
+                    box.get(timeout=TURN if left is None else min(left, TURN))
                 self._advance()
         finally:
             self._landed.wakers.discard(waker)
