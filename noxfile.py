@@ -15,7 +15,7 @@ MYPY = "mypy==2.4.1"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = [
-    *("lint", "types", "docs", "doctests", "tests", "core", "newest(3.15-core)"),
+    *("lint", "types", "docs", "tests", "core", "newest(3.15-core)"),
     *("engines", "cluster"),
 ]
 
@@ -59,18 +59,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a warning is an error."""
-    session.install("-e", ".[docs,test]")  # the suite that it documents needs pytest
+    """Build the documentation, where a warning is an error, and run the docstrings' examples."""
+    # Modules of plan dask import it; the conformance suite, which has a page, imports pytest.
+    session.install("-e", ".[docs,test,dask]")
+    session.run("pytest", "--doctest-modules", "parmap")
     session.run(
         *("sphinx-build", "-W", "--keep-going", "-n", "-b", "html"), "docs", "docs/_build/html"
     )
-
-
-@nox.session
-def doctests(session: nox.Session) -> None:
-    """Run the examples of the docstrings."""
-    session.install("-e", ".[test,dask]")  # modules of that plan import it
-    session.run("pytest", "--doctest-modules", "parmap")
 
 
 # nox brings virtualenv along, which needs a second; `python -m venv` is silent for up to twelve.

@@ -19,6 +19,24 @@ hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("parmap")
 
 
+# The parts of the contract that an executor can break. The others are of the engine and of pickles.
+_OF_EXECUTORS = {
+    f"parmap.testing.{part}"
+    for part in (
+        *("core_share", "deaths", "errors", "failures", "futures", "results", "sharing"),
+        *("streams", "waiting"),
+    )
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are marked `long` are left out
+def pytest_collection_modifyitems(items):
+    """Of contracts that are marked `brief`, leave all but these parts to the session `long`."""
+    for item in items:
+        if item.get_closest_marker("brief") and item.function.__module__ not in _OF_EXECUTORS:
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_collection_finish():
     """Spare the collections that tests ask for the walk over thousands of collected tests."""
     # Hypothesis looks for what refers to its generator when it first runs, and warns if that is

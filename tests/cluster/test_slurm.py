@@ -54,6 +54,7 @@ def jobs():
 
 
 @outside
+@pytest.mark.brief  # its jobs run the agent and the executor of plan ssh, which has the contract
 @pytest.mark.usefixtures("slurm")
 class TestJobs(PlanContract):
     plan = parmap.plan("slurm", **JOBS)

@@ -69,6 +69,7 @@ def command(*words):
     raise AssertionError(f"dask {words} has ended")
 
 
+@pytest.mark.brief  # the executor is that of `TestProcesses`
 class TestByAddress(PlanContract):
     """A scheduler and two workers with their nannies, started by Dask's own commands."""
 

@@ -81,6 +81,7 @@ class TestOneWorker(PlanContract):
     plan = parmap.plan("joblib", workers=1)
 
 
+@pytest.mark.brief  # the executor is that of `TestLoky`
 class TestForeign(PlanContract):
     plan = parmap.plan("joblib", backend="foreign", workers=2)
 
