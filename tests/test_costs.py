@@ -101,7 +101,7 @@ def test_an_element_costs_the_caller_no_call(plan):
 
 # How many calls of parmap's functions, which functions, and in how many files, one `pmap` of one
 # chunk passes in the caller's thread. On a busy machine, one on processes waits a little more.
-PASSED = {"sequential": (155, 111, 23), "threads": (211, 125, 23), "processes": (195, 136, 27)}
+PASSED = {"sequential": (151, 107, 23), "threads": (207, 121, 23), "processes": (193, 134, 27)}
 # One that waits for its answer passes some more: the least of several calls counts. In an
 # interpreter of its own: what others have loaded is looked at, too.
 PASS = """

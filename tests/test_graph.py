@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 import parmap
 from parmap.calls import graph
 from parmap.calls.options import settings as options
-from parmap.engine import dag as dag_module
+from parmap.engine import dag_run
 from parmap.engine.dag import Dag, Runner
+from parmap.engine.dag_run import DagCutter, DagRun
 from parmap.engine.loop import Call, Settings
 from parmap.engine.structure import Shape
 from parmap.observe import events
@@ -57,18 +58,18 @@ def computed(
     """Compute on a site whose tasks run by hand, as `parmap.compute` would."""
     calls, nodes, (wanted, whole) = graph._linked([structure])
     functions, nodes = graph._numbered(calls, nodes)
-    dag = Dag(nodes, set(wanted))
+    run = DagRun(Dag(nodes, set(wanted)))
     backend = backend or HandBackend(workers)
     chosen = options("compute", {"chunks": chunks, "errors": errors}, ordered=False)
     chosen = chosen._replace(observers=observers)
     assert isinstance(chosen, Settings)
-    call = Call(backend, Runner(functions, None), dag, chosen, buffer=dag)
+    call = Call(backend, Runner(functions, None), run, chosen, buffer=run)
     call._landed = HandQueue(
         (lambda: backend.flying[0].run()) if step is None else lambda: step(backend)
     )
     for _ in call.results():
         pass
-    return whole.build(dag.resolved(wanted))[0]
+    return whole.build(run.resolved(wanted))[0]
 
 
 def names(sent):
@@ -347,22 +348,22 @@ def test_while_there_is_ready_work_no_worker_is_without(chunks, workers):
     started = []
 
     def step(backend):
-        dag = feeds[0]
-        if dag._ready:
+        ready = len(flows[0].ready)
+        if ready:
             assert len(backend.flying) >= workers
-        started.append(len(dag._ready))
+        started.append(ready)
         # The youngest first: the worst order for those that wait.
         backend.flying[-1 if len(started) % 2 else 0].run()
 
-    feeds = []
-    original = Dag.cutter
+    flows = []
+    original = DagCutter.__init__
 
-    def cutter(self, *args, **kwargs):
-        feeds.append(self)
-        return original(self, *args, **kwargs)
+    def init(self, dag, flow, *args, **kwargs):
+        flows.append(flow)
+        original(self, dag, flow, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dag, "cutter", cutter)
+        patch.setattr(DagCutter, "__init__", init)
         cells, sums = computed((square, rows), step, chunks=chunks, backend=backend)
     assert cells == [[i * j for j in range(size)] for i in range(size)]
     assert sums == [sum(i * j for j in range(size)) for i in range(10)]
@@ -887,10 +888,8 @@ def pushes_and_builds(monkeypatch, lazy):
     """Count what a computation does: pushes on the heap, and shapes built."""
     counts = collections.Counter()
     with monkeypatch.context() as patch:
-        push, build = dag_module.heapq.heappush, Shape.build
-        patch.setattr(
-            dag_module.heapq, "heappush", lambda *a: (counts.update(["push"]), push(*a))[1]
-        )
+        push, build = dag_run.heapq.heappush, Shape.build
+        patch.setattr(dag_run.heapq, "heappush", lambda *a: (counts.update(["push"]), push(*a))[1])
         patch.setattr(Shape, "build", lambda *a: (counts.update(["build"]), build(*a))[1])
         parmap.compute(lazy)
     return counts

@@ -133,6 +133,7 @@ OLD_NAMES = {
     "origin": "location",
     "piece": "chunk plan",
     "shelf": "result buffer",
+    "cutting": "cutter",
     "site": "backend",
     "dial": "thread control",
     "budget": "core share",

@@ -8,7 +8,7 @@ import pytest
 import parmap
 from parmap.backends.processes import protocol as wire
 from parmap.backends.processes.protocol import Inbox, Kind, send
-from parmap.engine.chunks import Back, ChunkPlan
+from parmap.engine.chunks import ChunkPlan, ReturnedChunks
 from parmap.engine.policies import Dynamic
 from parmap.engine.source import Source
 from parmap.transport.messages import Chunk
@@ -117,7 +117,7 @@ class Counted(list):
 
 def test_a_piece_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
     monkeypatch.setattr(Counted, "copied", 0)
-    back, found = Back(), []
+    back, found = ReturnedChunks(), []
     back.put(ChunkPlan(range(10, 10 + MANY), Chunk((Counted(range(MANY)),))))
 
     def cut():
@@ -131,7 +131,7 @@ def test_a_piece_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
 
 
 def test_pieces_that_came_back_are_cut_in_the_inputs_order():
-    back = Back()
+    back = ReturnedChunks()
     chunk_plans = [
         ChunkPlan(range(a, b), Chunk((list(range(a, b)),))) for a, b in ((20, 25), (0, 5), (10, 15))
     ]

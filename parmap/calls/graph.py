@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from parmap.calls.options import MapOptions, settings
 from parmap.engine.callspec import refuse_shared_globals
 from parmap.engine.dag import Dag, Node, Runner
+from parmap.engine.dag_run import DagRun
 from parmap.engine.loop import Call
 from parmap.engine.streams import takes_rng
 from parmap.engine.structure import Hole, Shape, shape_of, sharing_large
@@ -183,17 +184,17 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
         shapes = sharing_large([node.shape for node in nodes])
         nodes = [replace(node, shape=shape) for node, shape in zip(nodes, shapes, strict=True)]
     wanted, whole = shape
-    dag = Dag(nodes, set(wanted), keeps=session.traits.keeps)
-    chosen = chosen._replace(ordered=False, observers=(*chosen.observers, dag.observe))
+    run = DagRun(Dag(nodes, set(wanted)), keeps=session.traits.keeps)
+    chosen = chosen._replace(ordered=False, observers=(*chosen.observers, run.outcome.observe))
     runner = Runner(functions, chosen.root)
-    call = Call(session, runner, dag, chosen, buffer=dag, functions=functions)
+    call = Call(session, runner, run, chosen, buffer=run, functions=functions)
     try:
         for _ in call.results():
             pass
     finally:
-        for index, state in dag.states():
+        for index, state in run.outcome.states():
             _states[calls[index]] = state
-    built = whole.build(dag.resolved(wanted))
+    built = whole.build(run.resolved(wanted))
     computed = built if len(structures) != 1 else built[0]
     failures = sorted(call.failures, key=lambda failure: failure.index)
     if failures and chosen.errors == "group":

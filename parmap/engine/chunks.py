@@ -1,17 +1,15 @@
-"""What is handed out: chunks, and the two sides of what hands them out."""
+"""Chunks, as the engine keeps them: each element is in exactly one."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from parmap.engine.memory_load import Load
-from parmap.engine.policies import Policy
 from parmap.transport.messages import Chunk
 
-__all__ = ["Back", "ChunkPlan", "Cutting", "Feed"]
+__all__ = ["ChunkPlan", "ReturnedChunks"]
 
 
 class ChunkPlan(NamedTuple):
@@ -57,8 +55,8 @@ class ChunkPlan(NamedTuple):
         return self._replace(chunk=self.chunk._replace(careful=True))
 
 
-class Back:
-    """Pieces that came back without having run; they are cut again, in the input's order."""
+class ReturnedChunks:
+    """Chunks that came back without having run; they are cut again, in the input's order."""
 
     def __init__(self) -> None:
         self.size = 0  # elements
@@ -89,43 +87,3 @@ class Back:
             if not passed:
                 return topmost if stop - start == topmost.size else topmost.part(start, stop)
         return None
-
-
-class Cutting(Protocol):
-    """What hands a call its chunks, one by one."""
-
-    @property
-    def taken(self) -> int:
-        """How many elements have been handed out."""
-
-    @property
-    def broken(self) -> tuple[int, Exception] | None:
-        """What the input itself raised, and the index of the element that it could not give."""
-
-    def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
-        """Give the next chunk; None when there is none now."""
-
-    def learn(self, size: int, seconds: float) -> None:
-        """Hear what a chunk took."""
-
-    def take_back(self, chunk_plan: ChunkPlan) -> None:
-        """Take a chunk that was handed out and did not run, to hand it out again."""
-
-
-class Feed(Protocol):
-    """What a call runs on: a `Source`, or a graph."""
-
-    @property
-    def total(self) -> int | None:
-        """How many elements there are, where that is known."""
-
-    @property
-    def constants(self) -> Mapping[int, Any]:
-        """The arguments that are the same for all elements, by their columns."""
-
-    @property
-    def load(self) -> Load | None:
-        """What bounds the bytes that the call holds, if anything does."""
-
-    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutting:
-        """Begin to cut it."""

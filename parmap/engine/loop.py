@@ -22,12 +22,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from parmap.engine.callspec import spec_for
-from parmap.engine.chunks import ChunkPlan, Cutting, Feed
+from parmap.engine.chunks import ChunkPlan
 from parmap.engine.memory_load import weight
 from parmap.engine.protocols import OpenSession
 from parmap.engine.recovery import after_death
 from parmap.engine.results import ResultBuffer, buffer_for
 from parmap.engine.settings import Settings
+from parmap.engine.source import Cutter, Feed
 from parmap.engine.unseeded import Unseeded
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
@@ -163,7 +164,7 @@ class Call:
             backend.drop(broadcast)
             self._tell(events.CallFinished)
 
-    def _fill(self, cutter: Cutting, broadcast: Any) -> None:
+    def _fill(self, cutter: Cutter, broadcast: Any) -> None:
         """Hand out chunks until the backend has enough; what has landed is looked at first."""
         flying, most = self._flying, _DEPTH * self._backend.workers
         while len(flying) < most and (not flying or self._landed.empty()):
@@ -184,7 +185,7 @@ class Call:
         due = self.due
         return self._landed.empty() and (due is None or due > time.monotonic())
 
-    def _wait(self, cutter: Cutting) -> bool:
+    def _wait(self, cutter: Cutter) -> bool:
         """Wait until a chunk lands, and take it in, or until one may be retried; for one turn."""
         patience = TURN
         if self._later:
@@ -197,7 +198,7 @@ class Call:
         self._absorb(landed, cutter)
         return True
 
-    def _next(self, cutter: Cutting) -> ChunkPlan | None:
+    def _next(self, cutter: Cutter) -> ChunkPlan | None:
         below = self._end[0] if self._end else None
         while self._later and self._later[0][0] <= time.monotonic():
             self._again.append(heapq.heappop(self._later)[2])
@@ -210,7 +211,7 @@ class Call:
             self._end = cutter.broken
         return chunk_plan
 
-    def _room(self, cutter: Cutting) -> int:
+    def _room(self, cutter: Cutter) -> int:
         window = self._settings.window
         if window is None:
             return sys.maxsize
@@ -248,7 +249,7 @@ class Call:
         else:
             self._fail(chunk_plan, 0, pack_error(error, crosses=False), Location.here())
 
-    def _absorb(self, future: Future[Outcome], cutter: Cutting) -> None:
+    def _absorb(self, future: Future[Outcome], cutter: Cutter) -> None:
         """Take in what came of a chunk."""
         chunk_plan = self._flying.pop(future, None)
         if chunk_plan is None:  # abandoned meanwhile
@@ -266,7 +267,7 @@ class Call:
         else:
             self._unload(chunk_plan, future.result(), cutter)
 
-    def _unload(self, chunk_plan: ChunkPlan, outcome: Outcome, cutter: Cutting) -> None:
+    def _unload(self, chunk_plan: ChunkPlan, outcome: Outcome, cutter: Cutter) -> None:
         """Take in the results of a chunk."""
         try:
             values = outcome.unpacked()
@@ -286,7 +287,7 @@ class Call:
         self._tell(events.ChunkFinished, chunk_plan.indices[0], done, *facts)
 
     def _sort_out(
-        self, chunk_plan: ChunkPlan, outcome: Outcome, values: list[Any], cutter: Cutting
+        self, chunk_plan: ChunkPlan, outcome: Outcome, values: list[Any], cutter: Cutter
     ) -> int:
         """Shelve what succeeded, fail or retry what failed; count the former."""
         start = done = 0

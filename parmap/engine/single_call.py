@@ -38,8 +38,9 @@ def single(
         Its arguments. The keyword ``rng`` is the map option: the call gets the stream of
         element 0.
     """
-    given = {name: value for name, value in kwargs.items() if name != "rng"}
-    root = None if kwargs.get("rng") is None else root_of(kwargs["rng"])
+    given = dict(kwargs)
+    seed = given.pop("rng", None)
+    root = None if seed is None else root_of(seed)
     unseeded = Unseeded(
         [fn], backend.traits, streams=root is not None, alone=False, where=users_line()
     )

@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-import array
-import copy
 import itertools
 import operator
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from parmap.engine.chunks import Back, ChunkPlan
+from parmap.engine.chunks import ChunkPlan, ReturnedChunks
 from parmap.engine.iterables import at_hand, is_light, rows_at_hand, shortest, unchanging
 from parmap.engine.memory_load import Load
 from parmap.engine.policies import Policy
+from parmap.engine.pulled_rows import PulledRows
 from parmap.transport.messages import Chunk
 from parmap.transport.shared import handles_exist, is_large, unwrapped
 
-__all__ = ["Cutter", "Source"]
+__all__ = ["Cutter", "Feed", "Source"]
+
+
+class Feed(Protocol):
+    """What a call runs on: a `Source`, or the run of a graph."""
+
+    @property
+    def total(self) -> int | None:
+        """How many elements there are, where that is known."""
+
+    @property
+    def constants(self) -> Mapping[int, Any]:
+        """The arguments that are the same for all elements, by their columns."""
+
+    @property
+    def load(self) -> Load | None:
+        """What bounds the bytes that the call holds, if anything does."""
+
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutter:
+        """Begin to cut it."""
+
+
+class Cutter(Protocol):
+    """What cuts a call's feed, and hands out the chunks one by one."""
+
+    @property
+    def taken(self) -> int:
+        """How many elements have been handed out."""
+
+    @property
+    def broken(self) -> tuple[int, Exception] | None:
+        """What the input itself raised, and the index of the element that it could not give."""
+
+    def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
+        """Give the next chunk; None when there is none now."""
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Hear what a chunk took."""
+
+    def take_back(self, chunk_plan: ChunkPlan) -> None:
+        """Take a chunk that was handed out and did not run, to hand it out again."""
 
 
 class Source:
@@ -49,9 +88,10 @@ class Source:
     constants : dict of int to object
         Arguments that are the same for all elements, by their columns: those given by
         `itertools.repeat`. In `cut` a range stands for each.
-    crosses : bool
-        Whether the elements leave this process's memory. Then those that an iterator gives
-        are copied as they come, if it may fill the same buffer again for the next.
+    pulled : int
+        How many elements have been cut.
+    error : Exception or None
+        What an iterable raised.
     """
 
     def __init__(
@@ -63,7 +103,6 @@ class Source:
         load: Load | None = None,
     ) -> None:
         self.star, self.load, self.stable = star, load, stable
-        self.crosses = False
         self.error: Exception | None = None
         self.pulled = 0
         self.constants: dict[int, Any] = {}
@@ -77,15 +116,10 @@ class Source:
         self.certain = all(map(at_hand, iterables))
         self.total = shortest(iterables)
         self._columns: tuple[Any, ...] | None = None
-        self._single = len(iterables) == 1
         if self.certain:
             self._columns = tuple(it if stable else unchanging(it) for it in iterables)
         else:
-            # Each is asked for its iterator here, once, and in their order, as by map(). The
-            # outer islice asks for nothing more after the end: zip alone would go on pulling
-            # from the first iterables each time that it is asked.
-            rows = iterables[0] if self._single else zip(*iterables, strict=False)
-            self._rows: Iterator[Any] = itertools.islice(rows, None)
+            self._rows = PulledRows(iterables)
 
     def _varying(self, place: int, iterable: Iterable[Any], stable: bool) -> Iterable[Any]:  # noqa: FBT001
         """Note a constant, and give a range as long as it; give all else as it is."""
@@ -112,9 +146,9 @@ class Source:
             for place, column in enumerate(columns)
         ]
 
-    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutter:
+    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> SourceCutter:
         """Make the cutter of this source."""
-        return Cutter(self, policy, workers, lists=lists)
+        return SourceCutter(self, policy, workers, lists=lists)
 
     @property
     def left(self) -> int | None:
@@ -128,25 +162,32 @@ class Source:
         if self._columns is not None and self.stable:
             self._columns = tuple(map(unchanging, self._columns))
 
-    @property
-    def spent(self) -> bool:
-        """Whether it surely has nothing left; an iterator may always have more."""
-        return self._columns is not None and self.pulled == self.total
-
-    def take_all(self) -> list[tuple[Any, ...]]:
+    def take_all(self, *, crosses: bool) -> list[tuple[Any, ...]]:
         """Pull everything and give it as rows; `cut` then has nothing left.
 
         An iterable's error is kept in `error`, and the rows before it are given.
         """
         self.load = None
-        columns = self.cut(sys.maxsize)
+        columns = self.cut(sys.maxsize, crosses=crosses)
         self.total, self.certain = self.pulled, True
         return list(zip(*self.with_constants(columns), strict=True)) if columns else []
 
-    def cut(self, size: int) -> tuple[Sequence[Any], ...] | None:
-        """Cut the next `size` elements, fewer at the end; None when there are none."""
+    def cut(self, size: int, *, crosses: bool = False) -> tuple[Sequence[Any], ...] | None:
+        """Cut the next `size` elements, fewer at the end; None when there are none.
+
+        Parameters
+        ----------
+        size : int
+            How many.
+        crosses : bool, default False
+            Whether they leave this process's memory. Then what `load` bounds includes elements at
+            hand, and those that an iterator gives are copied, if it may fill the same again.
+        """
         size = min(size, sys.maxsize)
-        columns = self._sliced(size) if self._columns is not None else self._iterated(size)
+        if self._columns is not None:
+            columns = self._sliced(size, crosses=crosses)
+        else:
+            columns = self._iterated(size, crosses=crosses)
         count = len(columns[0]) if columns else 0
         self.pulled += count
         if self.load is not None:
@@ -155,12 +196,12 @@ class Source:
             columns = (rows_at_hand(columns[0]),)
         return columns if count else None
 
-    def _sliced(self, size: int) -> tuple[Sequence[Any], ...]:
+    def _sliced(self, size: int, *, crosses: bool) -> tuple[Sequence[Any], ...]:
         assert self._columns is not None
         start, stop = self.pulled, self.pulled + size
         if self.total is not None:
             stop = min(stop, self.total)
-        if self.load is not None and self.crosses:
+        if self.load is not None and crosses:
             stop = start + self._fitting(self.load, start, stop)
         columns = [column[start:stop] for column in self._columns]
         count = min(map(len, columns))  # another thread may have shortened a list
@@ -178,84 +219,20 @@ class Source:
             at += step
         return at - start
 
-    def _iterated(self, size: int) -> tuple[Sequence[Any], ...]:
+    def _iterated(self, size: int, *, crosses: bool) -> tuple[Sequence[Any], ...]:
         rows: list[Any] = []
         if self.error is None:
             try:
-                self._pull(rows, size)
+                self._rows.pull(rows, size, self.load, copies=crosses)
             except Exception as error:  # noqa: BLE001 - kept, and raised by the engine in its turn
                 self.error = error
-        if self._single:
-            return (rows,)
-        columns = zip(*rows, strict=True)
+        columns = self._rows.columns(rows)
+        if not self.constants:
+            return columns
         return tuple(
             range(len(column)) if place in self.constants else column
             for place, column in enumerate(columns)
         )
-
-    def _pull(self, rows: list[Any], size: int) -> None:
-        """Pull rows; what came before an error is kept, as list.extend does."""
-        rest: Iterator[Any] = itertools.islice(self._rows, size)
-        if self.crosses:
-            for first in rest:
-                rows.append(_copy_of(first))
-                if not _fixed(first):
-                    rest = map(_copy_of, rest)
-                break
-        if self.load is None:
-            rows.extend(rest)
-            return
-        self.load.add(rows)
-        while step := self.load.step(size - len(rows)):
-            before = len(rows)
-            rows.extend(itertools.islice(rest, step))
-            self.load.add(rows[before:])
-            if len(rows) < before + step:
-                break
-
-
-# Once made these never change.
-_ATOMS = frozenset({int, float, complex, bool, str, bytes})
-
-
-def _copy_of(element: Any) -> Any:
-    """Copy an element, or what is in it, where the input may fill the same again."""
-    return element if type(element) in _ATOMS else _copied(element, {})
-
-
-def _copied(thing: Any, memo: dict[int, Any]) -> Any:
-    """Copy arrays, lists, dicts, and what is in them; what is one object stays one."""
-    kind = type(thing)
-    if kind in _ATOMS:
-        return thing
-    if id(thing) in memo:
-        return memo[id(thing)]
-    numpy = sys.modules.get("numpy")
-    if issubclass(kind, (bytearray, array.array, getattr(numpy, "ndarray", bytearray))):
-        memo[id(thing)] = copy.copy(thing)
-    elif kind is list:
-        memo[id(thing)] = new = thing.copy()
-        if not _ATOMS.issuperset(map(type, thing)):  # a long list of numbers is not walked through
-            new[:] = [_copied(item, memo) for item in thing]
-    elif kind is dict:
-        memo[id(thing)] = new = thing.copy()
-        made = ((key, item, _copied(item, memo)) for key, item in thing.items())
-        # The others stay, so that their keys, which may be slow, are not hashed again.
-        new.update((key, copied) for key, item, copied in made if copied is not item)
-    elif kind is tuple:
-        # Its items may hold it, but then by way of a list or a dict, which are noted already.
-        memo[id(thing)] = thing
-        items = [_copied(item, memo) for item in thing]
-        if any(map(operator.is_not, items, thing)):
-            memo[id(thing)] = tuple(items)
-    return memo.get(id(thing), thing)
-
-
-def _fixed(element: Any) -> bool:
-    """Tell whether input that begins with this needs no copies; None tells nothing."""
-    if type(element) is tuple:
-        return all(map(_fixed, element))
-    return element is not None and _copy_of(element) is element
 
 
 def _one_large(elements: Sequence[Any]) -> bool:
@@ -266,7 +243,7 @@ def _one_large(elements: Sequence[Any]) -> bool:
     return is_large(elements[0]) and all(same)
 
 
-class Cutter:
+class SourceCutter:
     """Cuts a source by a policy, in the policy's order.
 
     Parameters
@@ -284,7 +261,6 @@ class Cutter:
 
     def __init__(self, source: Source, policy: Policy, workers: int, *, lists: bool) -> None:
         self._source, self._lists = source, lists
-        source.crosses = not lists
         if lists:
             source.freeze()
         self._order: list[int] | None = None
@@ -292,11 +268,11 @@ class Cutter:
         # What a lazy call's iterables say of their number is all that can be known.
         counted = source.certain if source.stable else source.total is not None
         if policy.reorders or (policy.counts and not counted):
-            self._rows = source.take_all()
+            self._rows = source.take_all(crosses=not lists)
             self._order = policy.order(self._arguments(policy), workers)
         self._chunker = policy.begin(source.total, workers)
         self._cut = 0
-        self._back = Back()
+        self._returned = ReturnedChunks()
         # Trials, which may come back, are for elements that leave no copy, in no order of theirs.
         self._tries = self._order is None and not lists and source.light
 
@@ -324,12 +300,7 @@ class Cutter:
 
     def take_back(self, chunk_plan: ChunkPlan) -> None:
         """Take a chunk that did not run; it is cut again, and goes before what is not cut yet."""
-        self._back.put(chunk_plan._replace(chunk=chunk_plan.chunk._replace(seconds=None)))
-
-    @property
-    def _left(self) -> int | None:
-        left = self._source.left
-        return left if left is None else left + self._back.size
+        self._returned.put(chunk_plan._replace(chunk=chunk_plan.chunk._replace(seconds=None)))
 
     def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
         """Cut the next chunk; None when there is nothing more to run.
@@ -341,24 +312,27 @@ class Cutter:
         below : int or None
             Pass over elements from this index on: the call has failed there.
         """
-        if self._back.size:
-            chunk_plan = self._back.next(self._chunker.size(self._left), below)
+        if self._returned.size:
+            left = self._source.left
+            ahead = left if left is None else left + self._returned.size
+            chunk_plan = self._returned.next(self._chunker.size(ahead), below)
             if chunk_plan is not None:
                 return chunk_plan
         if at_most < 1:
             return None
         if self._order is not None:
             return self._next_ordered(self._order, at_most, below)
-        start = self._source.pulled
-        if self._source.spent or (below is not None and start >= below):
+        left, start = self._source.left, self._source.pulled
+        if left == 0 or (below is not None and start >= below):
             return None
         trial = self._chunker.trial() if self._tries else None
-        size, seconds = trial or (self._chunker.size(self._left), None)
-        columns = self._source.cut(min(at_most, size))
+        size, seconds = trial or (self._chunker.size(left), None)
+        columns = self._source.cut(min(at_most, size), crosses=not self._lists)
         if columns is None:
             return None
         if self._lists:
-            columns = tuple(self._source.with_constants(columns))
+            if self._source.constants:
+                columns = tuple(self._source.with_constants(columns))
             if type(columns[0]) is not list:
                 columns = (list(columns[0]), *columns[1:])
         return ChunkPlan(range(start, self._source.pulled), Chunk(columns, seconds=seconds))

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from parmap.engine.hints import hints_of, look
 from parmap.engine.traits import Traits
@@ -53,18 +53,17 @@ class Unseeded:
         alone: bool,
         where: tuple[str, int] | None = None,
     ) -> None:
-        self._functions, self._traits, self._where = functions, traits, where
         self.hints, self._named = look(functions)
-        self._streams, self._alone = streams, alone
-        self._draws: Any = None
-        # Whether somebody else may draw while a task runs.
-        self._beside = (traits.shares_memory or traits.threaded) and not traits.same_thread
-        self._before = numpy_state() if self._beside and alone else None
-        self._said: set[str] = set()
+        self._call = WatchedCall(functions, traits, streams, where)
         # Generators that elements brought, and which those were.
         self._sent: list[tuple[Any, Sequence[int]]] = []
-
-    # -- copies ----------------------------------------------------------------------------
+        self._said = False
+        self._draws: GlobalDraws | None = None
+        beside = (traits.shares_memory or traits.threaded) and not traits.same_thread
+        # Whether code outside this call may draw while a task runs.
+        self._others = beside and not alone
+        # Where only other tasks of this call may: NumPy's state before all of them.
+        self._before = numpy_state() if beside and alone else None
 
     def packed(self, found: Sequence[Any]) -> None:
         """Warn of generators that were packed with the job, of which each worker gets a copy.
@@ -73,7 +72,7 @@ class Unseeded:
         """
         if found:
             self._say_copied(found[0], "which it captures, or which several elements have")
-        elif self._named and not (self._traits.shares_memory or self._traits.inside):
+        elif self._named and not (self._call.traits.shares_memory or self._call.traits.inside):
             self._say_copied(self._named[0], "which each makes as it imports a module")
 
     def sent(self, found: Sequence[Any], indices: Sequence[int]) -> None:
@@ -87,20 +86,21 @@ class Unseeded:
                 self._say_copied(generator, "which it captures, or which several elements have")
 
     def _say_copied(self, generator: Any, how: str) -> None:
-        if self._streams:
+        if self._said:
+            return
+        self._said = True
+        functions = self._call.functions
+        if self._call.streams:
             cure = "Draw from the parameter rng instead"
         else:
-            name = name_of(self._functions[0])
+            name = name_of(functions[0])
             cure = f"Give the call rng=1 (any whole number), and {_TAKE.format(name)}"
-        self.warn(
-            f"{_either(self._functions)} uses a random generator that is copied to the workers (a "
+        self._call.warn(
+            f"{_either(functions)} uses a random generator that is copied to the workers (a "
             f"{class_name(type(generator))}, which {how}): "
             f"the copies draw the same numbers. {cure}; or give each element a generator of its "
-            "own, as pmap(f, data, rng.spawn(len(data))) does",
-            "copied",
+            "own, as pmap(f, data, rng.spawn(len(data))) does"
         )
-
-    # -- draws -----------------------------------------------------------------------------
 
     def hear(self, moves: Sequence[Move], taken: int = 1) -> None:
         """Warn of global generators that moved, where results depend on that.
@@ -112,28 +112,67 @@ class Unseeded:
         taken : int, default 1
             How many elements have been handed out.
         """
-        if "drawn" in self._said:
+        if self._draws is None:  # few calls move any
+            self._draws = GlobalDraws(self._call, others=self._others, before=self._before)
+        self._draws.hear(moves, taken)
+
+
+class WatchedCall(NamedTuple):
+    """What `Unseeded` is told of a call."""
+
+    functions: Sequence[Callable[..., Any]]
+    traits: Traits
+    streams: bool
+    where: tuple[str, int] | None
+
+    def warn(self, text: str) -> None:
+        """Warn, at the user's line."""
+        where = self.where or users_line()
+        warnings.warn_explicit(text, UnseededRandomWarning, *where, registry=_warned)
+
+
+class GlobalDraws:
+    """Warns, once, of draws from global generators that nobody has seeded.
+
+    Parameters
+    ----------
+    call : WatchedCall
+        The call.
+    others : bool
+        Whether code outside this call may draw while a task runs: then a move tells nothing.
+    before : bytes or None
+        Where only other tasks of this call may: NumPy's state before all of them.
+    """
+
+    def __init__(self, call: WatchedCall, *, others: bool, before: bytes | None) -> None:
+        self._call, self._others, self._before = call, others, before
+        self._code: Any = None  # the `Draws` of the functions
+        self._said = False
+
+    def hear(self, moves: Sequence[Move], taken: int) -> None:
+        """Warn if these moves tell of draws; see `Unseeded.hear`."""
+        if self._said:
             return
         from parmap.engine.draws import draws_of  # to read code takes modules that calls do not
 
-        if self._draws is None:
-            self._draws = draws_of(self._functions)
-        own = [move.generator for move in moves if move.generator in self._draws.drawn]
+        if self._code is None:
+            self._code = draws_of(self._call.functions)
+        own = [move.generator for move in moves if move.generator in self._code.drawn]
         names = own or [move.generator for move in moves if self._is_told(move, taken)]
-        names = [name for name in names if name not in self._draws.seeded]  # by the function itself
+        names = [name for name in names if name not in self._code.seeded]  # by the function itself
         if names:
-            ours = [fn for fn in self._functions if not draws_of([fn]).drawn.isdisjoint(names)]
-            self._say_drawn(names, ours)
+            ours = [fn for fn in self._call.functions if not draws_of([fn]).drawn.isdisjoint(names)]
+            self._say(names, ours)
 
     def _is_told(self, move: Move, taken: int) -> bool:
         """Whether a move tells something, of a generator that the function's code does not name.
 
         Then it was a library; a module, as it was loaded; or somebody else's thread.
         """
-        noise = self._traits.noisy and move.generator == "random"
-        if noise or move.loading or (self._beside and not self._alone):
+        noise = self._call.traits.noisy and move.generator == "random"
+        if noise or move.loading or self._others:
             return False
-        if self._streams:
+        if self._call.streams:
             return True
         now = numpy_state() if move.generator == "numpy.random" else None
         if self._before is None or now is None:
@@ -141,34 +180,26 @@ class Unseeded:
         # What moved while one task ran, others may have moved; so all of the call's count.
         return not is_few(self._before, now, taken)
 
-    def _say_drawn(self, names: Sequence[str], ours: Sequence[Callable[..., Any]]) -> None:
-        hinted = [fn for fn in self._functions if hints_of([fn])]
-        suspects, own = ours or hinted or self._functions, bool(ours)
+    def _say(self, names: Sequence[str], ours: Sequence[Callable[..., Any]]) -> None:
+        self._said = True
+        hinted = [fn for fn in self._call.functions if hints_of([fn])]
+        suspects, own = ours or hinted or self._call.functions, bool(ours)
         name, whose = _either(suspects), f"the global generator of {' and of '.join(names)}"
         who = name if own else f"{name}, or a function that it calls,"
         library = _TORCH if names == ["torch"] else _LIBRARY
-        if self._streams:
-            self.warn(
+        if self._call.streams:
+            self._call.warn(
                 f"{name} takes rng, and {'it' if own else who} still draws from {whose}, which "
                 "rng= then leaves unseeded: its results cannot be reproduced. Draw from rng "
-                f"instead: rng.normal(). A library takes a seed from it: {library}",
-                "drawn",
+                f"instead: rng.normal(). A library takes a seed from it: {library}"
             )
         else:
             take = _TAKE.format(name_of(suspects[0]))
-            self.warn(
+            self._call.warn(
                 f"{who} draws from {whose} without a seed: its results cannot be reproduced. Give "
                 f"the call rng=1 (any whole number), and {take}. A library takes a seed from it: "
-                f"{library}",
-                "drawn",
+                f"{library}"
             )
-
-    def warn(self, text: str, kind: str) -> None:
-        """Warn once of each kind of thing."""
-        if kind not in self._said:
-            self._said.add(kind)
-            where = self._where or users_line()
-            warnings.warn_explicit(text, UnseededRandomWarning, *where, registry=_warned)
 
 
 _TAKE = "take the stream as a parameter: def {}(..., rng): rng.normal()"
