@@ -112,6 +112,7 @@ def hand_call(
     chunks: object = 1,
     errors: str = "raise",
     retries: int | Retry = 0,
+    timeout: float | None = None,
     ordered: bool = True,
     window: int | None = None,
     observers: tuple = (),
@@ -119,8 +120,8 @@ def hand_call(
     """Make a call on a site, driven by `step`."""
     retry = retries if isinstance(retries, Retry) else Retry(retries)
     settings = Settings(
-        policy_named(chunks), errors, retry, None, "", observers, ordered=ordered, window=window
+        policy_named(chunks), errors, retry, timeout, "", observers, ordered=ordered, window=window
     )
     call = Call(backend, fn, Source(iterables), settings)
-    call._landed = HandQueue(step)
+    call._in_flight.landed = HandQueue(step)
     return call

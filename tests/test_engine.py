@@ -594,8 +594,7 @@ def test_a_timeout_convicts_at_once_and_spares_the_others():
         else:
             sent.run()
 
-    call = hand_call(backend, step, lambda x: x, range(4), chunks=4, errors="return")
-    call._settings = call._settings._replace(timeout=1.0)
+    call = hand_call(backend, step, lambda x: x, range(4), chunks=4, errors="return", timeout=60)
     results = collect(call)
     assert isinstance(results[2].error, TaskTimeout)
     assert 'File "a.py", line 3 in f' in str(results[2].error)

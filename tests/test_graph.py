@@ -64,7 +64,7 @@ def computed(
     chosen = chosen._replace(observers=observers)
     assert isinstance(chosen, Settings)
     call = Call(backend, Runner(functions, None), run, chosen, buffer=run)
-    call._landed = HandQueue(
+    call._in_flight.landed = HandQueue(
         (lambda: backend.flying[0].run()) if step is None else lambda: step(backend)
     )
     for _ in call.results():

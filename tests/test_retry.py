@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 import parmap
-from parmap.engine import loop
+from parmap.engine import recovery
 from tests.hand import HandBackend, hand_call
 
 
@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(recovery, "time", clock)
     return clock
 
 

@@ -57,12 +57,14 @@ class Results(Iterator[R]):
         """Iterate without blocking the event loop; close if the task is cancelled."""
         import asyncio
 
+        from parmap.engine.waiting import close_if_cancelled
+
         try:
             task = asyncio.current_task()
         except RuntimeError:  # no event loop runs here
             task = None
         if task is not None:
-            self._drive.read_by(task)
+            close_if_cancelled(self._drive, task)
         return self
 
     async def __anext__(self) -> R:
@@ -246,11 +248,11 @@ def collected(
     from parmap.engine.loop import Call
     from parmap.engine.source import Source
 
-    chosen = settings(name, options)
+    chosen = settings(name, options, star=star)
     source = Source(iterables, star=star, stable=True)
-    call = Call(session or current_session(), fn, source, chosen, star=star)
+    call = Call(session or current_session(), fn, source, chosen)
     results = list(chain.from_iterable(call.results()))
-    if call.failures and chosen.errors == "group":
+    if chosen.errors == "group" and call.failures:
         from parmap.failures import FailureGroup
 
         raise FailureGroup(results, sorted(call.failures, key=lambda failure: failure.index))

@@ -55,11 +55,17 @@ class MapOptions(TypedDict, total=False):
 
 _NAMES = tuple(get_type_hints(MapOptions))
 _ERRORS = ("raise", "return", "group")
+_NO_RETRIES = Retry(0)  # made once: it is checked whenever it is made
 _AGES = 1e12  # seconds: no float holds every whole number
 
 
 def settings(
-    call: str, options: MapOptions, *, ordered: bool = True, window: int | None = None
+    call: str,
+    options: MapOptions,
+    *,
+    ordered: bool = True,
+    window: int | None = None,
+    star: bool = False,
 ) -> Settings:
     """Validate the options of a call.
 
@@ -69,7 +75,7 @@ def settings(
         The public function's name, for messages.
     options : MapOptions
         What the user wrote.
-    ordered, window
+    ordered, window, star
         See `Settings`.
 
     Raises
@@ -80,7 +86,7 @@ def settings(
         If a value is out of range.
     """
     if not options:
-        return Settings(ordered=ordered, window=window)  # those of most calls
+        return Settings(ordered=ordered, window=window, star=star)  # those of most calls
     for name in options:
         if name not in _NAMES:
             raise TypeError(
@@ -98,13 +104,14 @@ def settings(
     return Settings(
         policy=policy_named(options.get("chunks", "auto")),
         errors=errors,
-        retries=_retry(options.get("retries", 0)),
+        retries=_retry(options.get("retries", _NO_RETRIES)),
         timeout=_timeout(options.get("timeout")),
         label=_label(options.get("label")),
         observers=(progress_.observer(progress),) if progress is not None else (),
         ordered=ordered,
         window=window,
         root=None if options.get("rng") is None else root_of(options["rng"]),
+        star=star,
     )
 
 

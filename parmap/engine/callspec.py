@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from parmap.engine.protocols import OpenSession
+from parmap.engine.settings import Settings
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
 from parmap.transport.messages import CallSpec
-from parmap.transport.root import Root
 from parmap.untouched import name_of
 from parmap.worker import context
 
@@ -19,11 +19,8 @@ __all__ = ["refuse_shared_globals", "spec_for"]
 def spec_for(
     backend: OpenSession,
     fn: Callable[..., Any],
+    settings: Settings,
     *,
-    star: bool,
-    stop: bool = True,
-    timeout: float | None = None,
-    root: Root | None = None,
     hints: tuple[str, ...] = (),
     constants: Mapping[int, Any] | None = None,
 ) -> CallSpec:
@@ -33,7 +30,11 @@ def spec_for(
     ----------
     backend : OpenSession
         Where it runs.
-    fn, star, stop, timeout, root, hints
+    fn : callable
+        See `CallSpec`.
+    settings : Settings
+        How to run the call.
+    hints : tuple of str, default ()
         See `CallSpec`.
     constants : mapping of int to object, optional
         The arguments that are the same for all elements, by their columns.
@@ -49,15 +50,16 @@ def spec_for(
     threaded = traits.threaded or (
         traits.shares_memory and (not traits.same_thread or context.threaded.get())
     )
+    root = settings.root
     keyword = root is not None and takes_rng(fn)
     seeds_globals = root is not None and not keyword
     if seeds_globals:
         refuse_shared_globals(fn, traits)
     return CallSpec(
         fn,
-        star=star,
-        stop=stop,
-        timeout=timeout,
+        star=settings.star,
+        stop=settings.errors == "raise" and not settings.retries.times,
+        timeout=settings.timeout,
         crosses=not traits.shares_memory,
         expendable=traits.replaces_workers and traits.sees_deaths,
         nested=backend.nested,

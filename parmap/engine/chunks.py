@@ -5,11 +5,14 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
-from parmap.transport.messages import Chunk
+from parmap.engine.protocols import OpenSession
+from parmap.transport.messages import Chunk, Outcome
 
-__all__ = ["ChunkPlan", "ReturnedChunks"]
+__all__ = ["ChunkPlan", "InFlight", "ReturnedChunks"]
 
 
 class ChunkPlan(NamedTuple):
@@ -53,6 +56,46 @@ class ChunkPlan(NamedTuple):
     def careful(self) -> ChunkPlan:
         """Make the same chunk, to be run with each element noted."""
         return self._replace(chunk=self.chunk._replace(careful=True))
+
+
+class InFlight:
+    """The chunks that the backend has.
+
+    Futures land in the queue from whatever thread resolves them. All else is touched by the
+    call's own thread alone, so there is no lock.
+
+    Parameters
+    ----------
+    backend : OpenSession
+        Where chunks run.
+
+    Attributes
+    ----------
+    chunk_plans : dict of Future to ChunkPlan
+        The chunks, by the futures of their outcomes.
+    landed : queue.SimpleQueue of Future
+        The futures that are resolved. Those of abandoned chunks come here, too.
+    """
+
+    def __init__(self, backend: OpenSession) -> None:
+        self._backend = backend
+        self.chunk_plans: dict[Future[Outcome], ChunkPlan] = {}
+        self.landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
+
+    def send(self, chunk_plan: ChunkPlan, chunk: Chunk, broadcast: Any) -> None:
+        """Send `chunk`, which is that of the plan or made from it, to be run by a placed job."""
+        send = self._backend.run_remote if chunk_plan.keep else self._backend.send
+        future = send(broadcast, chunk)
+        self.chunk_plans[future] = chunk_plan
+        future.add_done_callback(self.landed.put)
+
+    def abandon(self, after: int | None = None) -> None:
+        """Stop the chunks of which all elements come after that index. Default: all chunks."""
+        for future, chunk_plan in list(self.chunk_plans.items()):
+            if after is None or min(chunk_plan.indices) > after:
+                del self.chunk_plans[future]
+                if not future.cancel():
+                    self._backend.abandon(future, chunk_plan.chunk)
 
 
 class ReturnedChunks:

@@ -1,18 +1,19 @@
-"""The two protocols around the engine: a backend below it, and the open session that it uses."""
+"""The protocols around the engine: a backend, the open session, and the buffer for its results."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # to name a plan loads neither futures nor the engine
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from parmap.engine.callbacks import Callbacks
     from parmap.engine.traits import Traits
+    from parmap.failures import Failure
     from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
 
-__all__ = ["Backend", "OpenSession"]
+__all__ = ["Backend", "OpenSession", "ResultBuffer"]
 
 
 class Backend(Protocol):
@@ -180,6 +181,21 @@ class OpenSession(Protocol):
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
         """Stop a chunk that nobody waits for any more, as far as the place can."""
+
+
+class ResultBuffer(Protocol):
+    """Takes results as they come; gives them when their turn is."""
+
+    released: int
+
+    def put(self, indices: Sequence[int], values: list[Any]) -> None:
+        """Take the results of some elements; neighbours come as a range."""
+
+    def fail(self, index: int, failure: Failure) -> None:
+        """Take what stands for the result of an element that failed."""
+
+    def ready(self) -> Iterator[list[Any]]:
+        """Give what may go out now, and count it in `released`."""
 
 
 Backend.__module__ = "parmap"  # public: tracebacks and the docs name it as users do

@@ -1,13 +1,186 @@
-"""Who killed the worker: what to run again after a death, and which element to fail."""
+"""What runs again, and what fails: each element ends in one result or one failure."""
 
 from __future__ import annotations
 
+import heapq
 import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NoReturn
 
-from parmap.engine.chunks import ChunkPlan
-from parmap.errors import WorkerDied
+from parmap.engine.chunks import ChunkPlan, InFlight
+from parmap.engine.protocols import ResultBuffer
+from parmap.engine.settings import Settings
+from parmap.errors import SerializationError, TaskTimeout, WorkerDied
+from parmap.failures import Failure
+from parmap.observe import events
+from parmap.transport.error_payload import pack_error, unpack_error
+from parmap.transport.messages import Location
+from parmap.transport.payload import PackedError
+from parmap.untouched import is_a
 
-__all__ = ["after_death"]
+__all__ = ["Recovery", "RetryQueue", "after_death"]
+
+
+class RetryQueue:
+    """The chunks that must run again: at once, or after a pause.
+
+    Attributes
+    ----------
+    now : deque of ChunkPlan
+        Those that may go at once, in their order.
+    later : list of (float, int, ChunkPlan)
+        Those that pause: a heap. With each, the time (`time.monotonic`) when it is due, and the
+        index of its element.
+    """
+
+    def __init__(self) -> None:
+        self.now: deque[ChunkPlan] = deque()
+        self.later: list[tuple[float, int, ChunkPlan]] = []
+
+    @property
+    def left(self) -> float:
+        """The seconds until the next one of `later` is due; there must be one."""
+        return max(0.0, self.later[0][0] - time.monotonic())
+
+    def put_first(self, chunk_plans: Sequence[ChunkPlan]) -> None:
+        """Put chunks before all others, in their order."""
+        self.now.extendleft(reversed(chunk_plans))
+
+    def put_later(self, index: int, chunk_plan: ChunkPlan, pause: float) -> None:
+        """Put the chunk of one element, which is due after so many seconds."""
+        heapq.heappush(self.later, (time.monotonic() + pause, index, chunk_plan))
+
+    def next(self, below: int | None) -> ChunkPlan | None:
+        """Take the next chunk that may go now; pass over those from the index `below` on."""
+        while self.later and self.later[0][0] <= time.monotonic():
+            self.now.append(heapq.heappop(self.later)[2])
+        while self.now:
+            chunk_plan = self.now.popleft()
+            if below is None or min(chunk_plan.indices) < below:
+                return chunk_plan
+        return None
+
+    def drop_later(self, index: int) -> None:
+        """Drop the chunks of `later` from that index on; `next` passes over those of `now`."""
+        self.later = [entry for entry in self.later if entry[1] < index]
+        heapq.heapify(self.later)
+
+
+class Recovery:
+    """Decides for each element that failed: it runs again, or it fails for good.
+
+    Which error does a call raise when several elements fail? The one that the built-in ``map``
+    would meet first: the lowest index. A failure at index *i* therefore stops all that comes
+    after *i* at once, but what comes before it, and may fail yet, runs on.
+
+    Parameters
+    ----------
+    settings : Settings
+        Which errors are retried, and what a failure does to the call.
+    buffer : ResultBuffer
+        Takes a failure in the place of a result.
+    retries : RetryQueue
+        Takes what runs again.
+    in_flight : InFlight
+        The chunks to stop where the call fails before them.
+    noted : bool
+        See `after_death`.
+
+    Attributes
+    ----------
+    failures : list of Failure
+        Elements that failed for good, in the order of their failing.
+    end : (int, Failure or Exception), optional
+        Where and why the call fails: the lowest index so far.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        buffer: ResultBuffer,
+        retries: RetryQueue,
+        in_flight: InFlight,
+        *,
+        noted: bool,
+    ) -> None:
+        self._settings, self._buffer, self._noted = settings, buffer, noted
+        self._retries, self._in_flight = retries, in_flight
+        self.failures: list[Failure] = []
+        self.end: tuple[int, Failure | Exception] | None = None
+
+    def unsendable(self, chunk_plan: ChunkPlan, error: SerializationError) -> None:
+        """Find out which element of a chunk cannot travel: send them one by one."""
+        if chunk_plan.size > 1:
+            self._retries.put_first(chunk_plan.parts(*range(1, chunk_plan.size)))
+        else:
+            self.failed(chunk_plan, 0, pack_error(error, crosses=False), Location.here())
+
+    def died(self, chunk_plan: ChunkPlan, death: WorkerDied) -> None:
+        """Run again what a dead worker had in hand, and fail the element that killed it."""
+        for tell in self._settings.observers:
+            tell(events.WorkerLost(death))
+        offset, again = after_death(chunk_plan, death, noted=self._noted)
+        self._retries.put_first(again)
+        if offset is None:
+            return
+        error: Exception = death
+        if death.timed_out:
+            error = TaskTimeout(
+                f"it ran longer than timeout={self._settings.timeout:g} s, and was stopped here:\n"
+                f"{death.last_words}"
+            )
+        packed = PackedError(error, death.last_words)
+        here = Location.here()
+        self.failed(chunk_plan, offset, packed, Location(death.host or here.host, death.pid))
+
+    def failed(
+        self, chunk_plan: ChunkPlan, offset: int, packed: PackedError, location: Location
+    ) -> None:
+        """Retry an element that failed, or fail it for good."""
+        settings, index = self._settings, chunk_plan.indices[offset]
+        error = unpack_error(packed)
+        failure = Failure(
+            error, index, packed.traceback, location.host, location.pid, settings.label
+        )
+        if is_a(error, KeyboardInterrupt):
+            # It may be the user's own, and always means the whole call.
+            failure.reraise()
+        count = chunk_plan.attempts + 1
+        if settings.retries.applies(error, count):
+            again = chunk_plan.part(offset, offset + 1)._replace(attempts=count)
+            self._retries.put_later(index, again, settings.retries.delay(count))
+            for tell in settings.observers:
+                tell(events.ElementRetried(failure))
+            return
+        self.failures.append(failure)
+        for tell in settings.observers:
+            tell(events.ElementFailed(failure))
+        if settings.errors == "raise":
+            self.end_at(index, failure)
+        else:
+            self._buffer.fail(index, failure)
+
+    def end_at(self, index: int, why: Failure | Exception) -> None:
+        """Note where the call fails, and stop all that comes after that place."""
+        if self.end is None or index <= self.end[0]:
+            self.end = (index, why)
+            self._retries.drop_later(index)
+            self._in_flight.abandon(index)
+
+    def raise_end(self) -> NoReturn:
+        """Raise the error of the element, or of the input, at which the call fails."""
+        assert self.end is not None
+        why = self.end[1]
+        # The loop's frames hold the failures, and an error's traceback holds the frames:
+        # break the circle, or all of it would stay until the collector comes round.
+        self.end = None
+        self.failures.clear()
+        if isinstance(why, Failure):
+            why.reraise()
+        raise why
+
 
 # An element is failed once this many workers died while it ran. A death of the worker's own
 # doing (a fault, an exit) happens again if the element is at fault, so two prove it. A kill

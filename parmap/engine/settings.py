@@ -35,6 +35,8 @@ class Settings(NamedTuple):
         The most elements that are pulled but not yet consumed.
     root : Root or None, default None
         Where the elements' random streams begin.
+    star : bool, default False
+        Whether each element is a tuple of the function's arguments, as in ``starmap``.
     """
 
     policy: Policy = Auto()
@@ -46,3 +48,4 @@ class Settings(NamedTuple):
     ordered: bool = True
     window: int | None = None
     root: Root | None = None
+    star: bool = False

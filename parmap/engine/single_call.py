@@ -13,6 +13,7 @@ from parmap.engine.callbacks import Answer
 from parmap.engine.callspec import spec_for
 from parmap.engine.naming import ByName
 from parmap.engine.protocols import OpenSession
+from parmap.engine.settings import Settings
 from parmap.engine.streams import root_of
 from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
@@ -21,6 +22,8 @@ from parmap.transport.generators import Noticing
 from parmap.transport.messages import Chunk, Outcome
 
 __all__ = ["single"]
+
+_SETTINGS = Settings(star=True)
 
 
 def single(
@@ -47,8 +50,7 @@ def single(
     spec = spec_for(
         backend,
         ByName(fn, tuple(given)) if given else fn,
-        star=True,
-        root=root,
+        _SETTINGS if root is None else _SETTINGS._replace(root=root),
         hints=unseeded.hints,
     )
     outer = Answer()

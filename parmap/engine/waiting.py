@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from parmap.engine.loop import Call
     from parmap.transport.messages import Outcome
 
-__all__ = ["Drive"]
+__all__ = ["Drive", "close_if_cancelled"]
 
 # The shortest wait for a retry that is due, in seconds, while another thread is inside a step; and
 # the longest, for the system refuses to wait for centuries. After it, the waiter looks again.
@@ -91,7 +91,6 @@ class Drive:
         self._due: float | None = None
         self._closing = self._over = False
         self._error: BaseException | None = None
-        self._reader: weakref.ref[asyncio.Task[Any]] | None = None
 
     def refill(self) -> None:
         """Wait until there are values.
@@ -148,24 +147,6 @@ class Drive:
         self._closing = True
         self.values = iter(())
         self._advance()
-
-    def read_by(self, task: asyncio.Task[Any]) -> None:
-        """Close the call if this task is cancelled while nobody else iterates over it."""
-        if task not in _reads:
-            task.add_done_callback(_ended)
-            _reads[task] = weakref.WeakSet()
-        _reads[task].add(self)
-        self._reader = weakref.ref(task)
-
-    def ended(self, task: asyncio.Task[Any]) -> None:
-        """Hear that a task has ended; if it was the last that iterated, and cancelled, close."""
-        if task.cancelled() and self._reader is not None and self._reader() is task:
-            self.close(
-                SessionClosed(
-                    "this map is closed, because the task that iterated over it was cancelled: "
-                    "start a new one"
-                )
-            )
 
     # -- steps -----------------------------------------------------------------------------
 
@@ -260,8 +241,28 @@ def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) 
 _reads: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.WeakSet[Drive]] = (
     weakref.WeakKeyDictionary()
 )
+# The task that was the last to begin to iterate over each map.
+_readers: weakref.WeakKeyDictionary[Drive, weakref.ref[asyncio.Task[Any]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def close_if_cancelled(drive: Drive, task: asyncio.Task[Any]) -> None:
+    """Close a call if this task is cancelled while nobody else iterates over it."""
+    if task not in _reads:
+        task.add_done_callback(_ended)
+        _reads[task] = weakref.WeakSet()
+    _reads[task].add(drive)
+    _readers[drive] = weakref.ref(task)
 
 
 def _ended(task: asyncio.Task[Any]) -> None:
     for drive in list(_reads.pop(task, ())):
-        drive.ended(task)
+        reader = _readers.get(drive)
+        if task.cancelled() and reader is not None and reader() is task:
+            drive.close(
+                SessionClosed(
+                    "this map is closed, because the task that iterated over it was cancelled: "
+                    "start a new one"
+                )
+            )

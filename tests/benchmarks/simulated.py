@@ -283,7 +283,7 @@ def simulate(policy: Policy, place: Place, workers: int, costs: Costs) -> Result
     world, buffer = _World(place, workers, costs), _Counter()
     settings = Settings(policy, "raise", Retry(0), None, "", ())
     call = Call(world, abs, Source([range(costs.count)]), settings, buffer=buffer)
-    call._landed = world
+    call._in_flight.landed = world
     for _ in call.results():
         pass
     assert buffer.released == costs.count
