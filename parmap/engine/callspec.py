@@ -17,7 +17,7 @@ __all__ = ["refuse_shared_globals", "spec_for"]
 
 
 def spec_for(
-    backend: OpenSession,
+    session: OpenSession,
     fn: Callable[..., Any],
     settings: Settings,
     *,
@@ -28,7 +28,7 @@ def spec_for(
 
     Parameters
     ----------
-    backend : OpenSession
+    session : OpenSession
         Where it runs.
     fn : callable
         See `CallSpec`.
@@ -44,7 +44,7 @@ def spec_for(
     TypeError
         If random streams are asked for that this function cannot have at this place.
     """
-    traits = backend.traits
+    traits = session.traits
     # A task that runs in its caller's thread still shares what is global with the others, if
     # that thread is itself a worker.
     threaded = traits.threaded or (
@@ -62,7 +62,7 @@ def spec_for(
         timeout=settings.timeout,
         crosses=not traits.shares_memory,
         expendable=traits.replaces_workers and traits.sees_deaths,
-        nested=backend.nested,
+        nested=session.nested,
         root=root,
         takes_rng=keyword,
         isolated=not threaded and (traits.same_thread or seeds_globals),
@@ -70,7 +70,7 @@ def spec_for(
         hints=hints,
         # In the caller's memory a constant costs nothing, and is in the chunks' columns.
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
-        core_share=backend.core_share,
+        core_share=session.core_share,
         sent_at_once=traits.copies,
     )
 

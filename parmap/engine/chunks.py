@@ -59,14 +59,14 @@ class ChunkPlan(NamedTuple):
 
 
 class InFlight:
-    """The chunks that the backend has.
+    """The chunks that the session has.
 
     Futures land in the queue from whatever thread resolves them. All else is touched by the
     call's own thread alone, so there is no lock.
 
     Parameters
     ----------
-    backend : OpenSession
+    session : OpenSession
         Where chunks run.
 
     Attributes
@@ -77,14 +77,14 @@ class InFlight:
         The futures that are resolved. Those of abandoned chunks come here, too.
     """
 
-    def __init__(self, backend: OpenSession) -> None:
-        self._backend = backend
+    def __init__(self, session: OpenSession) -> None:
+        self._session = session
         self.chunk_plans: dict[Future[Outcome], ChunkPlan] = {}
         self.landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
 
     def send(self, chunk_plan: ChunkPlan, chunk: Chunk, broadcast: Any) -> None:
         """Send `chunk`, which is that of the plan or made from it, to be run by a placed job."""
-        send = self._backend.run_remote if chunk_plan.keep else self._backend.send
+        send = self._session.run_remote if chunk_plan.keep else self._session.send
         future = send(broadcast, chunk)
         self.chunk_plans[future] = chunk_plan
         future.add_done_callback(self.landed.put)
@@ -95,7 +95,7 @@ class InFlight:
             if after is None or min(chunk_plan.indices) > after:
                 del self.chunk_plans[future]
                 if not future.cancel():
-                    self._backend.abandon(future, chunk_plan.chunk)
+                    self._session.abandon(future, chunk_plan.chunk)
 
 
 class ReturnedChunks:

@@ -36,7 +36,7 @@ __all__ = ["TURN", "Call", "Settings"]
 # The longest wait of a thread in one turn, in seconds. Python hears of Ctrl-C when a wait ends: a
 # signal that comes just as the main thread begins to wait does not end that wait.
 TURN = 1.0
-# Chunks in the backend's hands, per worker: one that runs and one that waits for it.
+# Chunks in the session's hands, per worker: one that runs and one that waits for it.
 _DEPTH = 2
 
 
@@ -45,7 +45,7 @@ class Call:
 
     Parameters
     ----------
-    backend : OpenSession
+    session : OpenSession
         Where chunks run.
     fn : callable
         The user's function.
@@ -61,7 +61,7 @@ class Call:
 
     def __init__(
         self,
-        backend: OpenSession,
+        session: OpenSession,
         fn: Callable[..., Any],
         feed: Feed,
         settings: Settings,
@@ -69,24 +69,24 @@ class Call:
         buffer: ResultBuffer | None = None,
         functions: Sequence[Callable[..., Any]] = (),
     ) -> None:
-        self._backend, self._settings, self._feed = backend, settings, feed
+        self._session, self._settings, self._feed = session, settings, feed
         self._unseeded = Unseeded(
             functions or (fn,),
-            backend.traits,
+            session.traits,
             streams=settings.root is not None,
             alone=settings.window is None and feed.total is not None,
         )
         self._spec = spec_for(
-            backend, fn, settings, hints=self._unseeded.hints, constants=feed.constants
+            session, fn, settings, hints=self._unseeded.hints, constants=feed.constants
         )
         self._buffer = buffer or buffer_for(ordered=settings.ordered)
-        self._in_flight, self._retries = InFlight(backend), RetryQueue()
+        self._in_flight, self._retries = InFlight(session), RetryQueue()
         self._recovery = Recovery(
             settings,
             self._buffer,
             self._retries,
             self._in_flight,
-            noted=backend.traits.sees_deaths,
+            noted=session.traits.sees_deaths,
         )
 
     @property
@@ -123,9 +123,9 @@ class Call:
         return later[0][0] if later else None
 
     def _run(self, *, waits: bool) -> Generator[list[Any], None, None]:
-        backend, workers = self._backend, self._backend.workers
-        policy = self._settings.policy.paced(backend.traits.round_trip)
-        cutter = self._feed.cutter(policy, workers, lists=backend.traits.shares_memory)
+        session, workers = self._session, self._session.workers
+        policy = self._settings.policy.paced(session.traits.round_trip)
+        cutter = self._feed.cutter(policy, workers, lists=session.traits.shares_memory)
         # The load is asked for after the cutter is made: one that takes all the input ends it.
         load, observers = self._feed.load, self._settings.observers
         collector = Collector(
@@ -133,7 +133,7 @@ class Call:
         )
         flying, retries = self._in_flight.chunk_plans, self._retries
         with Noticing() as found:
-            broadcast = backend.broadcast(self._spec, self._feed.total)
+            broadcast = session.broadcast(self._spec, self._feed.total)
         try:
             for tell in observers:
                 tell(events.CallStarted(self._settings.label, self._feed.total, workers))
@@ -153,15 +153,15 @@ class Call:
                 self._recovery.raise_end()
         finally:
             self._in_flight.abandon()
-            backend.drop(broadcast)
+            session.drop(broadcast)
             for tell in observers:
                 tell(events.CallFinished())
 
     def _fill(self, cutter: Cutter, broadcast: Any) -> None:
-        """Hand out chunks until the backend has enough; what has landed is looked at first."""
+        """Hand out chunks until the session has enough; what has landed is looked at first."""
         flying, landed = self._in_flight.chunk_plans, self._in_flight.landed
-        most = _DEPTH * self._backend.workers
-        blind = not self._backend.traits.sees_deaths
+        most = _DEPTH * self._session.workers
+        blind = not self._session.traits.sees_deaths
         while len(flying) < most and (not flying or landed.empty()):
             if blind and flying and self._suspects():
                 break
@@ -209,7 +209,7 @@ class Call:
     def _room(self, cutter: Cutter, window: int) -> int:
         """How many elements may be cut now: the call holds so many, and so many bytes."""
         # A share of the window, so that one large chunk does not take it from the others.
-        workers = self._backend.workers
+        workers = self._session.workers
         share = max(1, window // (_DEPTH * workers))
         taken, released = cutter.taken, self._buffer.released
         room = min(share, window - (taken - released))

@@ -27,13 +27,13 @@ _SETTINGS = Settings(star=True)
 
 
 def single(
-    backend: OpenSession, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    session: OpenSession, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Future[Any]:
     """Send one call; give a future of its result.
 
     Parameters
     ----------
-    backend : OpenSession
+    session : OpenSession
         Where it runs.
     fn : callable
         The function.
@@ -45,10 +45,10 @@ def single(
     seed = given.pop("rng", None)
     root = None if seed is None else root_of(seed)
     unseeded = Unseeded(
-        [fn], backend.traits, streams=root is not None, alone=False, where=users_line()
+        [fn], session.traits, streams=root is not None, alone=False, where=users_line()
     )
     spec = spec_for(
-        backend,
+        session,
         ByName(fn, tuple(given)) if given else fn,
         _SETTINGS if root is None else _SETTINGS._replace(root=root),
         hints=unseeded.hints,
@@ -56,19 +56,19 @@ def single(
     outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if root else ())
     with Noticing() as found:
-        broadcast = backend.broadcast(spec, 1, waits=False)
+        broadcast = session.broadcast(spec, 1, waits=False)
         try:
             unseeded.packed(found)
             found.clear()
-            inner = backend.send(broadcast, chunk)
+            inner = session.send(broadcast, chunk)
         except BaseException:
-            backend.drop(broadcast)
+            session.drop(broadcast)
             raise
 
     def resolve(inner: Future[Outcome]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
         # is an error: this, the end of the inner future, is the one path to it.
-        backend.drop(broadcast)
+        session.drop(broadcast)
         if inner.cancelled():
             outer.cancel()
         if outer.set_running_or_notify_cancel():
@@ -87,12 +87,12 @@ def single(
     def pass_back(outer: Future[Any]) -> None:
         inner = theirs()
         if inner is not None and outer.cancelled() and not inner.cancel():
-            backend.abandon(inner, chunk)  # it runs: stop it, where that can be done
+            session.abandon(inner, chunk)  # it runs: stop it, where that can be done
 
     outer.notify(pass_back)
-    inner.add_done_callback(lambda inner: backend.callbacks.collect(partial(resolve, inner)))
+    inner.add_done_callback(lambda inner: session.callbacks.collect(partial(resolve, inner)))
     if found:
-        _note(backend, found, unseeded)
+        _note(session, found, unseeded)
     return outer
 
 
@@ -100,14 +100,14 @@ def single(
 _given: deque[tuple[Callable[[], Any], Callable[[], Any]]] = deque(maxlen=16)
 
 
-def _note(backend: OpenSession, found: list[Any], unseeded: Unseeded) -> None:
+def _note(session: OpenSession, found: list[Any], unseeded: Unseeded) -> None:
     """Warn of a generator that another call has brought before: both draw the same numbers."""
-    before = [one() for where, one in list(_given) if where() is backend]
+    before = [one() for where, one in list(_given) if where() is session]
     for generator in found:
         if any(one is generator for one in before):
             unseeded.packed([generator])
         else:
-            _given.append((weakref.ref(backend), _held(generator)))
+            _given.append((weakref.ref(session), _held(generator)))
 
 
 def _held(thing: Any) -> Callable[[], Any]:
