@@ -175,6 +175,9 @@ class HandleCollector:
         return at
 
 
+# Pickle hands nothing on to those whom it asks, but by `persistent_id`, and that it asks for every
+# object, in Python: a list of a million integers then takes 146 ms instead of 37. So these say
+# what is being packed, and from what it is unpacked, to the handles alone.
 _packing: ContextVar[HandleCollector | None] = ContextVar("parmap.packing", default=None)
 _cargo: ContextVar[Sequence[Any]] = ContextVar("parmap.cargo", default=())
 
