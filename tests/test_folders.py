@@ -50,16 +50,17 @@ def test_jobs_and_files_are_cleaned_up_after_a_killed_session(start, tmp_path, f
         f"""
         import os, pathlib, time
         from parmap.backends.remote import folders
-        from parmap.backends.remote.monitor import JobMonitor
+        from parmap.backends.remote.cleanup_process import CleanupProcess
         own, lock = folders.private(pathlib.Path({os.fspath(parent)!r}))
-        monitor = JobMonitor(own, lock, "touch")
-        for line in ("+one", "+other", "-one"):
-            monitor._tell(line)
+        cleanup = CleanupProcess(own, lock, "touch")
+        cleanup.add("one")
+        cleanup.add("other")
+        cleanup.remove("one")
         if {forks} and os.fork() == 0:
             # It has all of the session's descriptors, closes its objects, and lives on.
-            monitor.close()
+            cleanup.close()
         else:
-            print(monitor._cleanup.pid, flush=True)
+            print(cleanup._process.pid, flush=True)
         time.sleep(3600)
         """
     )

@@ -154,7 +154,7 @@ OLD_NAMES = {
 MAY_STAY = {
     ("claims", "parmap.backends.ray"),  # what a worker takes of Ray's resources
     ("life", "parmap.backends"),  # _SHORT_LIFE: a worker that ends soon
-    ("site", "parmap.backends.remote.hosts"),  # the module of Python
+    ("site", "parmap.backends.remote.orders"),  # the module of Python
     ("trips", "parmap.cli.doctor"),  # round trips
     ("trip", "parmap"),  # round_trip
     ("trips", "parmap.engine.policies"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import multiprocessing
@@ -276,14 +277,14 @@ def test_a_session_follows_the_cluster_as_it_grows():
     ):
         assert session.workers == 1
         grown = threading.Event()
-        refresh = session.executor._refresh
+        watch = session.executor._watch
 
-        async def watched():
-            await refresh()
+        async def looked():
+            await watch.look()
             if session.workers == 3:
                 grown.set()
 
-        session.executor._watch.callback = watched
+        watch._timer.callback = looked
         cluster.scale(3)
         assert grown.wait(GUARD)
         assert parmap.pmap(abs, range(-9, 0)) == list(range(9, 0, -1))
@@ -766,6 +767,49 @@ def test_workers_that_are_lost_for_good_break_the_call(monkeypatch):
                 later(abs, -1)
 
 
+# -- hosts ---------------------------------------------------------------------------------
+
+
+def test_an_agent_that_ends_by_itself_is_not_killed(monkeypatch):
+    from asyncio.base_subprocess import BaseSubprocessTransport
+
+    from parmap.backends.remote import hosts
+    from parmap.backends.remote.agent import facts
+    from parmap.backends.remote.host_command import HostCheck, HostCommand
+    from parmap.backends.remote.orders import AgentOrder
+
+    ended, heard, killed = [], [], []
+    exited, hear = BaseSubprocessTransport._process_exited, hosts.Host._hear
+
+    def hear_late(transport, code):
+        """The loop hears of the process's end, but first of the end of its output."""
+        end = functools.partial(exited, transport, code)
+        end() if heard else ended.append(end)
+
+    async def hear_all(host, lines):
+        await hear(host, lines)
+        asyncio.get_running_loop().call_soon(release, 20)
+
+    def release(steps):
+        """Let the end be heard after so many steps of the loop: the host does what it does."""
+        if steps:
+            asyncio.get_running_loop().call_soon(release, steps - 1)
+            return
+        heard.append(True)
+        while ended:
+            ended.pop()()
+
+    monkeypatch.setattr(BaseSubprocessTransport, "_process_exited", hear_late)
+    monkeypatch.setattr(hosts.Host, "_hear", hear_all)
+    monkeypatch.setattr(asyncio.subprocess.Process, "kill", lambda one: killed.append(one))
+    here = HostCommand("here", (), sys.executable, shell=False)
+    found = HostCheck(here, {**facts(), "reached": ["127.0.0.1"]})
+    order = AgentOrder(workers=1, threads=None, environ={}, security=None)
+    hosts.started([found], order, patience=GUARD, dashboard=False).cluster.close()
+    assert heard
+    assert not killed
+
+
 # -- what Slurm says -----------------------------------------------------------------------
 
 
@@ -774,11 +818,11 @@ def test_workers_that_are_lost_for_good_break_the_call(monkeypatch):
     [("0:07", 7), ("12:03", 723), ("1:00:00", 3600), ("2-01:00:05", 176405), ("INVALID", 0)],
 )
 def test_the_queue_tells_how_long_a_job_has_run(text, seconds):
-    from parmap.backends.remote import monitor
+    from parmap.backends.remote.slurm_queue import JobState, _read
 
     line = f"12|FAILED|{text}|node3|Reason|odd"
-    assert monitor._read(line) == ("12", monitor.Seen("FAILED", "Reason|odd", seconds, "node3"))
-    assert monitor._read("13|PENDING")[1] == monitor.Seen("PENDING")
+    assert _read(line) == ("12", JobState("FAILED", "Reason|odd", seconds, "node3"))
+    assert _read("13|PENDING")[1] == JobState("PENDING")
 
 
 @pytest.mark.parametrize(

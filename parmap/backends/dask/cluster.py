@@ -16,6 +16,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import distributed
@@ -34,6 +35,7 @@ from parmap.worker import native_threads as blas
 __all__ = [
     "INSIDE",
     "Exits",
+    "OwnCluster",
     "awaited",
     "cluster",
     "lost",
@@ -52,9 +54,37 @@ _PATIENCE = 120.0
 Exits = dict[tuple[str, int], "asyncio.Task[int] | asyncio.Future[int | None]"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnCluster:
+    """A cluster that parmap started, and how it learns what becomes of the workers.
+
+    Parameters
+    ----------
+    cluster : distributed.SpecCluster
+        The cluster. Its scheduler is in this process.
+    restarts : bool, default False
+        Whether workers that end are replaced.
+    exits : dict, optional
+        How the worker processes end. Default: nobody tells.
+    lost : callable, optional
+        Is told for how many seconds there has been no worker, and returns why none will come;
+        the empty string as long as one may come. Default: one may always come.
+    """
+
+    cluster: Any
+    restarts: bool = False
+    exits: Exits = field(default_factory=dict)
+    lost: Callable[[int], str] = lambda _: ""
+
+    @property
+    def page(self) -> str | None:
+        """The address of Dask's page; None where it is not served."""
+        return self.cluster.scheduler.link or None
+
+
 def processes(
     workers: int, core_share: CoreShare | None, *, dashboard: bool, security: Any
-) -> tuple[Any, Exits]:
+) -> OwnCluster:
     """Start a scheduler in this process, and workers in processes of their own.
 
     Parameters
@@ -79,17 +109,19 @@ def processes(
         return any(one.restarter.hopeless for one in here.workers.values())
 
     why = "workers of Dask do not start on this machine: what they wrote stands above"
-    return awaited(here, workers, lambda: why, hopeless=hopeless), exits
+    awaited(here, workers, lambda: why, hopeless=hopeless)
+    return OwnCluster(cluster=here, restarts=True, exits=exits, lost=lost)
 
 
-def threads(workers: int, *, dashboard: bool) -> Any:
+def threads(workers: int, *, dashboard: bool) -> OwnCluster:
     """Start a scheduler and one worker, with so many threads, in this process.
 
     They talk within it, so that nothing listens.
     """
     spec = {"cls": Worker, "options": {"nthreads": workers, "memory_limit": 0}}
     here = cluster({0: spec}, {"protocol": INSIDE}, dashboard=dashboard)
-    return awaited(here, 1, lambda: "the worker of Dask does not start in this process")
+    awaited(here, 1, lambda: "the worker of Dask does not start in this process")
+    return OwnCluster(cluster=here)
 
 
 def lost(seconds: int) -> str:
@@ -164,8 +196,8 @@ def awaited(
     *,
     patience: float = _PATIENCE,
     hopeless: Callable[[], bool] = lambda: False,
-) -> Any:
-    """Give a cluster when so many workers are there.
+) -> None:
+    """Wait until a cluster has so many workers.
 
     Parameters
     ----------
@@ -190,7 +222,7 @@ def awaited(
         while time.monotonic() < deadline and not hopeless():
             with contextlib.suppress(TimeoutError):
                 cluster.wait_for_workers(workers, timeout=min(1.0, patience))
-                return cluster
+                return
         reason = why()
     except BaseException:
         uninterrupted(cluster.close)

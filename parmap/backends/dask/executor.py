@@ -1,35 +1,27 @@
-"""The executor of plan ``dask``: chunks as Dask's tasks, futures as everywhere.
-
-All that talks to Dask runs in the client's event loop, one coroutine for each task; so what
-is known of Dask's state needs no lock. Futures are the border to the callers' threads.
-"""
+"""The executor of plan ``dask``: chunks as Dask's tasks, futures as everywhere."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 import distributed
 from distributed.comm import get_address_host
-from distributed.scheduler import KilledWorker
 from distributed.utils import get_ip
-from tornado.ioloop import PeriodicCallback
 
 from parmap.backends.dask.cancelled import CancelledTasks
-from parmap.backends.dask.cluster import Exits
+from parmap.backends.dask.cluster import OwnCluster
 from parmap.backends.dask.connection import connected
+from parmap.backends.dask.resolver import Resolver
 from parmap.backends.dask.tasks import SMALL, DaskReference, DaskTask, Stay
 from parmap.backends.dask.uninterrupted import uninterrupted
+from parmap.backends.dask.worker_watch import WorkerWatch
 from parmap.backends.packing import PackingExecutor
 from parmap.backends.pending import PendingFutures
-from parmap.engine.callbacks import resolve
 from parmap.engine.traits import Traits
-from parmap.errors import ParmapError, WorkerDied
 from parmap.failures import PoolBroken
 from parmap.transport.identity import fresh_key
 from parmap.transport.messages import cached_payload
@@ -43,6 +35,9 @@ _ROUND_TRIP = 0.01
 class DaskExecutor(PackingExecutor):
     """A PEP 3148 executor on a client of Dask.
 
+    It makes a task of each call. `Resolver` sends the task and resolves its future, `WorkerWatch`
+    counts the workers, and `CancelledTasks` restarts a worker that goes on with a cancelled task.
+
     Parameters
     ----------
     client : distributed.Client
@@ -51,18 +46,8 @@ class DaskExecutor(PackingExecutor):
         What to call in the end, in this order.
     setup : callable or None
         Run once in each worker, also in those that come later.
-    page : str, optional
-        The address of Dask's page; empty where it is not served. Default: what the client says.
-    restarts : bool, default False
-        Whether workers that end are replaced, though nobody tells how they ended.
-    exits : dict, optional
-        How the worker processes end that are this one's own; then they are replaced.
-    lost : callable, optional
-        Is told for how many seconds there has been no worker, and returns why none will come;
-        the empty string as long as one may come. Default: one may always come.
-    own : distributed.SpecCluster, optional
-        The cluster, if parmap started it. Where its workers are replaced, one is restarted if its
-        task runs on, though it is cancelled.
+    own : OwnCluster, optional
+        The cluster, if parmap started it.
     """
 
     references = (distributed.Future,)
@@ -72,33 +57,26 @@ class DaskExecutor(PackingExecutor):
         client: Any,
         closing: Iterable[Callable[[], object]],
         setup: Callable[[], object] | None,
-        *,
-        page: str | None = None,
-        exits: Exits | None = None,
-        restarts: bool = False,
-        lost: Callable[[int], str] = lambda _: "",
-        own: Any = None,
+        own: OwnCluster | None = None,
     ) -> None:
-        self._client, self._closing = client, list(closing)
-        self._page, self._exits = page, exits or {}
-        self._restarts = restarts or bool(self._exits)
-        self._own, self._frees = own is not None, own is not None and self._restarts
+        self._client, self._closing, self._own = client, list(closing), own
+        known = own or OwnCluster(cluster=None)  # of others' clusters parmap knows no more
+        self._resolver = Resolver(client, known.exits)
+        self._watch = WorkerWatch(client, known.lost, self._resolver.give_up)
+        self._frees = known.restarts
+        self._cancel: Callable[[Any], Awaitable[None]] = client.cancel
         # A thread cannot be stopped: its process is this one.
-        self._cancel = (
-            CancelledTasks(client, own, self._refresh).stop if self._frees else client.cancel
-        )
+        if self._frees:
+            self._cancel = CancelledTasks(client, known.cluster, self._watch.look).stop
         self._tasks = PendingFutures(self._close)
-        self._ending = Ending(lost)
-        self._slots: dict[str, int] = {}  # by the workers' addresses
-        self._watch: Any = None
         try:
             if setup is not None:
                 self._set_up(setup)
-            nannies = client.sync(self._look)
+            replaces = client.sync(self._start)
         except BaseException:
             self._close()
             raise
-        self.traits = self._facts(nannies=nannies)
+        self.traits = self._facts(replaces=replaces)
 
     # -- the executor --------------------------------------------------------------------
 
@@ -114,11 +92,11 @@ class DaskExecutor(PackingExecutor):
         return self._begin(DaskTask(self._client, fn, args, made=made))
 
     def _begin(self, task: DaskTask) -> Future[Any]:
-        self._ending.check()
+        self._resolver.check()
         try:
             self._tasks.add(task.future)
             task.future.add_done_callback(functools.partial(self._ended, task))
-            self._client.loop.add_callback(self._serve, task)
+            self._resolver.send(task)
         except BaseException:  # Ctrl-C: nobody gets the future, and the end must not wait for it
             task.future.cancel()
             raise
@@ -126,7 +104,7 @@ class DaskExecutor(PackingExecutor):
 
     def _ended(self, task: DaskTask, future: Future[Any]) -> None:
         if future.cancelled():
-            self._client.loop.add_callback(task.stop, self._cancel)
+            self._resolver.stop(task, self._cancel)
 
     def put(self, value: Any, /) -> DaskReference:
         """Place a value; the reference may stand among the arguments of `submit`."""
@@ -139,21 +117,23 @@ class DaskExecutor(PackingExecutor):
     @property
     def workers(self) -> int:
         """How many tasks run at once; at least 1, for a cluster may start workers on demand."""
-        return max(1, sum(self._slots.values()))
+        return self._watch.workers
 
     @property
     def per_node(self) -> int:
         """How many tasks run at once on the machine where most do."""
-        hosts: Counter[str] = Counter()
-        for address, slots in list(self._slots.items()):
-            hosts[get_address_host(address)] += slots
-        return max(hosts.values(), default=1)
+        return self._watch.per_node
+
+    @property
+    def resolver(self) -> int | None:
+        """The identifier of the thread that resolves futures."""
+        return self._resolver.ident
 
     @property
     def dashboard(self) -> str | None:
         """The address of Dask's page, where the scheduler has one."""
-        if self._page is not None:
-            return self._page or None
+        if self._own is not None:
+            return self._own.page
         known = self._client.scheduler_info(n_workers=1)["services"]
         return str(self._client.dashboard_link) if "dashboard" in known else None
 
@@ -162,87 +142,34 @@ class DaskExecutor(PackingExecutor):
         self._tasks.close(wait=wait, cancel=cancel_futures, resolver=self.resolver)
 
     def _close(self) -> None:
-        if self._watch is not None:
-            self._client.loop.add_callback(self._watch.stop)
+        self._watch.stop()
         uninterrupted(self._close_all)
 
     def _close_all(self) -> None:
         while self._closing:
             self._closing.pop(0)()
 
-    # -- in the client's loop ------------------------------------------------------------
-
-    async def _serve(self, task: DaskTask) -> None:
-        """Run a task, and resolve its future."""
-        value = error = None
-        self._ending.serving.add(task)
-        try:
-            self._ending.check()
-            value = await task.run()
-        except BaseException as caught:  # noqa: BLE001 - it is the future's
-            error = await self._translated(caught)
-        self._resolve(task, value, error)
-
-    def _resolve(self, task: DaskTask, value: Any, error: BaseException | None) -> None:
-        """Resolve a future: the one place that does. Who comes second does nothing."""
-        if task not in self._ending.serving:
-            return
-        self._ending.serving.remove(task)
-        if not task.future.set_running_or_notify_cancel():
-            return
-        resolve(task.future, value, error)
-
-    async def _translated(self, error: BaseException) -> BaseException:
-        if not isinstance(error, KilledWorker):
-            return _translated(error, self._client)
-        last = error.last_worker
-        host = get_address_host(last.address)
-        ending = self._exits.get((host, last.pid))
-        code = None if ending is None else await asyncio.shield(ending)
-        return WorkerDied(last.pid, code, host=host, times=error.allowed_failures + 1)
-
-    async def _look(self) -> bool:
-        """Look at the workers, and go on doing so; tell whether all would be replaced."""
-        self.resolver = threading.get_ident()  # callbacks run in this loop's thread
-        await self._refresh()
-        self._watch = PeriodicCallback(self._refresh, 1000)
-        self._watch.start()
-        known = (await self._client.scheduler.identity())["workers"].values()
-        return self._restarts or all(worker.get("nanny") for worker in known)
-
-    async def _refresh(self) -> None:
-        try:
-            self._slots = await self._client.scheduler.ncores()
-        except (OSError, asyncio.CancelledError):
-            if self._watch is None:
-                raise
-            # The scheduler is gone, or going: the tasks tell their callers.
-            self._watch.stop()
-            return
-        if self._ending.comes(workers=bool(self._slots)):
-            await self._break()
-
-    async def _break(self) -> None:
-        """Fail what is out, for no worker will come any more."""
-        pending = list(self._ending.serving)
-        for task in pending:
-            self._resolve(task, None, PoolBroken(self._ending.why))
-        await asyncio.gather(*(task.stop(self._client.cancel) for task in pending))
-
     # -- the workers ---------------------------------------------------------------------
 
-    def _facts(self, *, nannies: bool) -> Traits:
-        hosts = {get_address_host(address) for address in self._slots}
+    async def _start(self) -> bool:
+        """In the client's loop: look at the workers; tell whether those that end are replaced."""
+        self._resolver.start()
+        await self._watch.start()
+        return self._frees or await self._watch.nannies()
+
+    def _facts(self, *, replaces: bool) -> Traits:
+        slots = self._watch.slots
+        hosts = {get_address_host(address) for address in slots}
         return Traits(
             same_host=hosts <= {"127.0.0.1", get_ip()},
-            threaded=any(slots > 1 for slots in self._slots.values()),
-            replaces_workers=nannies,
+            threaded=any(count > 1 for count in slots.values()),
+            replaces_workers=replaces,
             places=True,
             keeps=True,
             frees=self._frees,
-            noisy=not self._own,  # Dask's own threads draw there
+            noisy=self._own is None,  # Dask's own threads draw there
             round_trip=_ROUND_TRIP,
-            inside=not self._slots.keys().isdisjoint(_here()),
+            inside=not slots.keys().isdisjoint(_here()),
         )
 
     def _set_up(self, setup: Callable[[], object]) -> None:
@@ -263,75 +190,17 @@ def _here() -> set[str]:
     return {one.address for one in workers if one.status is distributed.core.Status.running}
 
 
-def serving(
-    own: Any,
-    setup: Callable[[], object] | None,
-    *,
-    exits: Exits | None = None,
-    restarts: bool = False,
-    lost: Callable[[int], str] = lambda _: "",
-) -> DaskExecutor:
-    """Make an executor on a cluster that was started here, and ends with it.
-
-    Parameters
-    ----------
-    own : distributed.deploy.Cluster
-        The cluster.
-    setup, exits, restarts, lost
-        See `DaskExecutor`.
-    """
+def serving(own: OwnCluster, setup: Callable[[], object] | None) -> DaskExecutor:
+    """Make an executor on a cluster that parmap started, and that ends with the executor."""
+    cluster = own.cluster
     try:
         client, close = uninterrupted(
-            functools.partial(connected, own, own=True), lambda made: made[1][0]()
+            functools.partial(connected, cluster, own=True), lambda made: made[1][0]()
         )
     except BaseException:
-        uninterrupted(own.close)
+        uninterrupted(cluster.close)
         raise
-    closing = (*close, own.close)
-    return DaskExecutor(
-        *(client, closing, setup),
-        page=own.scheduler.link,
-        exits=exits,
-        restarts=restarts,
-        lost=lost,
-        own=own,
-    )
-
-
-class Ending:
-    """Whether the workers are lost for good, so that all tasks fail.
-
-    Parameters
-    ----------
-    lost : callable
-        See `DaskExecutor`.
-
-    Attributes
-    ----------
-    why : str
-        What has happened; empty as long as workers are there, or may come.
-    serving : set of DaskTask
-        The tasks whose futures are open; only in the client's loop.
-    """
-
-    def __init__(self, lost: Callable[[int], str]) -> None:
-        self._lost, self._looks = lost, 0
-        self.why = ""
-        self.serving: set[DaskTask] = set()
-
-    def check(self) -> None:
-        """Refuse a task once all workers are lost."""
-        if self.why:
-            raise PoolBroken(self.why)
-
-    def comes(self, *, workers: bool) -> bool:
-        """Look, each second; tell when the end has just come."""
-        # Looks are counted, for this process may have been stopped for a while.
-        self._looks = 0 if workers else self._looks + 1
-        if workers or self.why:
-            return False
-        self.why = self._lost(self._looks)
-        return bool(self.why)
+    return DaskExecutor(client, (*close, cluster.close), setup, own)
 
 
 class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
@@ -356,18 +225,3 @@ class SetUp(distributed.WorkerPlugin):  # type: ignore[misc]
 
     def _run(self) -> None:
         self._setup.open()()
-
-
-def _translated(error: BaseException, client: Any) -> BaseException:
-    """Say in parmap's words what went wrong with Dask."""
-    if isinstance(error, asyncio.CancelledError):
-        return ParmapError(
-            f"Dask has given up a task ({error}), and its scheduler at {client.scheduler.address} "
-            f"is {client.status}: was the cluster closed, or restarted?"
-        )
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("parmap"):
-        return PoolBroken(
-            f"a worker of Dask cannot import parmap ({error}): install parmap-plans there, in the "
-            "same version as here"
-        )
-    return error

@@ -100,16 +100,15 @@ class Dask(Plan):
             return DaskExecutor(*connected(self.address or self.cluster), self.initializer)
         workers = self.count()
         if self.processes:
-            own, exits = cluster.processes(
+            own = cluster.processes(
                 workers,
                 super().core_share(workers),
                 dashboard=self.dashboard,
                 security=credentials("dask", wanted=bool(self.security)),
             )
-            executor = serving(own, self.initializer, exits=exits, lost=cluster.lost)
         else:
-            threads = cluster.threads(workers, dashboard=self.dashboard)
-            executor = serving(threads, self.initializer)
+            own = cluster.threads(workers, dashboard=self.dashboard)
+        executor = serving(own, self.initializer)
         # They were started by pipes of this process's own, or are threads of it.
         executor.traits = executor.traits._replace(trusted=True)
         return executor

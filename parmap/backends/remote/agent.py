@@ -108,7 +108,7 @@ class Agent:
     Parameters
     ----------
     told : dict
-        What to do; see `parmap.backends.remote.hosts.orders`.
+        What to do; see `parmap.backends.remote.orders`.
     lined : bool, default True
         Whether there is a line to whoever told it.
     """

@@ -16,28 +16,26 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import json
 import logging
-import os
-import site
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import distributed
 from distributed.comm.addressing import unparse_host_port
 from distributed.deploy.spec import ProcessInterface
 
-from parmap.backends.dask.cluster import Exits, awaited, cluster, plain, taken_out
+from parmap.backends.dask.cluster import Exits, OwnCluster, awaited, cluster, taken_out
 from parmap.backends.remote.host_command import HostCheck, listening
+from parmap.backends.remote.orders import AgentOrder
 
-__all__ = ["Host", "orders", "started"]
+__all__ = ["Host", "started"]
 
-# Seconds between signs of life, and without one until the other end is given up.
+# Seconds between signs of life: several within the patience of an agent.
 _BEAT = 5.0
-_PATIENCE = 15.0
 # Seconds that a closed line has to end by itself.
 _GRACE = 5.0
 # Seconds before a lost host is connected to again; twice as many after each life that is short.
@@ -138,12 +136,15 @@ class Host(ProcessInterface):  # type: ignore[misc]
         if process.stdin is not None:
             process.stdin.close()
         hear, *others = self._tasks
-        # What tasks have printed comes to the end; not where the line is cut.
-        await asyncio.wait([hear], timeout=_GRACE)
-        if process.returncode is None:
+        ending = asyncio.create_task(process.wait())
+        # What tasks have printed comes to the end; not where the line is cut. Wait for the process,
+        # too: after its output it ends by itself. `kill` would first look whether it has ended, and
+        # take its status away from asyncio, which then reports an unknown child process.
+        await asyncio.wait([hear, ending], timeout=_GRACE)
+        if not ending.done():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-        await process.wait()
+        await ending
         for task in (hear, *others):
             task.cancel()
 
@@ -220,115 +221,58 @@ class Host(ProcessInterface):  # type: ignore[misc]
 
 
 def started(
-    found: Sequence[HostCheck],
-    per_host: int | None,
-    threads: int | str | None,
-    *,
-    environ: Mapping[str, str],
-    security: distributed.Security | None,
-    patience: float,
-    dashboard: bool,
-) -> tuple[Any, Exits, Callable[[int], str]]:
-    """Start a scheduler here, and workers on hosts.
+    found: Sequence[HostCheck], order: AgentOrder, *, patience: float, dashboard: bool
+) -> OwnCluster:
+    """Start a scheduler here, and workers on hosts; return when all workers are there.
 
     Parameters
     ----------
     found : sequence of HostCheck
         The hosts.
-    per_host : int or None
-        How many workers on each; None: as many as it has cores.
-    threads : int, "auto" or None
-        The option ``threads_per_worker``.
-    environ : mapping of str to str
-        More for the workers' environment.
-    security : distributed.Security or None
-        Who may connect.
+    order : AgentOrder
+        What their agents are told.
     patience : float
         Seconds until all workers must be there; and, if all are lost, until one must be back.
     dashboard : bool
         Whether to serve Dask's page.
-
-    Returns
-    -------
-    cluster : distributed.SpecCluster
-        The cluster, when its workers are there.
-    exits : dict
-        How the worker processes end.
-    lost : callable
-        See `parmap.backends.dask.executor.DaskExecutor`.
     """
     exits: Exits = {}
-    told = orders(threads, environ, security)
-    specs, workers = {}, 0
+    told, specs, workers = order.told(), {}, 0
     for one in found:
         assert one.facts is not None
-        count = per_host or one.facts["cores"]
+        count = order.workers or one.facts["cores"]
         options = {"found": one, "told": {**told, "count": count}, "exits": exits}
         specs[one.command.name] = {"cls": Host, "options": options}
         workers += count
-    listens = {"host": listening(found), "protocol": "tcp" if security is None else "tls"}
-    here = cluster(specs, listens, dashboard=dashboard, security=security)
-
-    def said() -> list[str]:
-        return [
-            f"  {host.found.command.name}: "
-            f"{' / '.join(host.tail) or host.trouble or 'nothing was said'}"
-            for host in list(here.workers.values())
-        ]
-
-    def why() -> str:
-        known = len(here.scheduler_info["workers"])
-        first = f"{known} of {workers} workers came within {patience:g} s. What the hosts said:"
-        return "\n".join([first, *said()])
-
-    def lost(seconds: int) -> str:
-        if seconds < patience:
-            return ""
-        first = (
-            f"all hosts are lost, and none has come back within {seconds} s (start_timeout= waits "
-            "for longer). What they said:"
-        )
-        return "\n".join([first, *said()])
-
-    return awaited(here, workers, why, patience=patience), exits, lost
+    listens = {"host": listening(found), "protocol": order.protocol}
+    here = cluster(specs, listens, dashboard=dashboard, security=order.security)
+    awaited(here, workers, lambda: _why(here, workers, patience), patience=patience)
+    lost = functools.partial(_lost, here, patience)
+    return OwnCluster(cluster=here, restarts=True, exits=exits, lost=lost)
 
 
-def orders(
-    threads: int | str | None,
-    environ: Mapping[str, str],
-    security: distributed.Security | None,
-) -> dict[str, Any]:
-    """Give what all agents are told; the scheduler, and how many workers, are to be added.
-
-    Parameters
-    ----------
-    threads : int, "auto" or None
-        The option ``threads_per_worker``.
-    environ : mapping of str to str
-        More for the workers' environment.
-    security : distributed.Security or None
-        Who may connect.
-    """
-    return {
-        "directory": os.getcwd(),
-        "path": _own_path(),
-        "environ": dict(environ),
-        "threads": threads,
-        "options": {
-            "nthreads": 1,
-            "protocol": "tcp" if security is None else "tls",
-        },
-        "security": None if security is None else plain(security),
-        "patience": _PATIENCE,
-    }
+def _why(here: Any, workers: int, patience: float) -> str:
+    """Say why not all workers came."""
+    known = len(here.scheduler_info["workers"])
+    first = f"{known} of {workers} workers came within {patience:g} s. What the hosts said:"
+    return "\n".join([first, *_words(here)])
 
 
-def _own_path() -> list[str]:
-    """Give what the user has put on the path: packages are the interpreter's there."""
-    own = {os.path.realpath(one) for one in site.getsitepackages()}
-    prefixes = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
+def _lost(here: Any, patience: float, seconds: int) -> str:
+    """Say that all hosts are lost for good; nothing as long as one may come back."""
+    if seconds < patience:
+        return ""
+    first = (
+        f"all hosts are lost, and none has come back within {seconds} s (start_timeout= waits "
+        "for longer). What they said:"
+    )
+    return "\n".join([first, *_words(here)])
+
+
+def _words(here: Any) -> list[str]:
+    """Give the end of what each host has written."""
     return [
-        os.path.abspath(one)
-        for one in sys.path
-        if os.path.realpath(one) not in own and not os.path.abspath(one).startswith(prefixes)
+        f"  {host.found.command.name}: "
+        f"{' / '.join(host.tail) or host.trouble or 'nothing was said'}"
+        for host in list(here.workers.values())
     ]

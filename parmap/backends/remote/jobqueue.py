@@ -180,6 +180,7 @@ class JobQueue(Plan):
             )
         from parmap.backends.dask.executor import serving
         from parmap.backends.remote import jobs
+        from parmap.backends.remote.orders import JobOrder
 
         wanted = jobs.Wanted(
             job=job,
@@ -189,21 +190,21 @@ class JobQueue(Plan):
             workers=self.min_workers or self.per_job,
             patience=self.start_timeout,
         )
-        order = jobs.Order(
+        order = JobOrder(
             workers=self.per_job,
             threads=self.threads_per_worker,
             memory=self.memory,
             environ=dict(self.environ),
             security=credentials(self.name, wanted=bool(self.security), extra=_EXTRA),
         )
-        own, lost = jobs.started(
+        own = jobs.started(
             wanted,
             order,
             host=self.address(),
             folder=os.path.expanduser(self.folder),
             dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, restarts=True, lost=lost)
+        return serving(own, self.initializer)
 
 
 class PBS(JobQueue):

@@ -15,31 +15,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import math
 import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask.utils import parse_bytes
 from distributed.core import Status
 
-from parmap.backends.dask.cluster import awaited, cluster
-from parmap.backends.remote.agent import facts
+from parmap.backends.dask.cluster import OwnCluster, awaited, cluster
 from parmap.backends.remote.folders import private, sweep
-from parmap.backends.remote.hosts import orders
 from parmap.backends.remote.monitor import JobMonitor
+from parmap.backends.remote.orders import JobOrder
 from parmap.failures import PoolBroken
 
-__all__ = ["Order", "Wanted", "job_class", "started"]
+__all__ = ["Wanted", "job_class", "started"]
 
 _AGENT = "parmap.backends.remote.agent"
-_OURS = 0.9  # of a job's memory: the rest is the agent's
 _TAIL = 20  # lines of a job's log
 # Of Dask's tasks.
 _OPEN = {"waiting", "queued", "no-worker", "processing"}
@@ -129,42 +125,6 @@ def _exclude(header: str, avoid: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What the agent in each job is told, by a file.
-
-    Parameters
-    ----------
-    workers : int
-        How many it starts.
-    threads : int, "auto" or None
-        The option ``threads_per_worker``.
-    memory : str
-        Of the job.
-    environ : mapping of str to str
-        More for the workers' environment.
-    security : distributed.Security or None
-        Who may connect.
-    """
-
-    workers: int
-    threads: int | str | None
-    memory: str
-    environ: Mapping[str, str]
-    security: Any
-
-    def write(self, file: Path, scheduler: str) -> None:
-        """Write it to a new file, which only this user can read."""
-        told = orders(self.threads, self.environ, self.security) | {
-            "count": self.workers,
-            "facts": facts(),  # a machine that does not fit says so, and takes no work
-            "scheduler": scheduler,
-        }
-        told["options"]["memory_limit"] = int(_OURS * parse_bytes(self.memory)) // self.workers
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as order:
-            json.dump(told, order)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """How many jobs there shall be, and how long to wait for them.
 
@@ -193,15 +153,15 @@ class Wanted:
 
 
 def started(
-    wanted: Wanted, order: Order, *, host: str, folder: str, dashboard: bool
-) -> tuple[Any, Callable[[int], str]]:
-    """Start a scheduler here, and submit jobs.
+    wanted: Wanted, order: JobOrder, *, host: str, folder: str, dashboard: bool
+) -> OwnCluster:
+    """Start a scheduler here, and submit jobs; return when enough workers are there.
 
     Parameters
     ----------
     wanted : Wanted
         The jobs.
-    order : Order
+    order : JobOrder
         What they are told.
     host : str
         Where the scheduler listens.
@@ -209,19 +169,12 @@ def started(
         Where the session's folder is made.
     dashboard : bool
         Whether to serve Dask's page.
-
-    Returns
-    -------
-    cluster : distributed.SpecCluster
-        The cluster, when enough workers are there.
-    lost : callable
-        See `parmap.backends.dask.executor.DaskExecutor`.
     """
     sweep(Path(folder))
     own, lock = private(Path(folder))
     monitor, log = JobMonitor(own, lock, wanted.cancel), own / "log"
     try:
-        listens = {"host": host, "protocol": "tcp" if order.security is None else "tls"}
+        listens = {"host": host, "protocol": order.protocol}
         here = cluster({}, listens, dashboard=dashboard, security=order.security)
         file = own / "order.json"
         order.write(file, here.scheduler_address)
@@ -235,7 +188,8 @@ def started(
             patience=wanted.patience,
             hopeless=lambda: monitor.hopeless,
         )
-        return here, functools.partial(_lost, monitor, log, wanted.patience)
+        lost = functools.partial(_lost, monitor, log, wanted.patience)
+        return OwnCluster(cluster=here, restarts=True, lost=lost)
     except BaseException:
         monitor.close()
         raise

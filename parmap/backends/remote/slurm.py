@@ -108,17 +108,17 @@ class Slurm(JobQueue):
         from parmap.backends.dask.executor import serving
         from parmap.backends.remote import hosts
         from parmap.backends.remote.host_command import gathered
+        from parmap.backends.remote.orders import AgentOrder
 
-        own, exits, lost = hosts.started(
-            gathered(found, None),
-            None if self.workers is None else self.per_job,
-            self.threads_per_worker,
+        good = gathered(found, None)
+        order = AgentOrder(
+            workers=None if self.workers is None else self.per_job,
+            threads=self.threads_per_worker,
             environ=dict(self.environ),
             security=credentials(self.name, wanted=bool(self.security)),
-            patience=self.start_timeout,
-            dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, exits=exits, lost=lost)
+        own = hosts.started(good, order, patience=self.start_timeout, dashboard=self.dashboard)
+        return serving(own, self.initializer)
 
 
 def _slurm(*command: str) -> str:

@@ -124,18 +124,18 @@ class SSH(Plan):
         from parmap.backends.dask.executor import serving
         from parmap.backends.remote import hosts
         from parmap.backends.remote.host_command import gathered
+        from parmap.backends.remote.orders import AgentOrder
 
         per_host = None if self.workers is None else super().count()
-        own, exits, lost = hosts.started(
-            gathered(found, self.min_hosts),
-            per_host,
-            self.threads_per_worker,
+        good = gathered(found, self.min_hosts)
+        order = AgentOrder(
+            workers=per_host,
+            threads=self.threads_per_worker,
             environ=dict(self.environ),
             security=credentials("ssh", wanted=bool(self.security)),
-            patience=self.start_timeout,
-            dashboard=self.dashboard,
         )
-        return serving(own, self.initializer, exits=exits, lost=lost)
+        own = hosts.started(good, order, patience=self.start_timeout, dashboard=self.dashboard)
+        return serving(own, self.initializer)
 
     def _command(self, host: str) -> HostCommand:
         from parmap.backends.remote.host_command import HostCommand
