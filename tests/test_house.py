@@ -94,14 +94,47 @@ def test_files_stay_short():
         assert len(path.read_text().splitlines()) <= 400, name
 
 
+# One lock guards one invariant of the queue, the idle workers and the living ones.
+LARGE = {"TaskQueue"}
+
+
+def test_classes_stay_small():
+    for name, node in classes():
+        if not name.startswith("parmap.testing") and node.name not in LARGE:
+            assert node.end_lineno - node.lineno < 200, node.name
+        stored = {
+            one.attr
+            for one in ast.walk(node)
+            if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)
+            if isinstance(one.value, ast.Name) and one.value.id == "self"
+        }
+        assert len(stored) <= 10, f"{node.name} has {len(stored)} attributes: {sorted(stored)}"
+
+
+def test_functions_take_few_arguments():
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                own = {one.arg for one in arguments} - {"self", "cls"}
+                # Of an error, all of it: pickle gives them by their places.
+                assert len(own) <= 6 or name == "parmap.errors", f"{name}: {node.name}"
+
+
+def classes():
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield name, node
+
+
 def test_no_name_hides_what_a_file_is_for():
     for name, path in FILES.items():
         last = name.rpartition(".")[2]
         assert last not in {"utils", "helpers", "common", "misc", "base"}, name
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                assert not node.name.startswith("Base"), node.name
-                assert not node.name.endswith(("Manager", "Mixin", "Helper")), node.name
+    for _, node in classes():
+        assert not node.name.startswith("Base"), node.name
+        assert not node.name.endswith(("Manager", "Mixin", "Helper")), node.name
 
 
 # Words that once had several meanings, or none that a newcomer knew; what to say instead.
