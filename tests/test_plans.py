@@ -578,6 +578,34 @@ def test_installed_packages_offer_plans(run, site):
     ]
 
 
+@pytest.mark.parametrize("thread", [False, True], ids=["main", "other"])
+def test_what_a_plan_imports_leaves_signals_alone(run, tmp_path, thread):
+    # As dask_jobqueue does it, when it is imported.
+    (tmp_path / "engine.py").write_text(
+        "import signal, sys\n"
+        "before = signal.signal(signal.SIGINT, lambda *_: sys.exit())\n"
+        "assert before is signal.default_int_handler, before\n"
+    )
+    said = run(
+        f"""
+        import signal, threading
+        from parmap.plans import registry
+        given = signal.signal
+        def require():
+            print(registry.require("engine", "mine").__name__)
+        if {thread}:
+            thread = threading.Thread(target=require)
+            thread.start()
+            thread.join()
+        else:
+            require()
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        print(signal.signal is given)
+        """
+    )
+    assert said.split() == ["engine", "True", "True"]
+
+
 def test_siblings_name_the_extra_that_there_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(parmap.BackendUnavailable, match=r"'pbs'.*parmap-plans\[slurm\]"):

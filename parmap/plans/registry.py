@@ -5,9 +5,12 @@ The only place that asks what kind of thing it was given.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from functools import cache
 from operator import index
 from typing import Any, cast
@@ -186,12 +189,41 @@ def require(module: str, plan: str, extra: str | None = None) -> Any:
         If it cannot be imported; the message says what to install.
     """
     try:
-        return importlib.import_module(module)
+        if sys.modules.get(module) is not None:
+            return importlib.import_module(module)  # waits if another thread has only begun
+        with _importing, _handlers_kept():
+            return importlib.import_module(module)
     except ImportError as error:
         raise BackendUnavailable(
             f"the plan {plan!r} needs the package {module!r}, which cannot be imported ({error}). "
             f"Install it: pip install 'parmap-plans[{extra or plan}]'"
         ) from error
+
+
+# Held by whoever imports, in whose place nobody else replaces `signal.signal`. Again by the same
+# thread: a finalizer, or a signal's handler, may enter a plan.
+_importing = threading.RLock()
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Keep a package from handling signals because it is imported, in whatever thread.
+
+    dask_jobqueue does: from then on Ctrl-C exits, with status 0. And in any other thread than
+    the main one it cannot be imported, for there Python refuses to set a handler.
+    """
+    thread, setter = threading.get_ident(), signal.signal
+
+    def keeping(number: int, handler: Any, /) -> Any:
+        if threading.get_ident() == thread:
+            return signal.getsignal(number)
+        return setter(number, handler)
+
+    try:
+        signal.signal = keeping  # type: ignore[assignment]
+        yield
+    finally:
+        signal.signal = setter
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

@@ -418,7 +418,7 @@ def test_nothing_outlives_the_client(start, plan, how):
     )
     assert script.line() == "started"
     os.kill(script.process.pid, getattr(signal, how))
-    script.process.wait(GUARD)
+    assert script.process.wait(GUARD) == -getattr(signal, how)
     # The fixture looks for jobs and files; here for processes.
     for node in lab.NODES:
         lab.until(lambda node=node: not lab.leftovers(node), f"an end on {node}", LEFT)

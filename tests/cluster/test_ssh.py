@@ -331,7 +331,7 @@ def test_nothing_outlives_the_client(start, plan, how):
     script = start(SCRIPT.format(plan=str(plan)))
     assert [script.line() for _ in range(3)] == ["started"] * 3
     os.kill(script.process.pid, getattr(signal, how))
-    script.process.wait(GUARD)
+    assert script.process.wait(GUARD) == -getattr(signal, how)
     for node in lab.NODES:
         lab.until(lambda node=node: not lab.leftovers(node), f"an end on {node}", LEFT)
 
