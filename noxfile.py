@@ -36,8 +36,8 @@ _COLOR = f"--color={'yes' if sys.stdout.isatty() else 'auto'}"
 _CORE = [
     f"tests/test_{name}.py"
     for name in (
-        *("adopted", "async", "callbacks", "culprit", "executors", "family", "forks", "identity"),
-        *("inherited", "plans", "processes", "random", "sequential", "threads"),
+        *("adopted", "async", "callbacks", "executors", "family", "forks", "identity", "inherited"),
+        *("pickle_errors", "plans", "processes", "random", "sequential", "threads"),
     )
 ]
 

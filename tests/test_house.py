@@ -128,6 +128,15 @@ def classes():
                 yield name, node
 
 
+def test_the_files_that_sessions_name_are_there():
+    text = (Path(__file__).parents[1] / "noxfile.py").read_text()
+    lists = re.findall(r'test_\{name\}\.py".*? in (\(.*?\)\n?\]|\(.*?\))', text, re.DOTALL)
+    named = [name for names in lists for name in re.findall(r'"(\w+)"', names)]
+    assert {"pages", "processes", "cpython"} <= set(named)
+    for name in named:
+        assert (Path(__file__).parent / f"test_{name}.py").exists(), name
+
+
 def test_no_name_hides_what_a_file_is_for():
     for name, path in FILES.items():
         last = name.rpartition(".")[2]
