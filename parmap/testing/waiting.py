@@ -52,7 +52,11 @@ class _Gate:
         os.write(self._go, b"!" * count)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Remove the files."""
+        # First of all: an element of a call that was closed may begin later, and would wait for
+        # ever for somebody at the other end. So it fails, and nobody hears of it.
+        for path in self._paths:
+            os.unlink(path)
         os.close(self._begun)
         os.close(self._go)
 
