@@ -4,6 +4,7 @@ The benchmarks measure time; these tests notice on any machine, however busy, wh
 do more than it did.
 """
 
+import functools
 import operator
 import os
 import subprocess
@@ -17,7 +18,7 @@ from parmap.backends.processes.protocol import Kind, size
 from parmap.engine.callspec import spec_for
 from parmap.engine.settings import Settings
 from parmap.plans.placement import packed
-from parmap.transport.messages import Chunk
+from parmap.transport.messages import CallSpec, Chunk
 from parmap.worker.run import run_chunk
 
 
@@ -168,6 +169,16 @@ def test_a_job_takes_its_worker_few_calls(session):
     payload = packed(chunk, star=True, copies=session.traits.copies)
     run_chunk(broadcast.spec, payload)  # loads what it needs
     assert python_calls(lambda: run_chunk(broadcast.spec, payload)) < 60
+
+
+def test_a_time_limit_costs_an_element_no_call():
+    """It costs a block of 1,024 elements a few calls, in the worker."""
+    few, many = Chunk((range(5_000),)), Chunk((range(105_000),))
+    spec = CallSpec(abs, timeout=60.0)
+    run_chunk(spec, few)  # loads what it needs
+    counts = [python_calls(functools.partial(run_chunk, spec, chunk)) for chunk in (few, many)]
+    # On a busy machine, a block that took long is followed by a shorter one.
+    assert counts[1] - counts[0] < 2_000
 
 
 def test_a_call_leaves_nothing_to_the_collector(run):

@@ -156,6 +156,15 @@ class FailuresContract(Contract):
             *range(5),
         ]
 
+    def test_elements_that_become_slow_have_their_time_each(self) -> None:
+        """A timeout is of each element, though many of them together take longer."""
+
+        def fn(x: int) -> int:
+            time.sleep(0.02 * (x >= 63))
+            return x
+
+        assert parmap.pmap(fn, range(127), timeout=1.0, chunks=127) == [*range(127)]
+
     def test_an_input_that_raises_midway(self) -> None:
         """The input's error is raised, as map does, if no element before it failed."""
 

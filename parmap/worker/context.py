@@ -11,13 +11,16 @@ from __future__ import annotations
 import struct
 import sys
 import threading
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from parmap import cores
 
 __all__ = [
+    "BLOCK",
+    "NOTES",
+    "TIMES",
     "Inside",
     "Task",
     "Worker",
@@ -107,6 +110,13 @@ class Inside:
         frame.reset(here)
 
 
+# A worker's notes, in bytes: the position of the element that runs, and, where elements have a time
+# limit, the times of a block of so many (`parmap.worker.watchdog`).
+BLOCK = 1024
+TIMES = 8 * (2 + BLOCK)
+NOTES = 8 + TIMES
+
+
 class Worker:
     """A process as a worker: set up once by its pool, before the first task.
 
@@ -114,8 +124,8 @@ class Worker:
     ----------
     is_worker : bool, default False
         Whether this process is one; then the environment chooses no plan in it.
-    slot : writable buffer of 8 bytes, optional
-        Where `note` writes; the pool shares it.
+    slot : memoryview of `NOTES` bytes, optional
+        The notes, which the pool shares.
     words : int, optional
         The descriptor that takes what the interpreter writes when it dies.
     """
@@ -124,16 +134,21 @@ class Worker:
         self,
         *,
         is_worker: bool = False,
-        slot: memoryview | MutableSequence[int] | None = None,
+        slot: memoryview | None = None,
         words: int | None = None,
     ) -> None:
         self.is_worker = is_worker
-        self._slot = bytearray(8) if slot is None else slot
+        self._slot = memoryview(bytearray(8)) if slot is None else slot
         self._words = words
 
     def note(self, position: int) -> None:
         """Write down which element of the chunk runs now; -1 for none."""
-        struct.pack_into("q", self._slot, 0, position)  # type: ignore[arg-type]
+        struct.pack_into("q", self._slot, 0, position)
+
+    @property
+    def times(self) -> memoryview[float] | None:
+        """The times in the notes; None where no pool shares them."""
+        return self._slot[8:].cast("d") if len(self._slot) == NOTES else None
 
     @property
     def words(self) -> int:

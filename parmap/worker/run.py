@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.transport import shared as sharing
@@ -29,6 +28,9 @@ from parmap.transport.payload import PackedError, Payload, pack_result, unpack
 from parmap.worker import context, forks
 from parmap.worker import native_threads as blas
 from parmap.worker.random_state import RngUseDetector, inherited, isolated_rng, load, renew
+
+if TYPE_CHECKING:
+    from parmap.worker.watchdog import Blocks
 
 __all__ = ["run_chunk", "run_remote"]
 
@@ -122,8 +124,12 @@ def _lent(threads: int, *, exact: bool) -> Iterator[None]:
 
 def _outcome(spec: CallSpec, chunk: Chunk) -> Outcome:
     """Run the elements, and watch what the function does to the generators of the process."""
-    fast = _run_fast if chunk.seconds is None else _run_timed
-    work = _run_each if chunk.careful or spec.timeout is not None else fast
+    work = _run_fast if chunk.seconds is None else _run_timed
+    if spec.timeout is not None:
+        # In the caller's process nothing runs after the element that took too long.
+        work = _run_limited if spec.crosses else _run_each
+    if chunk.careful:
+        work = _run_each
     # What is seeded for each element needs no watch; what takes a stream of its own does.
     seeded = spec.root is not None and not spec.takes_rng
     detector = None if seeded else RngUseDetector(spec.hints if spec.root is None else _ALL)
@@ -201,6 +207,51 @@ def _run_timed(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErr
     return values, element_errors
 
 
+def _run_limited(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
+    """Run blocks of elements in C, each element timed; the time limit ends one that hangs."""
+    from parmap.worker.watchdog import Blocks  # no other call needs it
+
+    values: list[Any] = []
+    element_errors: list[ElementError] = []
+    assert spec.timeout is not None
+    end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
+    blocks = Blocks(_calls(spec, chunk), spec.timeout, ends=spec.expendable)
+    try:
+        while (start := len(values)) < chunk.size and (not start or time.perf_counter() < end):
+            error = _block_error(spec, blocks, values, min(blocks.size, chunk.size - start))
+            for offset, took in blocks.late(start, len(values) - start):
+                late = _failed(_late(took, spec.timeout), crosses=True)
+                element_errors.append(ElementError(offset, late))
+                values[offset] = None
+                if spec.stop:
+                    return values[:offset], element_errors
+            if error is not None:
+                element_errors.append(ElementError(len(values), _failed(error, crosses=True)))
+                if spec.stop or isinstance(error, KeyboardInterrupt):
+                    break
+                values.append(None)
+    finally:
+        blocks.close()
+    return values, element_errors
+
+
+def _block_error(
+    spec: CallSpec, blocks: Blocks, values: list[Any], size: int
+) -> BaseException | None:
+    """Run a block of elements, add their values, and give the error that has ended it."""
+    error: BaseException | None = None
+    start, born = len(values), forks.generation
+    try:
+        blocks.run(start, size, values)
+        if len(values) - start < size:
+            error = _stopped()
+    except BaseException as caught:  # noqa: BLE001 - as above
+        error = caught
+    if forks.generation != born:
+        _end_fork(spec, error)
+    return error
+
+
 def _run_each(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
     """Run element by element, noting each before it runs and timing it."""
     values: list[Any] = []
@@ -221,19 +272,20 @@ def _run_each(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
             if spec.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
-    context.worker.note(-1)
+    if spec.expendable:
+        context.worker.note(-1)
     return values, element_errors
 
 
 def _one(spec: CallSpec, calls: Iterator[Any], offset: int) -> Any:
-    context.worker.note(offset)
+    if spec.expendable:  # a call inside of an element leaves the notes of that element alone
+        context.worker.note(offset)
     limit = spec.timeout
     if watched := limit is not None and spec.expendable:
         assert limit is not None
         from parmap.worker import watchdog  # no other call needs it
 
-        # One that would ring in centuries is refused by the system, and not needed.
-        watchdog.start(min(limit, threading.TIMEOUT_MAX), context.worker.words)
+        watchdog.start(limit, context.worker.words)
     began = time.perf_counter()
     try:
         value = next(calls, _NOTHING)
@@ -243,9 +295,13 @@ def _one(spec: CallSpec, calls: Iterator[Any], offset: int) -> Any:
     if value is _NOTHING:
         raise _stopped()
     if limit is not None and (took := time.perf_counter() - began) > limit:
-        # Where the worker cannot be replaced, the element fails once it returns.
-        raise TaskTimeout(f"it took {took:.3g} s; timeout={limit:g} allows no more")
+        raise _late(took, limit)
     return value
+
+
+def _late(took: float, limit: float) -> TaskTimeout:
+    """Make the error of an element that took too long, and came to its end."""
+    return TaskTimeout(f"it took {took:.3g} s; timeout={limit:g} allows no more")
 
 
 _NOTHING = object()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import parmap
 from parmap.backends.processes.forkserver import Exited
 from parmap.backends.processes.system_unix import anonymous_file
-from parmap.backends.processes.worker import NOTES
 from parmap.errors import WorkerDied
+from parmap.worker.context import NOTES
 
 __all__ = ["Notes"]
 
@@ -38,8 +37,10 @@ class Notes:
 
     def death(self, pid: int, exited: Exited | None) -> WorkerDied:
         """Describe how the worker ended, from its notes and what the fork server knows."""
-        position = int.from_bytes(os.pread(self.fd, NOTES, 0), sys.byteorder, signed=True)
+        position, rung_early = _read(os.pread(self.fd, NOTES, 0))
         words = os.pread(self.fd, 1 << 16, NOTES).decode(errors="replace")
+        if rung_early and words.startswith("Timeout ("):
+            position, words = -1, ""  # then nobody is to blame, and each element runs alone
         return WorkerDied(
             pid,
             exited.exitcode if exited else None,
@@ -51,6 +52,17 @@ class Notes:
     def close(self) -> None:
         """Close the file; call it once."""
         os.close(self.fd)
+
+
+def _read(notes: bytes) -> tuple[int, bool]:
+    """Read which element ran, and whether it had not had its time when the watchdog rang."""
+    (position,) = memoryview(notes)[:8].cast("q")
+    until, *began = memoryview(notes)[8:].cast("d")
+    # When each element of a block began, and zeros: 0 where the element runs that has its position.
+    count = began.index(0.0) if 0.0 in began else len(began)
+    if position < 0 or not count:
+        return position, False
+    return position + count - 1, began[count - 1] > until
 
 
 def _users_part(words: str) -> str:

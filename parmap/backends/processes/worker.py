@@ -29,13 +29,11 @@ from parmap.worker import context, family
 from parmap.worker import native_threads as blas
 from parmap.worker.random_state import renew
 
-__all__ = ["NOTES", "flush", "inherited_values", "main"]
+__all__ = ["flush", "inherited_values", "main"]
 
 # Values that were broadcast, by their keys, which workers find in memory, as forks of this
 # process. The parent's threads change it, each key once; a worker reads it once.
 inherited_values: dict[int, Sequence[Buffer]] = {}
-
-NOTES = 8  # bytes at the start of the notes file: the element that runs; crash report follow
 
 
 def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
@@ -53,7 +51,10 @@ def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
     faulthandler.disable()
     faulthandler.enable(notes, all_threads=False)
     context.worker = context.Worker(
-        is_worker=True, slot=memoryview(mmap.mmap(notes, NOTES)), words=notes
+        # The crash report follows them in the file.
+        is_worker=True,
+        slot=memoryview(mmap.mmap(notes, context.NOTES)),
+        words=notes,
     )
     context.frame.set(None)
     context.worker.note(-1)
