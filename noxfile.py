@@ -96,7 +96,7 @@ def _install(session: nox.Session, what: str) -> None:
 
 @nox.session(python="3.13")
 def core(session: nox.Session) -> None:
-    """Run Python 3.13's own tests of executors, and what forks, on Python 3.13.
+    """Run Python 3.13's own tests of executors, and the tests of what forks.
 
     The contract runs on 3.11, and its core on 3.15: what holds on both has held on those between.
     `nox -s long` runs all on each.

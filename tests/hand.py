@@ -1,4 +1,4 @@
-"""A site whose tasks a test runs, fails or kills by hand, in the order that it likes.
+"""A session whose chunks a test runs, fails or kills by hand, in the order that it likes.
 
 The engine blocks in one place only: where it waits for the next future to land. There the
 test's `step` is called; it resolves what it wants to. So every order of events can be
@@ -26,7 +26,7 @@ from parmap.worker.run import run_chunk
 
 @dataclass(eq=False)
 class Sent:
-    """A chunk in the site's hands."""
+    """A chunk in the session's hands."""
 
     future: Future
     spec: CallSpec
@@ -56,7 +56,7 @@ class Sent:
 
 
 @dataclass(eq=False)
-class HandBackend:
+class HandSession:
     """Takes chunks; does nothing with them."""
 
     workers: int = 2
@@ -105,7 +105,7 @@ class HandQueue(SimpleQueue):
 
 
 def hand_call(
-    backend: HandBackend,
+    session: HandSession,
     step: Callable[[], None],
     fn: Callable,
     *iterables,
@@ -117,11 +117,11 @@ def hand_call(
     window: int | None = None,
     observers: tuple = (),
 ) -> Call:
-    """Make a call on a site, driven by `step`."""
+    """Make a call in a session by hand, driven by `step`."""
     retry = retries if isinstance(retries, Retry) else Retry(retries)
     settings = Settings(
         policy_named(chunks), errors, retry, timeout, "", observers, ordered=ordered, window=window
     )
-    call = Call(backend, fn, Source(iterables), settings)
+    call = Call(session, fn, Source(iterables), settings)
     call._in_flight.landed = HandQueue(step)
     return call

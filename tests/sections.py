@@ -39,10 +39,7 @@ from parmap.backends.remote.agent import Agent
 from parmap.plans import current
 from parmap.plans.placement import Values, _Broadcasting
 from parmap.transport.messages import cached_payload
-from parmap.worker import native_threads as blas
-from parmap.worker import random_state as generators
-from parmap.worker import setup
-from parmap.worker import thread_variables as variables
+from parmap.worker import native_threads, random_state, setup, thread_variables
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
 
 REENTRANT = ("collect", "handle", "interrupt")
@@ -121,20 +118,20 @@ class InSession(Section):
 
 class Limits(InSession):
     plan = parmap.plan("threads", workers=2)
-    limits = blas._Limits
-    held = variables._Held
+    limits = native_threads._Limits
+    held = thread_variables._Held
     functions: ClassVar = [
-        *(blas.hold, limits.hold, limits.release, limits.cover, limits.meet, limits.found),
-        *(limits._drain, limits._end, limits._look, limits._asked, limits._apply, limits.own),
+        *(native_threads.hold, limits.hold, limits.release, limits.cover, limits.meet, limits.own),
+        *(limits.found, limits._drain, limits._end, limits._look, limits._asked, limits._apply),
         *(held.hold, held.release, held._apply, held._turn),
     ]
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        scanned = blas._scan()  # takes milliseconds
-        blas._scan = lambda: scanned
-        self.worker = blas._Limits()  # another one: this process is no worker
-        blas.loaded()
+        scanned = native_threads._scan()  # takes milliseconds
+        native_threads._scan = lambda: scanned
+        self.worker = native_threads._Limits()  # another one: this process is no worker
+        native_threads.loaded()
         self.before = self._shown()
         with super().open():
             yield
@@ -143,43 +140,43 @@ class Limits(InSession):
         """Read what the process's libraries are told, as Python has it and as C has it."""
         getenv = ctypes.CDLL(None).getenv
         getenv.restype = ctypes.c_char_p
-        texts = [(os.environ.get(name), getenv(name.encode())) for name in variables.NAMES]
+        texts = [(os.environ.get(name), getenv(name.encode())) for name in thread_variables.NAMES]
         return (
             texts,
-            [control.get() for control in blas._limits._controls if control.shared],
+            [control.get() for control in native_threads._limits._controls if control.shared],
             dict(cores.aside),
         )
 
     def run(self) -> None:
-        blas._limits._names = set()  # or it would look for libraries only once
-        outer = blas.hold(1, later=True)
-        inner = blas.hold(2)
-        blas._limits.cover(blas.ThreadLimit(3, exact=False))
-        blas._limits._covered = None
-        blas._limits.meet(blas.ThreadLimit(2, exact=False), worker=True)
-        blas._limits._covered = blas.ThreadLimit(2, exact=False)
-        blas._limits.meet(blas.ThreadLimit(2, exact=False), worker=True)
-        blas._limits._covered = None
+        native_threads._limits._names = set()  # or it would look for libraries only once
+        outer = native_threads.hold(1, later=True)
+        inner = native_threads.hold(2)
+        native_threads._limits.cover(native_threads.ThreadLimit(3, exact=False))
+        native_threads._limits._covered = None
+        native_threads._limits.meet(native_threads.ThreadLimit(2, exact=False), worker=True)
+        native_threads._limits._covered = native_threads.ThreadLimit(2, exact=False)
+        native_threads._limits.meet(native_threads.ThreadLimit(2, exact=False), worker=True)
+        native_threads._limits._covered = None
         self._rare()
-        blas.loaded()
-        blas.release(inner)
-        blas.release(outer)
-        blas.release(outer)
+        native_threads.loaded()
+        native_threads.release(inner)
+        native_threads.release(outer)
+        native_threads.release(outer)
 
     def _rare(self) -> None:
         """Run through what only a worker comes to, and what only an interrupt does."""
         worker = self.worker
         worker._worker, worker._users, worker._covered = None, False, None
-        worker.meet(blas.ThreadLimit(2, exact=False), worker=True)
+        worker.meet(native_threads.ThreadLimit(2, exact=False), worker=True)
         worker._worker = None
-        brings, blas._brings_libraries = blas._brings_libraries, lambda _: False
-        worker.cover(blas.ThreadLimit(2, exact=False))
-        blas._brings_libraries = brings
+        brings, native_threads._brings_libraries = native_threads._brings_libraries, lambda _: False
+        worker.cover(native_threads.ThreadLimit(2, exact=False))
+        native_threads._brings_libraries = brings
         worker._over.append(unhashable := [])  # type: ignore[arg-type]
         with contextlib.suppress(TypeError):
             worker._drain()
         worker._over.remove(unhashable)  # type: ignore[arg-type]
-        token = blas.ThreadLimit(2, exact=False)
+        token = native_threads.ThreadLimit(2, exact=False)
         worker.hold(token)
         lock = worker._lock
         try:
@@ -188,27 +185,27 @@ class Limits(InSession):
             # And one that another thread has, at once or the second time.
             for acquired in ([False], [True, False]):
                 worker._lock = _Late(worker, acquired)
-                worker.release(blas.ThreadLimit(2, exact=False))
+                worker.release(native_threads.ThreadLimit(2, exact=False))
         finally:
             worker._lock = lock
-        variables._held.release(token)  # nobody holds it
+        thread_variables._held.release(token)  # nobody holds it
 
     def strike(self) -> None:
         super().strike()
-        garbage(blas.hold(1))
+        garbage(native_threads.hold(1))
 
     def check(self) -> None:
         super().check()
         self.stock.clear()  # each has a hold
         never = threading.Event()
-        while blas._limits._holds:  # of calls that are being ended
+        while native_threads._limits._holds:  # of calls that are being ended
             gc.collect()
             never.wait(0.01)
-        free(blas._limits._lock)
-        blas.release(blas.hold(1))
-        assert not blas._limits._holds
-        assert not blas._limits._held
-        assert not variables._held._asked
+        free(native_threads._limits._lock)
+        native_threads.release(native_threads.hold(1))
+        assert not native_threads._limits._holds
+        assert not native_threads._limits._held
+        assert not thread_variables._held._asked
         assert self._shown() == self.before
 
 
@@ -216,11 +213,8 @@ class _Late:
     """A lock that another thread finds taken, just before it is free; or takes itself."""
 
     def __init__(self, limits: Any, acquired: Sequence[bool] = ()) -> None:
-        self._lock, self._limits, self._late = (
-            limits._lock,
-            limits,
-            [blas.ThreadLimit(2, exact=False)],
-        )
+        self._lock, self._limits = limits._lock, limits
+        self._late = [native_threads.ThreadLimit(2, exact=False)]
         self._acquired, self._is_owned = iter(acquired), self._lock._is_owned
 
     def acquire(self, *, blocking: bool) -> bool:
@@ -235,26 +229,10 @@ class _Late:
 class AtTheQueue(InSession):
     plan = parmap.plan("processes", workers=2)
     functions: ClassVar = [
-        *(
-            TaskQueue.take,
-            TaskQueue._seize,
-            BroadcastValues.put,
-            BroadcastValues.drop,
-            TaskQueue.drop_from_idle,
-            TaskQueue.abandon,
-            TaskQueue.pids,
-            TaskQueue.assign_next,
-        ),
-        *(
-            TaskQueue.remove,
-            TaskQueue._next_task,
-            TaskQueue.late,
-            Deadlines.passed,
-            Deadlines.add,
-            TaskQueue.living,
-            TaskQueue.named,
-            TaskQueue.add_worker,
-        ),
+        *(TaskQueue.take, TaskQueue._seize, TaskQueue.drop_from_idle, TaskQueue.abandon),
+        *(TaskQueue.pids, TaskQueue.assign_next, TaskQueue._next_task, TaskQueue.add_worker),
+        *(TaskQueue.remove, TaskQueue.late, TaskQueue.living, TaskQueue.named),
+        *(BroadcastValues.put, BroadcastValues.drop, Deadlines.passed, Deadlines.add),
         *(Channel.give, Channel._give, Channel.forget, Channel.close),
         Worker.interrupt,
     ]
@@ -320,15 +298,8 @@ class Interrupted(AtTheQueue):
     """The same where the caller's thread alone is struck at, and nothing else takes long."""
 
     functions: ClassVar = [
-        *(
-            TaskQueue.take,
-            TaskQueue._seize,
-            BroadcastValues.put,
-            BroadcastValues.drop,
-            TaskQueue.drop_from_idle,
-            TaskQueue.abandon,
-            TaskQueue.pids,
-        ),
+        *(TaskQueue.take, TaskQueue._seize, TaskQueue.drop_from_idle, TaskQueue.abandon),
+        *(TaskQueue.pids, BroadcastValues.put, BroadcastValues.drop),
         *(Channel.give, Channel._give, Channel.forget, Worker.interrupt),
     ]
     kinds: ClassVar = ("handle", "interrupt")
@@ -421,13 +392,8 @@ class Ends(Section):
     ended: list[bool]
     elsewhere: ClassVar = [OnceFuture.resolve]
     functions: ClassVar = [
-        *(
-            PendingFutures.add,
-            PendingFutures.close,
-            PendingFutures._finish,
-            OnceFuture.resolve,
-            _Right.take,
-        ),
+        *(PendingFutures.add, PendingFutures.close, PendingFutures._finish),
+        *(OnceFuture.resolve, _Right.take),
     ]
 
     def run(self) -> None:
@@ -439,9 +405,9 @@ class Ends(Section):
             self.tasks.add(once.future)
             if not x:
                 once.future.cancel()
-            resolve = threading.Thread(target=self._settled, args=(once, x))
-            resolve.start()
-            resolve.join()
+            thread = threading.Thread(target=self._resolve, args=(once, x))
+            thread.start()
+            thread.join()
         left: Future[None] = Future()
         self.tasks.add(left)
         self.tasks.close(wait=False, cancel=True)
@@ -452,7 +418,7 @@ class Ends(Section):
         with contextlib.suppress(RuntimeError):
             other.add(Future())
 
-    def _settled(self, once: OnceFuture, x: int) -> None:
+    def _resolve(self, once: OnceFuture, x: int) -> None:
         if x:
             once.resolve(x, ValueError() if x == 1 else None)
         once.resolve(x)
@@ -522,10 +488,10 @@ _Torch = SimpleNamespace(seed=bool, mark=int, states=list, restore=bool, is_with
 
 class Generators(Section):
     functions: ClassVar = [
-        generators.isolated_rng,
-        generators._swapped,
-        generators._Own.python,
-        generators._Own.numpy,
+        random_state.isolated_rng,
+        random_state._swapped,
+        random_state._Own.python,
+        random_state._Own.numpy,
     ]
 
     def run(self) -> None:
@@ -535,26 +501,26 @@ class Generators(Section):
         np.random.seed(5)  # noqa: NPY002
         np.random.normal()  # noqa: NPY002 - half of a pair is kept, which a swap must bring back
         self.before = self._states()
-        with generators.isolated_rng(load=True):
+        with random_state.isolated_rng(load=True):
             random.random()
             np.random.random()  # noqa: NPY002
-        torch_of, torch = generators.torch_of, [None, _Torch]
-        generators.torch_of = lambda: torch.pop(0) if torch else None  # loaded by the block
-        generators._spare.clear()
-        with generators.isolated_rng():
+        torch_of, torch = random_state.torch_of, [None, _Torch]
+        random_state.torch_of = lambda: torch.pop(0) if torch else None  # loaded by the block
+        random_state._spare.clear()
+        with random_state.isolated_rng():
             pass
-        generators.torch_of = torch_of
-        with generators._Own().python(random), generators._Own().numpy(np.random):
+        random_state.torch_of = torch_of
+        with random_state._Own().python(random), random_state._Own().numpy(np.random):
             pass
         with (
-            generators.isolated_rng(),
-            generators._Own().python(None),
-            generators._Own().numpy(None),
+            random_state.isolated_rng(),
+            random_state._Own().python(None),
+            random_state._Own().numpy(None),
         ):
             np.random.normal()  # noqa: NPY002 - one of a pair
         np.random.normal()  # noqa: NPY002
         self.before = self._states()
-        with generators.isolated_rng():
+        with random_state.isolated_rng():
             pass
         self._beside()
 
@@ -563,7 +529,7 @@ class Generators(Section):
         entered, leave = threading.Event(), threading.Event()
 
         def elsewhere() -> None:
-            with generators.isolated_rng():
+            with random_state.isolated_rng():
                 entered.set()
                 leave.wait()
 
@@ -571,9 +537,9 @@ class Generators(Section):
         thread.start()
         try:
             entered.wait()
-            with generators.isolated_rng():
+            with random_state.isolated_rng():
                 pass
-            with contextlib.suppress(RuntimeError), generators.isolated_rng(load=True):
+            with contextlib.suppress(RuntimeError), random_state.isolated_rng(load=True):
                 pass
         finally:
             leave.set()
@@ -587,7 +553,7 @@ class Generators(Section):
             parmap.pmap(abs, [-1])
 
     def check(self) -> None:
-        assert not generators._turn
+        assert not random_state._turn
         assert self._states() == self.before
 
     def _states(self) -> object:
@@ -672,13 +638,8 @@ def joblib_section() -> Section:
         functions: ClassVar = [
             *(JoblibExecutor.send, JoblibExecutor._again),
             *(JoblibExecutor._take, JoblibExecutor._replaced),
-            *(
-                BackendInstance.take,
-                BackendInstance.end,
-                BackendInstance._break,
-                BackendInstance._let_go,
-                BackendInstance._late,
-            ),
+            *(BackendInstance.take, BackendInstance.end, BackendInstance._break),
+            *(BackendInstance._let_go, BackendInstance._late),
             *(TasksOut.add, TasksOut.remove, TasksOut.break_off),
             *(TasksOut.spend, TasksOut.move, TasksOut.may_end, TasksOut._taken_out),
         ]
@@ -792,7 +753,7 @@ def _refusing(instance: Any, once: OnceFuture, error: type[Exception]) -> Any:
 def ray_section() -> Section:
     import ray
 
-    from parmap.backends.ray import runtime as cluster
+    from parmap.backends.ray import runtime
     from parmap.backends.ray.executor import RayExecutor
     from parmap.backends.ray.resolver import ResolverThread
     from parmap.backends.ray.tasks import LimitedTasks
@@ -804,7 +765,7 @@ def ray_section() -> Section:
             *(RayExecutor.send, ResolverThread.stop, ResolverThread._take_back),
             *(ResolverThread._runs, ResolverThread._resolve),
             *(LimitedTasks.admit, LimitedTasks._is_full, LimitedTasks.replace),
-            *(LimitedTasks.remove_waiting, cluster.enter, cluster._leave),
+            *(LimitedTasks.remove_waiting, runtime.enter, runtime._leave),
         ]
         kinds: ClassVar = ("collect",)
 
@@ -827,22 +788,22 @@ def ray_section() -> Section:
         def _entered(self) -> None:
             """Run through what comes of a Ray that is ours, the user's, or elsewhere."""
             with contextlib.suppress(parmap.PlanError):
-                cluster.enter(ray, self.plan.replace(address="elsewhere:1"))
-            runtime, cluster._runtime = cluster._runtime, None
+                runtime.enter(ray, self.plan.replace(address="elsewhere:1"))
+            before, runtime._runtime = runtime._runtime, None
             try:
-                leave, _ = cluster.enter(ray, self.plan)
+                leave, _ = runtime.enter(ray, self.plan)
                 leave()
                 absent = SimpleNamespace(is_initialized=bool, init=dict, shutdown=list)
-                leave, ours = cluster.enter(absent, self.plan)
+                leave, ours = runtime.enter(absent, self.plan)
                 assert ours
                 leave()
             finally:
-                cluster._runtime = runtime
+                runtime._runtime = before
 
         def check(self) -> None:
             super().check()
             free(self.session.executor._tasks._lock)
-            free(cluster._lock)
+            free(runtime._lock)
 
     return Ray()
 

@@ -223,7 +223,7 @@ def test_one_session_after_the_other_on_one_pool(pool):
                 assert isinstance(session.submit(os._exit, 1).exception(GUARD), parmap.WorkerDied)
         assert pool.apply(abs, (-1,)) == 1
     names = {thread.name for thread in threading.enumerate()}
-    assert "parmap-rollcall" not in names
+    assert "parmap-death-watch" not in names
 
 
 @forks

@@ -134,7 +134,7 @@ def test_each_extra_is_asked_for():
         executor.workers = 4
         assert session.workers == 4
         assert parmap.pmap(lambda x: x + 1, range(10), chunks=2) == list(range(1, 11))
-        assert len(executor.placed) == 1  # the job
+        assert len(executor.placed) == 1  # the spec
         assert executor.dropped == executor.placed
 
 
@@ -144,7 +144,7 @@ def test_a_shared_value_is_put_once_and_dropped():
         handle = parmap.share(np.arange(5))
         assert parmap.pmap(lambda x, i: int(x[i]), [handle] * 4, range(4), chunks=1) == [0, 1, 2, 3]
         assert parmap.pmap(lambda x, i: int(x[i]), [handle] * 2, range(2), chunks=1) == [0, 1]
-        assert len(executor.placed) == 3  # two jobs, and the value
+        assert len(executor.placed) == 3  # two specs, and the value
         del handle
         assert set(executor.dropped) == set(executor.placed)
 

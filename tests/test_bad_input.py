@@ -357,7 +357,7 @@ def test_workers_leave_though_a_fork_of_their_parent_lives_on(start):
     lines = sorted(script.line() for _ in range(3))
     assert lines[1:] == ["started", "started"]
     os.kill(script.process.pid, signal.SIGKILL)
-    # Only workers and fork server still have the output open, and they go.
+    # Only the workers and the fork server still have the output open, and they go.
     assert script.end() == ("", "")
     fork = psutil.Process(int(lines[0].split()[1]))
     assert fork.is_running()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import parmap
 from parmap import cores
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 from parmap.worker import thread_controls as controls
 from parmap.worker import thread_variables as variables
 
@@ -26,13 +26,13 @@ LOADING = np, scipy.linalg, sklearn.linear_model
 LOKY = "LOKY_MAX_CPU_COUNT"
 BEGIN = """
 import os, sys, threading
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 scans = []
-scan = blas._scan
-blas._scan = lambda: scans.append(1) or scan()
+scan = native_threads._scan
+native_threads._scan = lambda: scans.append(1) or scan()
 
 def numbers():
     import threadpoolctl
@@ -60,7 +60,7 @@ def script(run):
     """Run a script in an environment that sets no number but, if asked, OpenMP's."""
 
     def script(text, begin="", openmp=None):
-        first = f"import os\nfor name in {blas._VARIABLES}: os.environ.pop(name, None)\n"
+        first = f"import os\nfor name in {native_threads._VARIABLES}: os.environ.pop(name, None)\n"
         if openmp:
             first += f"os.environ['OMP_NUM_THREADS'] = '{openmp}'\n"
         return run(first + begin + BEGIN + textwrap.dedent(text))
@@ -95,12 +95,12 @@ def many(monkeypatch):
 class TestEnvironment:
     def test_each_variable_gets_the_number(self):
         environ = {}
-        blas.set_environment(3, environ=environ)
-        assert environ == dict.fromkeys(blas._VARIABLES, "3")
+        native_threads.set_environment(3, environ=environ)
+        assert environ == dict.fromkeys(native_threads._VARIABLES, "3")
 
     def test_the_users_smaller_number_stays(self):
         environ = {"MKL_NUM_THREADS": "2", "RAYON_NUM_THREADS": "9", LOKY: "x"}
-        blas.set_environment(4, environ=environ)
+        native_threads.set_environment(4, environ=environ)
         assert environ["MKL_NUM_THREADS"] == "2"
         assert environ["RAYON_NUM_THREADS"] == environ[LOKY] == environ["OMP_NUM_THREADS"] == "4"
 
@@ -109,27 +109,27 @@ class TestEnvironment:
     )
     def test_of_a_list_of_levels_the_first_counts(self, users, left):
         environ = {"OMP_NUM_THREADS": users}
-        blas.set_environment(4, environ=environ)
+        native_threads.set_environment(4, environ=environ)
         assert environ["OMP_NUM_THREADS"] == left
 
     def test_a_user_who_limits_openmp_limits_those_that_follow_it(self):
         environ = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "3"}
-        blas.set_environment(4, environ=environ)
+        native_threads.set_environment(4, environ=environ)
         assert environ["OPENBLAS_NUM_THREADS"] == environ["NUMEXPR_NUM_THREADS"] == "1"
         assert environ["MKL_NUM_THREADS"] == "3"
         assert environ["NUMBA_NUM_THREADS"] == "4"  # which does not look at OpenMP's
 
     def test_an_exact_number_goes_upwards_too(self):
         environ = {"OMP_NUM_THREADS": "1,1", LOKY: "1"}
-        blas.set_environment(4, exact=True, environ=environ)
-        assert environ == dict.fromkeys(blas._VARIABLES, "4")
+        native_threads.set_environment(4, exact=True, environ=environ)
+        assert environ == dict.fromkeys(native_threads._VARIABLES, "4")
 
     def test_numexpr_is_not_asked_for_more_than_it_can(self):
         environ = {}
-        blas.set_environment(100, environ=environ)
+        native_threads.set_environment(100, environ=environ)
         assert environ["NUMEXPR_NUM_THREADS"] == "64"
         environ = {"NUMEXPR_MAX_THREADS": "3"}
-        blas.set_environment(100, exact=True, environ=environ)
+        native_threads.set_environment(100, exact=True, environ=environ)
         assert environ["NUMEXPR_NUM_THREADS"] == "3"
         assert environ["NUMEXPR_MAX_THREADS"] == "3"
 
@@ -137,14 +137,14 @@ class TestEnvironment:
 class TestWorker:
     def test_in_a_fresh_one_all_loads_with_its_number_and_nothing_is_looked_for(self, script):
         script("""
-            blas.set_environment(1)
-            blas.keep(1)
+            native_threads.set_environment(1)
+            native_threads.keep(1)
             import numpy
-            blas.keep(1)
-            elsewhere(blas.keep, 1)
+            native_threads.keep(1)
+            elsewhere(native_threads.keep, 1)
             assert "threadpoolctl" not in sys.modules
             import scipy.linalg, sklearn.linear_model, joblib
-            blas.keep(1)
+            native_threads.keep(1)
             assert scans == []
             assert numbers() == elsewhere(numbers) == {"openblas": {1}, "openmp": {1}}
             assert joblib.cpu_count() == 1
@@ -152,9 +152,9 @@ class TestWorker:
 
     def test_another_number_than_that_of_the_environment_is_set(self, script):
         script("""
-            blas.set_environment(2)
+            native_threads.set_environment(2)
             import numpy, scipy.linalg, sklearn.linear_model
-            blas.keep(1)
+            native_threads.keep(1)
             assert numbers() == {"openblas": {1}, "openmp": {1}}
         """)
 
@@ -162,14 +162,14 @@ class TestWorker:
         script(
             """
             turned(6)
-            blas.set_environment(2)
-            blas.keep(2)
+            native_threads.set_environment(2)
+            native_threads.keep(2)
             assert numbers() == {"openblas": {2}, "openmp": {2}}
-            blas.keep(4)  # as another session may
+            native_threads.keep(4)  # as another session may
             assert numbers() == {"openblas": {4}, "openmp": {4}}
-            blas.keep(8)
+            native_threads.keep(8)
             assert numbers() == {"openblas": {6}, "openmp": {6}}
-            blas.keep(8, exact=True)
+            native_threads.keep(8, exact=True)
             assert numbers() == {"openblas": {8}, "openmp": {8}}
             assert os.environ["LOKY_MAX_CPU_COUNT"] == "8"
             assert len(scans) == 1
@@ -180,10 +180,10 @@ class TestWorker:
     def test_each_thread_limits_its_own_openmp(self, script):
         script(
             """
-            blas.keep(1)
+            native_threads.keep(1)
             def task():
                 before = numbers()["openmp"]
-                blas.keep(1)
+                native_threads.keep(1)
                 return before, numbers()["openmp"]
             before, after = elsewhere(task)
             assert before == {3}
@@ -197,20 +197,20 @@ class TestWorker:
         script(
             """
             import numpy
-            blas.keep(1)
-            blas.keep(1)  # the first has loaded threadpoolctl
+            native_threads.keep(1)
+            native_threads.keep(1)  # the first has loaded threadpoolctl
             assert len(scans) == 1
-            meet, blas._limits.meet = blas._limits.meet, None
+            meet, native_threads._limits.meet = native_threads._limits.meet, None
             for _ in range(5):
-                blas.keep(1)
-            blas._limits.meet = meet
+                native_threads.keep(1)
+            native_threads._limits.meet = meet
             import wave, json.tool  # pure Python, and the standard library's own
-            blas.keep(1)
-            elsewhere(blas.keep, 1)
+            native_threads.keep(1)
+            elsewhere(native_threads.keep, 1)
             assert len(scans) == 1
             import scipy.linalg, sklearn.linear_model
             for _ in range(5):
-                blas.keep(1)
+                native_threads.keep(1)
             assert len(scans) == 2
             assert numbers() == {"openblas": {1}, "openmp": {1}}
             """
@@ -219,10 +219,10 @@ class TestWorker:
     def test_what_a_task_sets_itself_stays(self, script):
         script(
             """
-            blas.keep(2)
+            native_threads.keep(2)
             turned(1)
             import wave
-            blas.keep(2)
+            native_threads.keep(2)
             assert numbers() == {"openblas": {1}, "openmp": {1}}
             """,
             LOADED,
@@ -232,14 +232,14 @@ class TestWorker:
 class TestNothingLoaded:
     def test_nothing_is_loaded_to_look_for_it(self, script):
         out = script("""
-            token = blas.hold(1)
-            elsewhere(blas.keep, 1)
-            with blas.borrowed(1):
+            token = native_threads.hold(1)
+            elsewhere(native_threads.keep, 1)
+            with native_threads.borrowed(1):
                 pass
-            assert blas.loaded() == []
-            blas.release(token)
-            blas.keep(1)
-            blas.set_environment(1)
+            assert native_threads.loaded() == []
+            native_threads.release(token)
+            native_threads.keep(1)
+            native_threads.set_environment(1)
             print(*{name.partition(".")[0] for name in sys.modules})
         """)
         bare = script('print(*{name.partition(".")[0] for name in sys.modules})')
@@ -252,44 +252,44 @@ class TestNothingLoaded:
         spec.loader = importlib.util.LazyLoader(spec.loader)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        assert not blas._brings_libraries(("lazy", module))
+        assert not native_threads._brings_libraries(("lazy", module))
 
         class Odd:
             def __getattr__(self, name):
                 raise AssertionError
 
-        assert not blas._brings_libraries(("odd", Odd()))
-        assert not blas._brings_libraries(("none", None))
+        assert not native_threads._brings_libraries(("odd", Odd()))
+        assert not native_threads._brings_libraries(("none", None))
 
 
 class TestThreadLimit:
     def test_it_limits_the_process_and_not_the_callers_own_openmp(self, many):
         cores = joblib.cpu_count()
-        token = blas.hold(2)
+        token = native_threads.hold(2)
         assert set(shared().values()) == {2}
         assert openmp() == {6}
         assert os.environ[LOKY] == "2"
         assert joblib.cpu_count() == min(2, cores)
-        blas.release(token)
+        native_threads.release(token)
 
     def test_it_raises_only_if_it_is_exact(self, many):
-        token = blas.hold(7)
+        token = native_threads.hold(7)
         assert set(shared().values()) == {6}
-        exact = blas.hold(7, exact=True)
+        exact = native_threads.hold(7, exact=True)
         assert set(shared().values()) == {6}  # the smallest
-        blas.release(token)
+        native_threads.release(token)
         assert set(shared().values()) == {7}
-        blas.release(exact)
-        blas.release(exact)  # again does nothing
+        native_threads.release(exact)
+        native_threads.release(exact)  # again does nothing
 
     def test_the_users_own_variable_comes_back(self, monkeypatch):
         monkeypatch.setenv(LOKY, "3")
-        token = blas.hold(5)
+        token = native_threads.hold(5)
         assert os.environ[LOKY] == "3"
-        other = blas.hold(1)
+        other = native_threads.hold(1)
         assert os.environ[LOKY] == "1"
-        blas.release(token)
-        blas.release(other)
+        native_threads.release(token)
+        native_threads.release(other)
         assert os.environ[LOKY] == "3"
 
     @settings(max_examples=60)
@@ -311,16 +311,16 @@ class TestThreadLimit:
                     run = here_and_now if here else pool.submit
                     if not isinstance(what, int):
                         threads, exact = what
-                        tokens.append(run(blas.hold, threads, exact=exact).result())
+                        tokens.append(run(native_threads.hold, threads, exact=exact).result())
                     elif tokens:
-                        run(blas.release, tokens.pop(what % len(tokens))).result()
+                        run(native_threads.release, tokens.pop(what % len(tokens))).result()
                     asked = [t.threads if t.exact else min(t.threads, 5) for t in tokens]
                     assert set(shared().values()) == {min(asked, default=5)}
                     smallest = min((t.threads for t in tokens), default=None)
                     assert os.environ.get(LOKY) == (smallest and str(smallest))
             finally:
                 for token in tokens:
-                    blas.release(token)
+                    native_threads.release(token)
             assert set(shared().values()) == {5}
         assert shared() == before
 
@@ -337,60 +337,60 @@ class TestThreadLimit:
             theirs = pool.submit(user)
             try:
                 assert taken.wait(60)
-                token = blas.hold(2)
+                token = native_threads.hold(2)
                 held = set(shared().values())
-                blas.release(token)
+                native_threads.release(token)
             finally:
                 done.set()
             theirs.result(60)
         assert held == {2}
 
     def test_what_a_task_turns_for_a_moment_does_not_stick(self, many):
-        outer = blas.hold(4)
+        outer = native_threads.hold(4)
         with threadpoolctl.threadpool_limits(1, user_api="blas"):  # as scikit-learn does
-            blas.release(blas.hold(2))
-        blas.release(outer)
+            native_threads.release(native_threads.hold(2))
+        native_threads.release(outer)
 
     def test_workers_limit_what_is_theirs(self, many):
         def task():
-            blas.keep(1)
+            native_threads.keep(1)
             return openmp()
 
-        token = blas.hold(1)
+        token = native_threads.hold(1)
         with ThreadPoolExecutor(3) as pool:
             assert [f.result() for f in [pool.submit(task) for _ in range(9)]] == [{1}] * 9
         assert openmp() == {6}
-        other = blas.hold(3)
+        other = native_threads.hold(3)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(blas.keep, 3).result()
+            pool.submit(native_threads.keep, 3).result()
         assert set(shared().values()) == {1}  # the first session is still open
-        blas.release(token)
+        native_threads.release(token)
         assert set(shared().values()) == {3}
-        blas.release(other)
+        native_threads.release(other)
 
     def test_a_worker_that_is_late_limits_nothing_for_good(self, many):
-        blas.release(blas.hold(2))
+        native_threads.release(native_threads.hold(2))
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(blas.keep, 1).result()
+            pool.submit(native_threads.keep, 1).result()
         assert set(shared().values()) == {6}
 
     def test_what_loads_meanwhile_is_limited_and_gets_what_it_would_have_had(self, script):
         script(
             """
             import numpy
-            token = blas.hold(1)
+            token = native_threads.hold(1)
             def task():
-                blas.keep(1)
+                native_threads.keep(1)
                 import scipy.linalg, sklearn.linear_model
                 natural = numbers()
-                blas.keep(1)
+                native_threads.keep(1)
                 return natural, numbers()
             natural, limited = elsewhere(task)
             assert natural["openmp"] == {3}
             assert natural["openblas"] == {1, min(3, cores)}  # NumPy's, and SciPy's
             assert limited == {"openblas": {1}, "openmp": {1}}
             assert numbers() == {"openblas": {1}, "openmp": {3}}
-            blas.release(token)
+            native_threads.release(token)
             assert numbers() == {"openblas": {min(3, cores)}, "openmp": {3}}
             assert "LOKY_MAX_CPU_COUNT" not in os.environ
         """,
@@ -407,27 +407,27 @@ class TestThreadLimit:
             turned(6)
             def number():
                 return numbers()["openblas"]
-            token = blas.hold(2)
-            blas.keep(2)
+            token = native_threads.hold(2)
+            native_threads.keep(2)
             child = os.fork()
             if child == 0:
                 code = 1
                 try:
-                    blas.release(token)
+                    native_threads.release(token)
                     assert number() == {2}
-                    blas.keep(2)  # it is a worker
-                    mine = blas.hold(1)
+                    native_threads.keep(2)  # it is a worker
+                    mine = native_threads.hold(1)
                     assert number() == {1}
-                    blas.release(mine)
+                    native_threads.release(mine)
                     assert number() == {2}
-                    blas.keep(4)
+                    native_threads.keep(4)
                     assert number() == {4}
                     code = 0
                 finally:
                     os._exit(code)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             assert number() == {2}
-            blas.release(token)
+            native_threads.release(token)
             assert number() == {6}
             """
         )
@@ -441,11 +441,11 @@ class TestLater:
         script(
             """
             import parmap
-            before = {name: os.environ.get(name) for name in blas._VARIABLES}
+            before = {name: os.environ.get(name) for name in native_threads._VARIABLES}
             def task(x):
                 alone = x > 0 or "numpy" not in sys.modules
                 import numpy, scipy.linalg, sklearn.linear_model
-                return alone, numbers(), {os.environ[name] for name in blas._VARIABLES}
+                return alone, numbers(), {os.environ[name] for name in native_threads._VARIABLES}
             with parmap.plan("threads", workers=cores):
                 for results in parmap.pmap(task, range(3), chunks=3), parmap.pmap(task, [3] * 3):
                     one = {"openblas": {1}, "openmp": {1}}
@@ -492,20 +492,20 @@ class TestLater:
     def test_calls_overlap_in_any_order_and_all_comes_back(self, users, steps):
         name, tokens = "OMP_NUM_THREADS", []
         with pytest.MonkeyPatch.context() as patch:
-            for one in blas._VARIABLES:
+            for one in native_threads._VARIABLES:
                 patch.delenv(one, raising=False)
             if users is not None:
                 patch.setenv(name, users)
-            before = {one: os.environ.get(one) for one in blas._VARIABLES}
+            before = {one: os.environ.get(one) for one in native_threads._VARIABLES}
             for what in steps:
                 if isinstance(what, str):
                     os.environ[name] = before[name] = users = what
                     continue
                 if isinstance(what, tuple):
-                    tokens.append(blas.hold(what[0], exact=what[1], later=True))
+                    tokens.append(native_threads.hold(what[0], exact=what[1], later=True))
                 elif tokens:
-                    blas.release(tokens.pop(what % len(tokens)))
-                own = blas.number(users)
+                    native_threads.release(tokens.pop(what % len(tokens)))
+                own = native_threads.number(users)
                 limits = [t.threads if t.exact else min(t.threads, own or 99) for t in tokens]
                 if limits and min(limits) != own:
                     assert os.environ[name] == os.environ["MKL_NUM_THREADS"] == str(min(limits))
@@ -514,8 +514,8 @@ class TestLater:
                 # Who asks for the user's gets the user's.
                 assert cores.users_environ().get(name) == users
             for token in tokens:
-                blas.release(token)
-            assert {one: os.environ.get(one) for one in blas._VARIABLES} == before
+                native_threads.release(token)
+            assert {one: os.environ.get(one) for one in native_threads._VARIABLES} == before
         assert cores.aside == {}
 
     def test_it_comes_back_after_an_error_and_an_early_end(self, monkeypatch):
@@ -552,7 +552,7 @@ class TestLater:
     def test_a_call_may_end_while_another_begins(self, monkeypatch):
         # A finalizer, say, which comes at any time.
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        first = blas.ThreadLimit(2, exact=False)
+        first = native_threads.ThreadLimit(2, exact=False)
 
         class Late:
             exact = False
@@ -570,16 +570,16 @@ class TestLater:
         assert "OMP_NUM_THREADS" not in os.environ
 
     def test_workers_that_start_meanwhile_have_their_own_share(self, monkeypatch):
-        for name in blas._VARIABLES:
+        for name in native_threads._VARIABLES:
             monkeypatch.delenv(name, raising=False)
         expected = [str(parmap.available_cores())]
-        token = blas.hold(1, later=True)
+        token = native_threads.hold(1, later=True)
         try:
             for spec in ("processes(workers=1)", "processes(workers=1, start='fork')"):
                 with parmap.plan(spec):
                     assert parmap.pmap(os.getenv, ["OMP_NUM_THREADS"]) == expected
         finally:
-            blas.release(token)
+            native_threads.release(token)
 
 
 def here_and_now(fn, *args, **kwargs):
@@ -590,34 +590,34 @@ def here_and_now(fn, *args, **kwargs):
 
 class TestBorrowed:
     def test_the_threads_own_number_comes_back(self, many):
-        token = blas.hold(3)
-        with blas.borrowed(3):
+        token = native_threads.hold(3)
+        with native_threads.borrowed(3):
             assert openmp() == {3}
-            with blas.borrowed(1):
+            with native_threads.borrowed(1):
                 assert openmp() == {1}
             assert openmp() == {3}
         assert openmp() == {6}
-        with pytest.raises(ValueError, match="mine"), blas.borrowed(8, exact=True):
+        with pytest.raises(ValueError, match="mine"), native_threads.borrowed(8, exact=True):
             assert openmp() == {8}
             raise ValueError("mine")
-        blas.release(token)
+        native_threads.release(token)
 
     def test_it_leaves_no_trace_in_what_the_thread_remembers(self, many):
         def task():
-            blas.keep(2)
-            with blas.borrowed(1):
-                blas.keep(1)
+            native_threads.keep(2)
+            with native_threads.borrowed(1):
+                native_threads.keep(1)
             assert openmp() == {2}
-            blas.keep(1)
+            native_threads.keep(1)
             return openmp()
 
-        token = blas.hold(2)
-        with ThreadPoolExecutor(1) as pool, blas.borrowed(2):
+        token = native_threads.hold(2)
+        with ThreadPoolExecutor(1) as pool, native_threads.borrowed(2):
             assert pool.submit(task).result() == {1}
-        blas.release(token)
+        native_threads.release(token)
 
     def test_without_a_session_the_process_is_left_alone(self, many):
-        with blas.borrowed(1):
+        with native_threads.borrowed(1):
             assert set(shared().values()) == {6}
             assert LOKY not in os.environ
 
@@ -686,7 +686,7 @@ class TestControls:
 
 
 def test_what_is_loaded_is_listed():
-    found = blas.loaded()
+    found = native_threads.loaded()
     infos = threadpoolctl.threadpool_info()
     assert {one.filepath for one in found} == {info["filepath"] for info in infos}
     assert {"openblas", "openmp"} <= {one.internal_api for one in found}

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 import parmap
-from parmap.backends.processes import handles as records
+from parmap.backends.processes import handles
 from parmap.backends.processes.protocol import Kind, size
 from parmap.engine.callspec import spec_for
 from parmap.engine.settings import Settings
@@ -29,14 +29,14 @@ def square(x):
 @pytest.fixture
 def written(monkeypatch):
     """Give a list that gets each write to a worker: its messages' kinds, and its bytes."""
-    writes, send = [], records.send
+    writes, send = [], handles.send
 
     def counted(channel, *messages):
         kinds = [kind for kind, _, _ in messages]
         writes.append((kinds, sum(size(frame) for _, _, frames in messages for frame in frames)))
         send(channel, *messages)
 
-    monkeypatch.setattr(records, "send", counted)
+    monkeypatch.setattr(handles, "send", counted)
     return writes
 
 
@@ -160,12 +160,12 @@ def test_one_call_takes_few_calls(session, tmp_path):
     assert count < 100
 
 
-def test_a_job_takes_its_worker_few_calls(session):
+def test_a_chunk_takes_its_worker_few_calls(session):
     """As above, it was twice as many; counted here, on what would be sent."""
     chunk = Chunk(([(3,)],))
-    # Without a budget, which would limit the libraries of this process for good.
-    job = spec_for(session, square, Settings(star=True))._replace(core_share=None)
-    broadcast = session.broadcast(job, 1)
+    # Without a core share, which would limit the libraries of this process for good.
+    spec = spec_for(session, square, Settings(star=True))._replace(core_share=None)
+    broadcast = session.broadcast(spec, 1)
     payload = packed(chunk, star=True, copies=session.traits.copies)
     run_chunk(broadcast.spec, payload)  # loads what it needs
     assert python_calls(lambda: run_chunk(broadcast.spec, payload)) < 60
@@ -181,7 +181,7 @@ def test_a_time_limit_costs_an_element_no_call():
     assert counts[1] - counts[0] < 2_000
 
 
-def test_a_call_leaves_nothing_to_the_collector(run):
+def test_a_call_leaves_nothing_to_the_garbage_collector(run):
     """Memory goes at once, since nothing refers to itself."""
     out = run(
         """

@@ -28,8 +28,7 @@ import pytest
 
 import parmap
 from parmap.backends.processes import handles as records
-from parmap.backends.processes import protocol as wire
-from parmap.backends.processes import shared_memory as memory
+from parmap.backends.processes import protocol, shared_memory
 from parmap.backends.processes.protocol import Inbox
 from parmap.backends.processes.worker import inherited_values
 from tests.test_pool_endurance import _holdings, _Killer, _until
@@ -177,27 +176,27 @@ def meeting(tmp_path):
 @pytest.fixture
 def sizes(monkeypatch):
     """Give a list that gets the size of each block as it is made."""
-    made, make = [], memory.anonymous_memory
+    made, make = [], shared_memory.anonymous_memory
 
     def counted(size):
         made.append(size)
         return make(size)
 
-    monkeypatch.setattr(memory, "anonymous_memory", counted)
+    monkeypatch.setattr(shared_memory, "anonymous_memory", counted)
     return made
 
 
 @pytest.fixture
 def rooms(monkeypatch):
     """Give a list that gets weak references to the memory for what is large and received."""
-    made, make = [], wire.fresh_memory
+    made, make = [], protocol.fresh_memory
 
     def counted(size):
         room = make(size)
         made.append(weakref.ref(room))
         return room
 
-    monkeypatch.setattr(wire, "fresh_memory", counted)
+    monkeypatch.setattr(protocol, "fresh_memory", counted)
     return made
 
 
@@ -331,9 +330,9 @@ def test_copies_of_the_workers_own_are_seen(meeting):
             return mine[-1]
 
         with parmap.plan("processes", workers=4):
-            return meeting.during(4, _bytes_in_tree, lambda: parmap.pmap(read, range(8), chunks=1))[
-                0
-            ]
+            call = lambda: parmap.pmap(read, range(8), chunks=1)
+            seen, _ = meeting.during(4, _bytes_in_tree, call)
+            return seen
 
     copies = (held(COPY) - held(_LITTLE)) / (COPY - _LITTLE) - 1
     assert copies == pytest.approx(5, abs=0.1)
@@ -731,11 +730,8 @@ def test_one_handle_in_two_sessions():
         for _ in range(2):
             for session in (one, two):
                 assert session.map(lambda x, i: x[i], repeat(handle), [3, 4]) == [3, 4]
-        assert (
-            len(one.executor._queue.broadcast.frames)
-            == len(two.executor._queue.broadcast.frames)
-            == 1
-        )
+        values = [session.executor._queue.broadcast.frames for session in (one, two)]
+        assert [len(frames) for frames in values] == [1, 1]
         del handle
         _emptied(one.executor)
         _emptied(two.executor)
@@ -838,9 +834,9 @@ def test_a_thousand_results_with_few_descriptors(run):
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         import numpy as np
         import parmap
-        from parmap.backends.processes import protocol as wire
+        from parmap.backends.processes import protocol
 
-        wire._OWN = 1 << 16  # or a thousand of them would be 4 GB
+        protocol._OWN = 1 << 16  # or a thousand of them would be 4 GB
         with parmap.plan("processes", workers=2) as session:
             results = parmap.pmap(lambda i: np.full(10_000, i), range(1000), chunks=1)
             more = [session.submit(np.full, 10_000, i) for i in range(1000)]
@@ -1247,7 +1243,7 @@ def test_handles_cost_only_the_calls_that_have_them():
     from parmap.worker.run import _calls
 
     handle = parmap.share(5)
-    job = CallSpec(abs)
-    assert _calls(job, Chunk(([1, -2],))).__reduce__()[1][0] is abs
-    assert list(_calls(job, Chunk(([handle, -2],)))) == [5, 2]
+    spec = CallSpec(abs)
+    assert _calls(spec, Chunk(([1, -2],))).__reduce__()[1][0] is abs
+    assert list(_calls(spec, Chunk(([handle, -2],)))) == [5, 2]
     del handle

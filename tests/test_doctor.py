@@ -14,7 +14,7 @@ import parmap
 from parmap.__main__ import main
 from parmap.cli import doctor
 from parmap.plans import registry
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_native_libraries_are_told_with_their_threads(told):
     import numpy as np
 
     assert np.ones(1).sum() == 1
-    for library in blas.loaded():
+    for library in native_threads.loaded():
         line = next(line for line in told.splitlines() if library.filepath in line)
         assert "threads" in line
         assert library.internal_api in line
@@ -131,7 +131,7 @@ def test_all_that_is_found_can_be_told_to_programs(monkeypatch, capsys):
     assert list(told) == ["well", "versions", "cores", "libraries", "plans"]
     assert {"source": "machine", "cores": os.cpu_count()} in told["cores"]
     assert {found["filepath"] for found in told["libraries"]} == {
-        library.filepath for library in blas.loaded()
+        library.filepath for library in native_threads.loaded()
     }
 
 

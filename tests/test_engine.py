@@ -23,7 +23,7 @@ from parmap.errors import SerializationError, SessionClosed, TaskTimeout, Worker
 from parmap.failures import Failure
 from parmap.observe import events
 from parmap.transport.messages import Chunk
-from tests.hand import HandBackend, hand_call
+from tests.hand import HandSession, hand_call
 
 
 def collect(call) -> list:
@@ -46,15 +46,15 @@ POLICIES = st.sampled_from(
     data=st.data(),
 )
 def test_results_come_in_the_inputs_order_whatever_lands_first(n, workers, chunks, lazy, data):
-    backend = HandBackend(workers)
+    session = HandSession(workers)
 
     def step():
-        data.draw(st.sampled_from(backend.flying)).run()
+        data.draw(st.sampled_from(session.flying)).run()
 
     numbers = iter(range(n)) if lazy else range(n)
-    call = hand_call(backend, step, lambda x: x * x, numbers, chunks=chunks)
+    call = hand_call(session, step, lambda x: x * x, numbers, chunks=chunks)
     assert collect(call) == [x * x for x in range(n)]
-    assert backend.dropped == [call._spec]
+    assert session.dropped == [call._spec]
 
 
 @given(
@@ -66,7 +66,7 @@ def test_results_come_in_the_inputs_order_whatever_lands_first(n, workers, chunk
     data=st.data(),
 )
 def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retries, data):
-    backend, runs = HandBackend(workers, traits=Traits(replaces_workers=True)), []
+    session, runs = HandSession(workers, traits=Traits(replaces_workers=True)), []
     kills = iter(range(3))  # more in one place would convict an element
 
     def fn(x):
@@ -76,7 +76,7 @@ def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retrie
         return -x
 
     def step():
-        sent = data.draw(st.sampled_from(backend.flying))
+        sent = data.draw(st.sampled_from(session.flying))
         if data.draw(st.integers(0, 4)) == 0 and next(kills, None) is not None:
             sent.die(exitcode=-9)
         else:
@@ -84,21 +84,21 @@ def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retrie
 
     options = {"errors": "return", "retries": retries, "window": window}
     with mock.patch.object(chunkers.Learning, "_MANY", 1):
-        results = collect(hand_call(backend, step, fn, range(n), chunks=Auto(), **options))
+        results = collect(hand_call(session, step, fn, range(n), chunks=Auto(), **options))
     for x, result in enumerate(results):
         assert result.error.args == (x,) if x in bad else result == -x
     assert sorted(runs) == sorted([*range(n), *(retries * [x for x in bad if x < n])])
 
 
 def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():
-    backend = HandBackend(2, traits=Traits())
+    session = HandSession(2, traits=Traits())
 
     def step():
-        backend.flying[0].run(brief=True)
+        session.flying[0].run(brief=True)
 
-    assert collect(hand_call(backend, step, abs, range(2000), chunks="auto")) == list(range(2000))
-    sizes = [sent.chunk.size for sent in backend.sent]
-    trials = [sent.chunk.seconds for sent in backend.sent if sent.chunk.seconds is not None]
+    assert collect(hand_call(session, step, abs, range(2000), chunks="auto")) == list(range(2000))
+    sizes = [sent.chunk.size for sent in session.sent]
+    trials = [sent.chunk.seconds for sent in session.sent if sent.chunk.seconds is not None]
     assert sizes[:2] == [1000, 1000]
     assert trials == [0.001] * 2
     # One element was slow to start, as it is when measured alone; the others come in large chunks.
@@ -120,11 +120,11 @@ def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():
     ],
 )
 def test_where_much_might_come_back_elements_go_singly_at_first(elements, traits):
-    backend = HandBackend(2, traits=traits)
-    call = hand_call(backend, lambda: backend.flying[0].run(), id, elements, chunks="auto")
+    session = HandSession(2, traits=traits)
+    call = hand_call(session, lambda: session.flying[0].run(), id, elements, chunks="auto")
     next(call.results())
-    assert [sent.chunk.size for sent in backend.sent[:4]] == [1] * 4
-    assert {sent.chunk.seconds for sent in backend.sent} == {None}
+    assert [sent.chunk.size for sent in session.sent[:4]] == [1] * 4
+    assert {sent.chunk.seconds for sent in session.sent} == {None}
 
 
 @pytest.mark.parametrize(
@@ -139,29 +139,29 @@ def test_where_much_might_come_back_elements_go_singly_at_first(elements, traits
     ],
 )
 def test_small_elements_go_in_trials(elements):
-    backend = HandBackend(2, traits=Traits())
-    call = hand_call(backend, lambda: backend.flying[0].run(), id, elements, chunks="auto")
+    session = HandSession(2, traits=Traits())
+    call = hand_call(session, lambda: session.flying[0].run(), id, elements, chunks="auto")
     assert len(collect(call)) == 2000
-    assert [sent.chunk.size for sent in backend.sent] == [1000, 1000]
+    assert [sent.chunk.size for sent in session.sent] == [1000, 1000]
 
 
 def test_few_small_elements_that_are_fast_take_few_messages():
-    backend = HandBackend(2, traits=Traits())
+    session = HandSession(2, traits=Traits())
     call = hand_call(
-        backend, lambda: backend.flying[0].run(seconds=1e-7), id, range(1000), chunks="auto"
+        session, lambda: session.flying[0].run(seconds=1e-7), id, range(1000), chunks="auto"
     )
     assert len(collect(call)) == 1000
-    sizes = [sent.chunk.size for sent in backend.sent]
+    sizes = [sent.chunk.size for sent in session.sent]
     assert sizes == [1, 1, 1, 1, 500, 496]
     # They end themselves, for the single ones may have been the only fast ones.
-    assert [sent.chunk.seconds for sent in backend.sent] == [None] * 4 + [0.001] * 2
+    assert [sent.chunk.seconds for sent in session.sent] == [None] * 4 + [0.001] * 2
 
 
 def test_costly_elements_that_go_first_are_not_held_up_by_trials():
-    backend = HandBackend(2, traits=Traits())
+    session = HandSession(2, traits=Traits())
     chunks = Auto(cost=lambda x: x)
-    collect(hand_call(backend, lambda: backend.flying[0].run(), abs, range(2000), chunks=chunks))
-    assert [sent.elements for sent in backend.sent[:3]] == [[1999], [1998], [1997]]
+    collect(hand_call(session, lambda: session.flying[0].run(), abs, range(2000), chunks=chunks))
+    assert [sent.elements for sent in session.sent[:3]] == [[1999], [1998], [1997]]
 
 
 @given(
@@ -172,7 +172,7 @@ def test_costly_elements_that_go_first_are_not_held_up_by_trials():
     data=st.data(),
 )
 def test_the_error_raised_is_the_one_that_map_would_meet_first(n, workers, chunks, bad, data):
-    backend = HandBackend(workers)
+    session = HandSession(workers)
 
     def fn(x):
         if x in bad:
@@ -180,9 +180,9 @@ def test_the_error_raised_is_the_one_that_map_would_meet_first(n, workers, chunk
         return x
 
     def step():
-        data.draw(st.sampled_from(backend.flying)).run()
+        data.draw(st.sampled_from(session.flying)).run()
 
-    call = hand_call(backend, step, fn, range(n), chunks=chunks)
+    call = hand_call(session, step, fn, range(n), chunks=chunks)
     expected = min((x for x in bad if x < n), default=None)
     if expected is None:
         assert collect(call) == list(range(n))
@@ -194,7 +194,7 @@ def test_the_error_raised_is_the_one_that_map_would_meet_first(n, workers, chunk
 
 
 def test_what_comes_before_a_failure_is_awaited_and_what_comes_after_is_stopped():
-    backend = HandBackend(workers=2)
+    session = HandSession(workers=2)
 
     def fn(x):
         if x in (1, 2):
@@ -202,34 +202,34 @@ def test_what_comes_before_a_failure_is_awaited_and_what_comes_after_is_stopped(
         return x
 
     def step():
-        zero, one, two, three = backend.sent  # two per worker, and none after the failure
+        zero, one, two, three = session.sent  # two per worker, and none after the failure
         if not two.future.done():
             three.begin()  # runs, so it cannot be cancelled
             two.run()
         else:
-            assert backend.abandoned == [three.future]
+            assert session.abandoned == [three.future]
             (one if zero.future.done() else zero).run()
 
     with pytest.raises(ValueError) as caught:
-        collect(hand_call(backend, step, fn, range(100)))
+        collect(hand_call(session, step, fn, range(100)))
     assert caught.value.args == (1,)
-    assert len(backend.sent) == 4
+    assert len(session.sent) == 4
 
 
 def test_a_queued_chunk_after_a_failure_is_cancelled():
-    backend = HandBackend(workers=2)
+    session = HandSession(workers=2)
 
     def fn(x):
         raise ValueError(x)
 
-    call = hand_call(backend, lambda: backend.sent[0].run(), fn, range(100))
+    call = hand_call(session, lambda: session.sent[0].run(), fn, range(100))
     with pytest.raises(ValueError):
         collect(call)
-    assert [sent.future.cancelled() for sent in backend.sent] == [False, True, True, True]
+    assert [sent.future.cancelled() for sent in session.sent] == [False, True, True, True]
 
 
 def test_a_failure_in_shuffled_order_still_runs_what_comes_before_it():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
     ran = []
 
     def fn(x):
@@ -239,7 +239,7 @@ def test_a_failure_in_shuffled_order_still_runs_what_comes_before_it():
         return x
 
     call = hand_call(
-        backend, lambda: backend.flying[0].run(), fn, range(10), chunks=Dynamic(cost=lambda x: x)
+        session, lambda: session.flying[0].run(), fn, range(10), chunks=Dynamic(cost=lambda x: x)
     )
     with pytest.raises(ValueError) as caught:
         collect(call)
@@ -260,7 +260,7 @@ def test_a_failure_in_shuffled_order_still_runs_what_comes_before_it():
 def test_deaths_and_failures_cost_only_their_own_elements(
     n, workers, chunks, bad, killers, locates, data
 ):
-    backend = HandBackend(workers)
+    session = HandSession(workers)
     chance_kills = data.draw(st.integers(0, 3))  # from outside; four would convict
 
     def fn(x):
@@ -270,7 +270,7 @@ def test_deaths_and_failures_cost_only_their_own_elements(
 
     def step():
         nonlocal chance_kills
-        sent = data.draw(st.sampled_from(backend.flying))
+        sent = data.draw(st.sampled_from(session.flying))
         killer = next((i for i, x in enumerate(sent.elements) if x in killers), None)
         if killer is not None:
             sent.die(-11, killer if locates and sent.chunk.careful else None)
@@ -281,7 +281,7 @@ def test_deaths_and_failures_cost_only_their_own_elements(
         else:
             sent.run()
 
-    results = collect(hand_call(backend, step, fn, range(n), chunks=chunks, errors="return"))
+    results = collect(hand_call(session, step, fn, range(n), chunks=chunks, errors="return"))
     assert len(results) == n
     for i, result in enumerate(results):
         if i in killers:
@@ -304,7 +304,7 @@ def test_deaths_and_failures_cost_only_their_own_elements(
     data=st.data(),
 )
 def test_no_more_than_the_window_is_pulled_and_not_consumed(window, workers, chunks, ordered, data):
-    backend = HandBackend(workers)
+    session = HandSession(workers)
     pulled = consumed = most = 0
 
     def numbers():
@@ -314,10 +314,10 @@ def test_no_more_than_the_window_is_pulled_and_not_consumed(window, workers, chu
             yield pulled
 
     def step():
-        data.draw(st.sampled_from(backend.flying)).run()
+        data.draw(st.sampled_from(session.flying)).run()
 
     call = hand_call(
-        backend, step, lambda x: x, numbers(), chunks=chunks, ordered=ordered, window=window
+        session, step, lambda x: x, numbers(), chunks=chunks, ordered=ordered, window=window
     )
     results = call.results()
     seen = []
@@ -332,44 +332,44 @@ def test_no_more_than_the_window_is_pulled_and_not_consumed(window, workers, chu
 
 
 def test_closing_early_cancels_what_waits_and_abandons_what_runs():
-    backend = HandBackend(workers=2)
+    session = HandSession(workers=2)
 
     def step():
-        backend.sent[0].run()
-        backend.sent[1].begin()
+        session.sent[0].run()
+        session.sent[1].begin()
 
-    results = hand_call(backend, step, lambda x: x, itertools.count()).results()
+    results = hand_call(session, step, lambda x: x, itertools.count()).results()
     assert next(results) == [0]
     results.close()
-    assert backend.abandoned == [backend.sent[1].future]
-    assert all(sent.future.cancelled() for sent in backend.sent[2:])
-    assert len(backend.dropped) == 1
+    assert session.abandoned == [session.sent[1].future]
+    assert all(sent.future.cancelled() for sent in session.sent[2:])
+    assert len(session.dropped) == 1
 
 
 def test_ctrl_c_while_waiting_cancels_everything():
-    backend = HandBackend(workers=2)
+    session = HandSession(workers=2)
 
     def step():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(hand_call(backend, step, lambda x: x, range(10)))
-    assert all(sent.future.cancelled() for sent in backend.sent)
-    assert len(backend.dropped) == 1
+        collect(hand_call(session, step, lambda x: x, range(10)))
+    assert all(sent.future.cancelled() for sent in session.sent)
+    assert len(session.dropped) == 1
 
 
 def test_a_keyboard_interrupt_in_a_task_ends_the_call_even_where_failures_are_returned():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
 
     def fn(x):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(hand_call(backend, lambda: backend.sent[0].run(), fn, range(5), errors="return"))
+        collect(hand_call(session, lambda: session.sent[0].run(), fn, range(5), errors="return"))
 
 
 def test_a_failing_element_is_retried_and_keeps_its_place():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
     tries = dict.fromkeys(range(6), 0)
     seen = []
 
@@ -380,8 +380,8 @@ def test_a_failing_element_is_retried_and_keeps_its_place():
         return x
 
     call = hand_call(
-        backend,
-        lambda: backend.flying[0].run(),
+        session,
+        lambda: session.flying[0].run(),
         fn,
         range(6),
         chunks=3,
@@ -394,7 +394,7 @@ def test_a_failing_element_is_retried_and_keeps_its_place():
 
 
 def test_retries_end():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
     tries = 0
 
     def fn(x):
@@ -403,7 +403,7 @@ def test_retries_end():
         raise ValueError(tries)
 
     with pytest.raises(ValueError) as caught:
-        collect(hand_call(backend, lambda: backend.flying[0].run(), fn, [0], retries=3))
+        collect(hand_call(session, lambda: session.flying[0].run(), fn, [0], retries=3))
     assert caught.value.args == (4,)
 
 
@@ -412,9 +412,9 @@ def test_an_element_that_cannot_travel_fails_alone():
         if 3 in chunk.columns[0]:
             raise SerializationError("args[3] cannot travel")
 
-    backend = HandBackend(workers=2, refuse=refuse)
+    session = HandSession(workers=2, refuse=refuse)
     call = hand_call(
-        backend, lambda: backend.flying[0].run(), lambda x: x, range(8), chunks=4, errors="return"
+        session, lambda: session.flying[0].run(), lambda x: x, range(8), chunks=4, errors="return"
     )
     results = collect(call)
     assert isinstance(results[3].error, SerializationError)
@@ -422,7 +422,7 @@ def test_an_element_that_cannot_travel_fails_alone():
 
 
 def test_an_input_that_raises_midway_fails_after_what_came_before_it():
-    backend = HandBackend(workers=2)
+    session = HandSession(workers=2)
 
     def numbers():
         yield from range(5)
@@ -431,14 +431,14 @@ def test_an_input_that_raises_midway_fails_after_what_came_before_it():
     given_out = []
     with pytest.raises(OSError, match="the disk"):
         for values in hand_call(
-            backend, lambda: backend.flying[-1].run(), lambda x: x, numbers(), chunks=3
+            session, lambda: session.flying[-1].run(), lambda x: x, numbers(), chunks=3
         ).results():
             given_out += values
     assert given_out == [0, 1, 2, 3, 4]
 
 
 def test_an_element_that_fails_before_the_input_does_comes_first():
-    backend = HandBackend(workers=2)
+    session = HandSession(workers=2)
 
     def numbers():
         yield from range(5)
@@ -448,31 +448,31 @@ def test_an_element_that_fails_before_the_input_does_comes_first():
         raise ValueError(x)
 
     with pytest.raises(ValueError) as caught:
-        collect(hand_call(backend, lambda: backend.flying[-1].run(), fn, numbers(), chunks=3))
+        collect(hand_call(session, lambda: session.flying[-1].run(), fn, numbers(), chunks=3))
     assert caught.value.args == (0,)
 
 
 def test_a_session_closed_by_another_thread_is_told():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
 
     def step():
-        backend.sent[0].future.cancel()
-        backend.sent[0].future.set_running_or_notify_cancel()
+        session.sent[0].future.cancel()
+        session.sent[0].future.set_running_or_notify_cancel()
 
     with pytest.raises(SessionClosed):
-        collect(hand_call(backend, step, lambda x: x, range(5)))
+        collect(hand_call(session, step, lambda x: x, range(5)))
 
 
 def test_an_error_of_the_place_itself_ends_the_call():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
 
     def step():
-        backend.sent[0].begin()
-        backend.sent[0].future.set_exception(RuntimeError("the place is on fire"))
+        session.sent[0].begin()
+        session.sent[0].future.set_exception(RuntimeError("the place is on fire"))
 
     with pytest.raises(RuntimeError, match="on fire"):
-        collect(hand_call(backend, step, lambda x: x, range(5), errors="return"))
-    assert backend.sent[1].future.cancelled()
+        collect(hand_call(session, step, lambda x: x, range(5), errors="return"))
+    assert session.sent[1].future.cancelled()
 
 
 def test_an_input_whose_length_lies_is_still_mapped_whole():
@@ -488,15 +488,15 @@ def test_an_input_whose_length_lies_is_still_mapped_whole():
 
     for says in (0, 3, 25):
         for chunks in ("auto", "static", "guided", 4, Static(cyclic=True)):
-            backend = HandBackend(workers=2)
+            session = HandSession(workers=2)
             call = hand_call(
-                backend, lambda s=backend: s.flying[0].run(), lambda x: x, Liar(says), chunks=chunks
+                session, lambda s=session: s.flying[0].run(), lambda x: x, Liar(says), chunks=chunks
             )
             assert collect(call) == list(range(10)), (says, chunks)
 
 
 def test_observers_hear_of_everything_in_order():
-    backend, heard = HandBackend(workers=1), []
+    session, heard = HandSession(workers=1), []
 
     def fn(x):
         if x == 1:
@@ -504,8 +504,8 @@ def test_observers_hear_of_everything_in_order():
         return x
 
     call = hand_call(
-        backend,
-        lambda: backend.flying[0].run(),
+        session,
+        lambda: session.flying[0].run(),
         fn,
         range(2),
         errors="return",
@@ -520,7 +520,7 @@ def test_observers_hear_of_everything_in_order():
 
 
 def test_an_observer_that_raises_ends_the_call():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
 
     def observe(event):
         if isinstance(event, events.ChunkFinished):
@@ -528,16 +528,16 @@ def test_an_observer_that_raises_ends_the_call():
 
     with pytest.raises(RuntimeError, match="observer"):
         collect(
-            hand_call(backend, lambda: backend.flying[0].run(), int, range(5), observers=(observe,))
+            hand_call(session, lambda: session.flying[0].run(), int, range(5), observers=(observe,))
         )
-    assert backend.sent[1].future.cancelled()
+    assert session.sent[1].future.cancelled()
 
 
 def chunk_plan(n: int, **history) -> ChunkPlan:
     return ChunkPlan(range(10, 10 + n), Chunk((list(range(n)),)), **history)
 
 
-def test_a_first_death_runs_the_piece_again_with_each_element_noted():
+def test_a_first_death_runs_the_chunk_again_with_each_element_noted():
     offset, again = after_death(chunk_plan(4), WorkerDied(1, -11))
     assert offset is None
     assert [part.chunk.careful for part in again] == [True]
@@ -552,7 +552,7 @@ def test_a_noted_death_isolates_the_suspect_and_frees_the_others():
     assert not any(part.chunk.careful for part in again)
 
 
-def test_without_notes_a_piece_is_cut_until_the_suspect_is_alone():
+def test_without_notes_a_chunk_is_cut_until_the_suspect_is_alone():
     for whole in (chunk_plan(40).careful(), chunk_plan(40)):
         offset, again = after_death(whole, WorkerDied(1), noted=False)
         assert offset is None
@@ -585,16 +585,16 @@ def test_own_deaths_convict_at_the_second_and_kills_from_outside_at_the_fourth(
 
 
 def test_a_timeout_convicts_at_once_and_spares_the_others():
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
 
     def step():
-        sent = backend.flying[0]
+        sent = session.flying[0]
         if 2 in sent.elements:
             sent.die(1, sent.elements.index(2), 'Timeout (0:00:01)!\n  File "a.py", line 3 in f')
         else:
             sent.run()
 
-    call = hand_call(backend, step, lambda x: x, range(4), chunks=4, errors="return", timeout=60)
+    call = hand_call(session, step, lambda x: x, range(4), chunks=4, errors="return", timeout=60)
     results = collect(call)
     assert isinstance(results[2].error, TaskTimeout)
     assert 'File "a.py", line 3 in f' in str(results[2].error)
@@ -636,11 +636,11 @@ def test_ranges_and_arrays_are_cut_as_what_they_are():
 
 
 def test_where_nobody_sees_who_killed_the_worker_suspects_run_alone():
-    backend = HandBackend(workers=2, traits=Traits(replaces_workers=True))
+    session = HandSession(workers=2, traits=Traits(replaces_workers=True))
     seen = []
 
     def step():
-        flying = backend.flying
+        flying = session.flying
         seen.append([(sent.elements, sent.chunk.careful) for sent in flying])
         (sent, *_) = [one for one in flying if 5 in one.elements] or flying
         if 5 in sent.elements:
@@ -648,7 +648,7 @@ def test_where_nobody_sees_who_killed_the_worker_suspects_run_alone():
         else:
             sent.run()
 
-    call = hand_call(backend, step, abs, range(12), chunks=4, errors="return")
+    call = hand_call(session, step, abs, range(12), chunks=4, errors="return")
     results = list(itertools.chain.from_iterable(call.results()))
     failure = results.pop(5)
     assert isinstance(failure.error, WorkerDied)
@@ -660,11 +660,11 @@ def test_where_nobody_sees_who_killed_the_worker_suspects_run_alone():
 
 
 def test_a_single_result_goes_with_its_future_and_waits_for_no_collector():
-    backend = HandBackend()
+    session = HandSession()
     gc.disable()
     try:
-        future = single(backend, set, ((1, 2),), {})
-        backend.sent.pop().run()
+        future = single(session, set, ((1, 2),), {})
+        session.sent.pop().run()
         result = weakref.ref(future.result())
         assert result() == {1, 2}
         del future

@@ -25,7 +25,7 @@ class TestForked(EndContract):
 
 
 class TestAdopted(MapContract):
-    """A guest leaves the host open, so one may be adopted again and again."""
+    """An adopted executor stays open, so it may be adopted again and again."""
 
     host = ThreadPoolExecutor(2)
     plan = parmap.plan(host)

@@ -27,7 +27,7 @@ from parmap.engine.dag_run import DagCutter, DagRun
 from parmap.engine.loop import Call, Settings
 from parmap.engine.structure import Shape
 from parmap.observe import events
-from tests.hand import HandBackend, HandQueue
+from tests.hand import HandQueue, HandSession
 
 
 @dataclasses.dataclass
@@ -53,19 +53,19 @@ Typed = collections.namedtuple("Typed", ["x", "y"])  # noqa: PYI024 - as above
 
 
 def computed(
-    structure, step=None, *, workers=2, chunks=1, errors="raise", observers=(), backend=None
+    structure, step=None, *, workers=2, chunks=1, errors="raise", observers=(), session=None
 ):
-    """Compute on a site whose tasks run by hand, as `parmap.compute` would."""
+    """Compute in a session whose chunks run by hand, as `parmap.compute` would."""
     calls, nodes, (wanted, whole) = graph._linked([structure])
     functions, nodes = graph._numbered(calls, nodes)
     run = DagRun(Dag(nodes, set(wanted)))
-    backend = backend or HandBackend(workers)
+    session = session or HandSession(workers)
     chosen = options("compute", {"chunks": chunks, "errors": errors}, ordered=False)
     chosen = chosen._replace(observers=observers)
     assert isinstance(chosen, Settings)
-    call = Call(backend, Runner(functions, None), run, chosen, buffer=run)
+    call = Call(session, Runner(functions, None), run, chosen, buffer=run)
     call._in_flight.landed = HandQueue(
-        (lambda: backend.flying[0].run()) if step is None else lambda: step(backend)
+        (lambda: session.flying[0].run()) if step is None else lambda: step(session)
     )
     for _ in call.results():
         pass
@@ -177,8 +177,8 @@ def test_whatever_lands_first_a_graph_gives_the_same(description, workers, chunk
         ran.append(number)
         return traced(number, *args, **kwargs)
 
-    def step(backend):
-        data.draw(st.sampled_from(backend.flying)).run()
+    def step(session):
+        data.draw(st.sampled_from(session.flying)).run()
 
     lazy = built(description, parmap.delayed(counted))
     results = computed(lazy, step, workers=workers, chunks=chunks)
@@ -302,8 +302,8 @@ def test_a_call_starts_as_soon_as_its_inputs_are_there():
     """No levels: a slow branch does not hold up another."""
     seen = []
 
-    def step(backend):
-        flying = [(s, steps) for s in backend.flying for steps in s.chunk.columns[0]]
+    def step(session):
+        flying = [(s, steps) for s in session.flying for steps in s.chunk.columns[0]]
         # All but the slow one, for as long as there is anything else.
         others = [s for s, steps in flying if len(steps) > 1 or steps[0][0] != 0]
         if not others:
@@ -328,9 +328,9 @@ def test_a_call_starts_as_soon_as_its_inputs_are_there():
 
 def test_the_first_calls_of_what_is_ready_go_first():
     node = parmap.delayed(lambda *inputs: len(inputs))
-    backend = HandBackend(workers=1)
-    computed([node() for _ in range(10)], backend=backend)
-    assert [name for s in backend.sent for (name,) in names(s)] == [
+    session = HandSession(workers=1)
+    computed([node() for _ in range(10)], session=session)
+    assert [name for s in session.sent for (name,) in names(s)] == [
         f"<lambda>#{i}" for i in range(10)
     ]
 
@@ -344,16 +344,16 @@ def test_while_there_is_ready_work_no_worker_is_without(chunks, workers):
     cell, total = parmap.delayed(lambda i, j: i * j), parmap.delayed(sum)
     square = [[cell(i, j) for j in range(size)] for i in range(size)]
     rows = [total(row) for row in square[:10]]
-    backend = HandBackend(workers)
+    session = HandSession(workers)
     started = []
 
-    def step(backend):
+    def step(session):
         ready = len(flows[0].ready)
         if ready:
-            assert len(backend.flying) >= workers
+            assert len(session.flying) >= workers
         started.append(ready)
         # The youngest first: the worst order for those that wait.
-        backend.flying[-1 if len(started) % 2 else 0].run()
+        session.flying[-1 if len(started) % 2 else 0].run()
 
     flows = []
     original = DagCutter.__init__
@@ -364,7 +364,7 @@ def test_while_there_is_ready_work_no_worker_is_without(chunks, workers):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DagCutter, "__init__", init)
-        cells, sums = computed((square, rows), step, chunks=chunks, backend=backend)
+        cells, sums = computed((square, rows), step, chunks=chunks, session=session)
     assert cells == [[i * j for j in range(size)] for i in range(size)]
     assert sums == [sum(i * j for j in range(size)) for i in range(10)]
 
@@ -403,9 +403,9 @@ def test_what_is_asked_for_ends_a_file():
     note = parmap.delayed(lambda *inputs: len(inputs))
     first = note()
     middle = note(first)
-    backend = HandBackend(1)
-    assert computed([note(middle), middle], backend=backend) == [1, 1]
-    assert [names(s) for s in backend.sent] == [
+    session = HandSession(1)
+    assert computed([note(middle), middle], session=session) == [1, 1]
+    assert [names(s) for s in session.sent] == [
         [["<lambda>#0", "<lambda>#1"]],
         [["<lambda>#2"]],
     ]
@@ -504,8 +504,8 @@ def test_of_two_failed_inputs_the_first_is_told_whichever_landed_first(data):
     one, two, three = load(1), load(3), load(5)
     pair = total(two, three)
 
-    def step(backend):
-        data.draw(st.sampled_from(backend.flying)).run()
+    def step(session):
+        data.draw(st.sampled_from(session.flying)).run()
 
     results = computed(
         [total(one, two, three), pair, total(pair, one)], step, errors="return", workers=3
@@ -535,8 +535,8 @@ def test_the_error_raised_is_the_one_that_python_would_meet_first(
             raise ValueError(number)
         return number
 
-    def step(backend):
-        data.draw(st.sampled_from(backend.flying)).run()
+    def step(session):
+        data.draw(st.sampled_from(session.flying)).run()
 
     lazy = built(description, parmap.delayed(fails))
     calls, _, _ = graph._linked([lazy])
@@ -1033,10 +1033,10 @@ def test_many_functions_travel_once_each():
 
 @pytest.mark.parametrize("chunks", ["static", "guided"])
 def test_policies_that_share_out_a_number_share_out_what_is_ready(chunks):
-    backend = HandBackend(workers=3)
+    session = HandSession(workers=3)
     cells = [parmap.delayed(abs)(-i) for i in range(900)]
-    assert computed(cells, chunks=chunks, backend=backend) == list(range(900))
-    assert len(backend.sent) < 30
+    assert computed(cells, chunks=chunks, session=session) == list(range(900))
+    assert len(session.sent) < 30
 
 
 @pytest.mark.parametrize(

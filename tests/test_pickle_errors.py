@@ -701,11 +701,11 @@ def test_each_object_is_taken_apart_twice_at_whatever_depth(count, depth):
         value = {"in": value}
     text, times, pickles = count(value)
     assert "[5000] cannot be sent" in text
-    assert times <= 2 * 5000  # to find the culprit, and to weigh the whole
+    assert times <= 2 * 5000  # to find the cause, and to weigh the whole
     assert pickles == 0
 
 
-def test_what_comes_after_the_culprit_is_not_looked_at(count):
+def test_what_comes_after_the_cause_is_not_looked_at(count):
     *_, times, _ = count([lock(), *(Counted() for _ in range(5000))])
     assert times <= 5000
 

@@ -245,7 +245,7 @@ def _alive(process):
 
 @pytest.mark.parametrize("start", ["fresh", "fork"])
 def test_a_killed_parent_leaves_nobody(start):
-    """Workers and zygote go within a second, whatever the workers are in the middle of."""
+    """Workers and fork server go within a second, whatever the workers are in the middle of."""
     command = [sys.executable, "-c", _PARENT, start]
     environment = os.environ | {"PYTHONPATH": _CHECKOUT}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
@@ -265,8 +265,8 @@ def test_a_killed_parent_leaves_nobody(start):
 
 
 @pytest.mark.parametrize("start", ["fresh", "fork"])
-def test_a_killed_zygote_costs_no_result(start):
-    """The zygote is killed in the middle of a call, and its workers with it; all results come."""
+def test_a_killed_fork_server_costs_no_result(start):
+    """It is killed in the middle of a call, and its workers with it; all results come."""
     results = []
     with parmap.plan("processes", workers=4, start=start) as session:
         for result in parmap.imap(_slow_square, range(1000), window=64):
@@ -329,8 +329,8 @@ def test_a_worker_that_is_stopped_for_a_while():
 
 
 @pytest.mark.timeout(60)
-def test_more_workers_than_the_zygotes_channel_holds_requests(monkeypatch):
-    """The parent hears the zygote while it asks for workers, or both would wait to be read."""
+def test_more_workers_than_the_fork_servers_channel_holds_requests(monkeypatch):
+    """The parent hears the fork server while it asks for workers, or both would wait to be read."""
     make = socket.socketpair
 
     def tight():  # as small as the kernel allows: a dozen messages stand for hundreds

@@ -132,7 +132,7 @@ def test_a_worker_killed_while_it_idles_is_replaced(one):
     assert after != before
 
 
-def test_a_killed_zygote_is_replaced(one):
+def test_a_killed_fork_server_is_replaced(one):
     assert parmap.pmap(abs, [-1]) == [1]
     (worker,) = one.executor.pids
     os.kill(psutil.Process(worker).ppid(), signal.SIGKILL)
@@ -188,7 +188,7 @@ def test_what_a_task_prints_comes_out_once(run):
     assert sorted(out.splitlines()) == sorted(expected + [f"task {x}" for x in range(3)] * 2)
 
 
-def test_forks_have_last_words_whoever_took_the_signals_before(run):
+def test_forks_have_a_crash_report_whoever_took_the_signals_before(run):
     out = run(
         """
         import ctypes, faulthandler, parmap, signal
@@ -363,7 +363,7 @@ def end_at(x):
 resource.setrlimit(resource.RLIMIT_NPROC, ({limit}, {limit}))
 try:
     with parmap.plan("processes", workers=8, start={start_method!r}) as session:
-        # One that is born after another was refused finds the pool broken.
+        # One that is forked after another was refused finds the pool broken.
         parmap.pmap(end_at, range(9), errors="return", chunks=1)
         print("all is well")
 except parmap.PoolBroken as error:

@@ -9,7 +9,7 @@ import pytest
 
 import parmap
 from parmap.engine import recovery
-from tests.hand import HandBackend, hand_call
+from tests.hand import HandSession, hand_call
 
 
 class Clock:
@@ -50,7 +50,7 @@ def test_only_the_errors_named_are_retried():
 
 def test_what_waits_holds_up_nobody_and_comes_in_its_turn(clock):
     """Element 0 waits 10 s, then 20; the others run meanwhile; the order stays."""
-    backend, ran, tries = HandBackend(workers=1), [], []
+    session, ran, tries = HandSession(workers=1), [], []
 
     def fn(x):
         ran.append(x)
@@ -61,12 +61,12 @@ def test_what_waits_holds_up_nobody_and_comes_in_its_turn(clock):
         return x
 
     def step():
-        if backend.flying:
-            backend.flying[0].run()
+        if session.flying:
+            session.flying[0].run()
         else:
             clock.now += 5.0  # nobody works: only time goes on
 
-    call = hand_call(backend, step, fn, range(5), retries=parmap.Retry(2, wait=10))
+    call = hand_call(session, step, fn, range(5), retries=parmap.Retry(2, wait=10))
     assert collect(call) == [0, 1, 2, 3, 4]
     assert ran == [0, 1, 2, 3, 4, 0, 0]
     assert tries == [100.0, 110.0, 130.0]
@@ -74,7 +74,7 @@ def test_what_waits_holds_up_nobody_and_comes_in_its_turn(clock):
 
 def test_a_failure_before_it_ends_what_waits(clock):
     """Element 3 would be tried again in an hour; element 1 has failed for good."""
-    backend = HandBackend(workers=1)
+    session = HandSession(workers=1)
 
     def fn(x):
         if x == 3:
@@ -84,11 +84,11 @@ def test_a_failure_before_it_ends_what_waits(clock):
         return x
 
     def step():
-        later = [sent for sent in backend.flying if sent.elements != [1]]
-        (later or backend.flying)[0].run()
+        later = [sent for sent in session.flying if sent.elements != [1]]
+        (later or session.flying)[0].run()
 
     call = hand_call(
-        backend, step, fn, [0, 1, 2, 3], retries=parmap.Retry(5, on=OSError, wait=3600)
+        session, step, fn, [0, 1, 2, 3], retries=parmap.Retry(5, on=OSError, wait=3600)
     )
     with pytest.raises(ValueError) as caught:
         collect(call)
@@ -98,7 +98,7 @@ def test_a_failure_before_it_ends_what_waits(clock):
 
 def test_what_waits_before_a_failure_is_still_run(clock):
     """Element 0 may yet be the first to fail: it is tried to the end."""
-    backend, tries = HandBackend(workers=1), []
+    session, tries = HandSession(workers=1), []
 
     def fn(x):
         if x == 0:
@@ -107,12 +107,12 @@ def test_what_waits_before_a_failure_is_still_run(clock):
         raise ValueError(x)
 
     def step():
-        if backend.flying:
-            backend.flying[-1].run()
+        if session.flying:
+            session.flying[-1].run()
         else:
             clock.now += 5.0
 
-    call = hand_call(backend, step, fn, range(2), retries=parmap.Retry(2, on=OSError, wait=10))
+    call = hand_call(session, step, fn, range(2), retries=parmap.Retry(2, on=OSError, wait=10))
     with pytest.raises(OSError) as caught:
         collect(call)
     assert caught.value.args == (0,)

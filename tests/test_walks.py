@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import parmap
-from parmap.backends.processes import protocol as wire
+from parmap.backends.processes import protocol
 from parmap.backends.processes.protocol import Inbox, Kind, send
 from parmap.engine.chunks import ChunkPlan, ReturnedChunks
 from parmap.engine.policies import Dynamic
@@ -68,7 +68,7 @@ def test_a_message_of_many_frames_is_written_and_read_by_one_walk():
     frames = [bytes([i % 251]) * 40 for i in range(MANY)]
     channel = Channel()
     assert moved(lambda: send(channel, (Kind.RESULT, 1, frames))) == 0
-    assert channel.given <= channel.writes * wire._GATHER
+    assert channel.given <= channel.writes * protocol._GATHER
     inbox, found = Inbox(channel, blocking=True), []
     assert moved(lambda: found.append(inbox.read())) == 0
     kind, key, came = found[0]
@@ -115,7 +115,7 @@ class Counted(list):
         return found
 
 
-def test_a_piece_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
+def test_a_chunk_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
     monkeypatch.setattr(Counted, "copied", 0)
     back, found = ReturnedChunks(), []
     back.put(ChunkPlan(range(10, 10 + MANY), Chunk((Counted(range(MANY)),))))
@@ -130,7 +130,7 @@ def test_a_piece_that_came_back_is_cut_into_singles_by_one_walk(monkeypatch):
     assert Counted.copied == MANY
 
 
-def test_pieces_that_came_back_are_cut_in_the_inputs_order():
+def test_chunks_that_came_back_are_cut_in_the_inputs_order():
     back = ReturnedChunks()
     chunk_plans = [
         ChunkPlan(range(a, b), Chunk((list(range(a, b)),))) for a, b in ((20, 25), (0, 5), (10, 15))

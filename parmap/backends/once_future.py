@@ -75,7 +75,7 @@ class _Right:
         except IndexError:
             return False
         except BaseException:
-            # Ctrl-C, in the thread that cancels: whoever settles the future next wakes the waiters.
+            # Ctrl-C, in the thread that cancels: whoever resolves it next wakes the waiters.
             if not (future.running() or wait([future], 0).done):
                 self._right.append(True)
             raise

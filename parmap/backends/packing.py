@@ -23,7 +23,7 @@ class PackingExecutor(MappingExecutor):
     """An executor that packs calls, and gives them to an engine.
 
     What derives from it says how, by `send`. It resolves its futures by
-    `parmap.engine.callbacks.resolve`, which opens the reply; or overrides `send_packed`.
+    `parmap.engine.callbacks.resolve`, which unpacks the reply; or overrides `send_packed`.
 
     Attributes
     ----------

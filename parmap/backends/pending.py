@@ -14,9 +14,9 @@ __all__ = ["PendingFutures"]
 class PendingFutures:
     """What PEP 3148 asks of an executor's ``shutdown``, kept in one place.
 
-    Has no lock, for a finalizer may cancel a task, and so call `_discard`, in any thread and at
-    any step. Each change is a single step, and their order keeps the invariant: of a future that
-    is added while another thread closes, either `close` finds it, or `add` finds `_closed`; if
+    Has no lock, for a finalizer may cancel a task, and so take it out of `_futures`, in any thread
+    and at any step. Each change is a single step, and their order keeps the invariant: of a future
+    that is added while another thread closes, either `close` finds it, or `add` finds `_closed`; if
     both do, it has failed, and `close` need not wait for it.
 
     Parameters

@@ -15,7 +15,7 @@ import parmap
 from parmap.cores import available_cores
 from parmap.plans import registry
 from parmap.plans.plan import plan
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 __all__ = ["Finding", "findings", "offers"]
 
@@ -112,7 +112,7 @@ def _libraries() -> Iterator[Finding]:
                 why = f"{type(error).__name__}: {error}"
                 line = f"{name} fails to import: {why}"
                 yield Finding("libraries", line, {"module": name, "error": why}, fine=False)
-    for one in blas.loaded():
+    for one in native_threads.loaded():
         kind = one.internal_api + (f" ({one.threading_layer})" if one.threading_layer else "")
         threads = f"{one.num_threads} threads"
         line = f"{kind:<20} {one.version or '':<14} {threads}  {one.filepath}"

@@ -1,4 +1,4 @@
-"""The job of a call: what its function is, and what the place makes of it."""
+"""The spec of a call: what its function is, and what the place makes of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def spec_for(
     hints: tuple[str, ...] = (),
     constants: Mapping[int, Any] | None = None,
 ) -> CallSpec:
-    """Make the job of a call.
+    """Make the spec of a call.
 
     Parameters
     ----------

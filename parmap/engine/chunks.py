@@ -83,7 +83,7 @@ class InFlight:
         self.landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
 
     def send(self, chunk_plan: ChunkPlan, chunk: Chunk, broadcast: Any) -> None:
-        """Send `chunk`, which is that of the plan or made from it, to be run by a placed job."""
+        """Send `chunk`, which is the plan's or made from it, to be run as a broadcast spec says."""
         send = self._session.run_remote if chunk_plan.keep else self._session.send
         future = send(broadcast, chunk)
         self.chunk_plans[future] = chunk_plan

@@ -244,7 +244,7 @@ class DagOutcome:
     def resolved(self, wanted: Sequence[int], results: Mapping[int, Any]) -> list[Any]:
         """Return results, and for what failed or was not run its failure.
 
-        Which of several failed inputs a call is laid to is settled here, in the calls' order:
+        If several inputs of a call failed, the first of them in the calls' order is its cause:
         the order in which they failed depends on the plan.
         """
         nodes, chains = self._dag.nodes, self._dag.chains

@@ -216,7 +216,7 @@ class Call:
         load = self._feed.load
         if load is None:
             return room
-        return min(room, load.room(taken, released, chunk_plans=_DEPTH * workers, least=workers))
+        return min(room, load.room(taken, released, chunks=_DEPTH * workers, least=workers))
 
     def _send(self, chunk_plan: ChunkPlan, broadcast: Any) -> None:
         chunk = chunk_plan.chunk

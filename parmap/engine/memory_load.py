@@ -59,14 +59,14 @@ class Load:
         self._each = 0.0  # bytes of an element, of late
         self._taken = self._count = 0  # what this cut has taken: bytes, elements
 
-    def room(self, taken: int, released: int, *, chunk_plans: int, least: int) -> int:
+    def room(self, taken: int, released: int, *, chunks: int, least: int) -> int:
         """Say how many elements may be cut now, by the weight of results.
 
         Parameters
         ----------
         taken, released : int
             How many elements have been cut, and how many results are given.
-        chunk_plans : int
+        chunks : int
             How many chunks may be on their way at once: one takes no more than its share.
         least : int
             How many elements may be on their way in any case, however large they are.
@@ -76,8 +76,8 @@ class Load:
         ahead = taken - released
         spare = self._limit - self._held - ahead * self._result
         # A share of what is there, and not of what is left: else each would be smaller.
-        self._free = int(min(spare, self._limit / chunk_plans))
-        first = min(self._free, max(1, _FIRST // chunk_plans))
+        self._free = int(min(spare, self._limit / chunks))
+        first = min(self._free, max(1, _FIRST // chunks))
         room = int(self._free / self._result) if self._result else first
         return max(room, int(ahead < least))
 

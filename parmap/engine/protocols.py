@@ -164,20 +164,20 @@ class OpenSession(Protocol):
         """What runs the callbacks of single calls."""
 
     def broadcast(self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True) -> Any:
-        """Put a job where every worker reaches it; the handle is for `send` and `drop`.
+        """Put a call's spec where every worker reaches it; return what `send` and `drop` take.
 
         It is for at most so many chunks, if that is known. A caller that `waits` for them must
         not be the thread that hears of their ends.
         """
 
     def send(self, broadcast: Any, chunk: Chunk) -> Future[Outcome]:
-        """Have a worker run a chunk of a placed job."""
+        """Have a worker run a chunk as a broadcast spec says."""
 
     def run_remote(self, broadcast: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk of one element, whose result stays there."""
 
     def drop(self, broadcast: Any) -> None:
-        """Forget a placed job."""
+        """Forget a broadcast spec."""
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
         """Stop a chunk that nobody waits for any more, as far as the place can."""

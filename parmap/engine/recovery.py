@@ -174,7 +174,7 @@ class Recovery:
         assert self.end is not None
         why = self.end[1]
         # The loop's frames hold the failures, and an error's traceback holds the frames:
-        # break the circle, or all of it would stay until the collector comes round.
+        # break the circle, or all of it would stay until the garbage collector comes round.
         self.end = None
         self.failures.clear()
         if isinstance(why, Failure):

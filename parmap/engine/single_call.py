@@ -81,7 +81,7 @@ def single(
                 outer.set_exception(error)
 
     # Weak: each future keeps its callbacks, and two that keep each other, with their results,
-    # would stay until the collector comes round. The executor keeps what is not resolved yet.
+    # would stay until the garbage collector comes round. The executor keeps what is not resolved.
     theirs = weakref.ref(inner)
 
     def pass_back(outer: Future[Any]) -> None:

@@ -66,7 +66,7 @@ class Unseeded:
         self._before = numpy_state() if beside and alone else None
 
     def packed(self, found: Sequence[Any]) -> None:
-        """Warn of generators that were packed with the job, of which each worker gets a copy.
+        """Warn of generators that were packed with the spec, of which each worker gets a copy.
 
         Or of those that it makes itself, where it imports the functions.
         """

@@ -62,8 +62,8 @@ class Drive:
 
     There is no lock, so that a finalizer, a callback or a signal handler can close the call at
     any moment. The first entry of `_turns` may step the call, and nobody else. Whoever finds
-    somebody else there, or nothing to do, waits for a waker. A waker is called when a future lands,
-    and at the end of each step.
+    somebody else there, or nothing to do, adds a waker and waits. All wakers are called when a
+    future lands, and at the end of each step.
 
     A step runs in the consumer's thread, in an event loop, too. There it reads input, and on plans
     that have no other thread it runs elements: as a plain ``for`` loop in a coroutine would. In

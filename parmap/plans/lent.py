@@ -58,7 +58,7 @@ class Lent(Session):
         return known._replace(keeps=False) if self._starves else known
 
     def broadcast(self, spec: CallSpec, *args: Any, **kwargs: Any) -> BroadcastSpec:
-        """Put a job where every worker reaches it."""
+        """Put the call's spec where every worker reaches it."""
         self._spec = spec
         return super().broadcast(spec, *args, **kwargs)
 
@@ -80,15 +80,13 @@ class Lent(Session):
             submit = functools.partial(self._backend.submit, run_by_key, key_of(once), run_chunk)
             theirs = sent(submit, broadcast, chunk, self._values, copies=copies)
         theirs.add_done_callback(functools.partial(_ended, once))
-        if (
-            not spare_threads
-        ):  # another thread may come first: then that one's is the first in the list
+        if not spare_threads:  # another thread may come first: then its own are first in the list
             spare_threads.append(SpareThreads(self.plan.initializer))
         spare_threads[0].add(once, *call)
         return once.future
 
     def drop(self, broadcast: BroadcastSpec) -> None:
-        """Forget the job: the call is over."""
+        """Forget the spec: the call is over."""
         super().drop(broadcast)
         self._return()
 

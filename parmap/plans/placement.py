@@ -1,4 +1,4 @@
-"""What a session's workers are sent: jobs, chunks, and the values of handles."""
+"""What a session's workers are sent: specs of calls, chunks, and the values of handles."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from parmap.transport.shared import (
     handles_exist,
     travelling,
 )
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 __all__ = ["BroadcastSpec", "Values", "packed", "placed", "sent"]
 
 
 class BroadcastSpec(NamedTuple):
-    """A job where the workers reach it.
+    """A call's spec, where the workers reach it.
 
     Parameters
     ----------
     spec : object
-        The job, or what stands for it among a task's arguments.
+        The spec, or what stands for it among a task's arguments.
     references : tuple, default ()
         What stands for the values of the handles in it.
     handles : tuple of Shared, default ()
-        Those handles: their values stay placed as long as the job.
+        Those handles: their values stay placed as long as the spec.
     hold : Held, optional
         What limits native libraries in this process as long as the call runs.
     star : bool, default False
         Whether a chunk's elements are rows of arguments.
     carried : bool, default False
-        Whether the job itself travels with each chunk: nothing has been put anywhere.
+        Whether the spec itself travels with each chunk: nothing has been put anywhere.
     """
 
     spec: Any
     references: tuple[Any, ...] = ()
     handles: tuple[Shared[Any], ...] = ()
-    hold: blas.Held | None = None
+    hold: native_threads.Held | None = None
     star: bool = False
     carried: bool = False
 
@@ -177,12 +177,12 @@ def _forget(values: weakref.ref[Values], key: Key, placing: _Broadcasting) -> No
         here.forget(key, placing)
 
 
-# Bytes of a job that may travel several times.
+# Bytes of a function that may travel several times.
 _CARRIED = 1 << 14
 
 
 def placed(spec: CallSpec, values: Values, *, few: bool) -> BroadcastSpec:
-    """Put a job where every worker reaches it.
+    """Put a call's spec where every worker reaches it.
 
     One for `few` chunks travels with each, if it is small and has no handles.
     """
@@ -208,7 +208,7 @@ def sent(
     *,
     copies: bool,
 ) -> Future[Outcome]:
-    """Pack a chunk of a placed job, and submit it with the references that it needs."""
+    """Pack a chunk of a broadcast spec's call, and submit it with the references that it needs."""
     if not handles_exist():
         return submit(broadcast.spec, packed(chunk, star=broadcast.star, copies=copies))
     collector = HandleCollector(values.broadcast, broadcast.references)
@@ -253,13 +253,13 @@ _FEW = 16
 
 
 def _carried(spec: CallSpec) -> CallSpec | None:
-    """Pack the function of a job; None where that is large, or not all that is the user's."""
+    """Pack the function of a spec; None where that is large, or not all that is the user's."""
     if spec.nested or spec.constants:
         return None
     try:
         fn = pack(spec.fn, "", views=True)
     except SerializationError:
-        pack(spec, "")  # which names it by its place in the job
+        pack(spec, "")  # which names it by its place in the spec
         raise
     return CallSpec(fn, *spec[1:]) if fn.size <= _CARRIED else None
 

@@ -82,7 +82,7 @@ class Plan(ABC):
     made_in: ClassVar[int]  # each plan's process; no option
 
     def __post_init__(self) -> None:
-        # Settled here once, so that plans that mean the same are equal.
+        # Resolved here once, so that plans that mean the same are equal.
         object.__setattr__(self, "workers", _workers(self.workers))
         if self.threads_per_worker not in ("auto", None):
             threads = _whole(self.threads_per_worker, "threads_per_worker", _THREADS)
@@ -118,7 +118,7 @@ class Plan(ABC):
         return replace(self, **_fields(type(self), options))
 
     def count(self) -> int:
-        """Settle how many workers to start, here and now.
+        """Resolve how many workers to start, here and now.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class Plan(ABC):
 
         Returns
         -------
-        Budget or None
+        CoreShare or None
             What each worker may use; None where tasks simply run as the caller does.
         """
         from parmap.transport.messages import CoreShare

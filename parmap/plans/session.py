@@ -22,7 +22,7 @@ from parmap.plans.loans import Loans
 from parmap.plans.placement import BroadcastSpec, Values, placed, sent
 from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
 from parmap.transport.shared import Shared, share
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 from parmap.worker.run import run_chunk, run_remote
 
 __all__ = ["Session"]
@@ -112,7 +112,7 @@ class Session:
     def broadcast(
         self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True
     ) -> BroadcastSpec:
-        """Put a job where every worker reaches it.
+        """Put a call's spec where every worker reaches it.
 
         One for no more chunks than there are workers, if it is small, travels with each.
         """
@@ -130,7 +130,7 @@ class Session:
         return placed(spec, self._values, few=few)
 
     def send(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
-        """Have a worker run a chunk of a placed job."""
+        """Have a worker run a chunk as a broadcast spec says."""
         self.check()
         if self.traits.shares_memory:
             return self._backend.submit(run_chunk, broadcast.spec, chunk)
@@ -144,9 +144,9 @@ class Session:
         return sent(submit, broadcast, chunk, self._values, copies=self.traits.copies)
 
     def drop(self, broadcast: BroadcastSpec) -> None:
-        """Forget a placed job."""
+        """Forget a broadcast spec."""
         if broadcast.hold is not None:
-            blas.release(broadcast.hold)
+            native_threads.release(broadcast.hold)
         if self.traits.places and not broadcast.carried and not self._values.closed:
             self._backend.drop(broadcast.spec)
 
@@ -232,10 +232,10 @@ class Session:
         return table("Session", rows)
 
 
-def _hold(core_share: CoreShare | None) -> blas.Held | None:
+def _hold(core_share: CoreShare | None) -> native_threads.Held | None:
     if core_share is None or core_share.threads is None:
         return None
-    return blas.hold(core_share.threads, exact=core_share.exact, later=True)
+    return native_threads.hold(core_share.threads, exact=core_share.exact, later=True)
 
 
 Session.__module__ = "parmap"  # public: pickles and tracebacks name it as users do

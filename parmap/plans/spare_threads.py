@@ -23,13 +23,12 @@ __all__ = ["SpareThreads", "key_of", "run_by_key"]
 # How long no worker may begin a caller's chunks, in seconds, until a spare thread does.
 _PATIENCE = 0.1
 
-# Futures of chunks that are packed on their way to a thread of this process; each as long as
-# its future is not resolved.
+# Of chunks that go packed to a thread of this process; each is here until its future is resolved.
 _by_key: dict[Key, OnceFuture] = {}
 
 
 def key_of(once: OnceFuture) -> Key:
-    """Give a key by which a worker in this process finds the future."""
+    """Give a key by which a worker in this process finds a future."""
     key = fresh_key()
     _by_key[key] = once
     once.future.add_done_callback(lambda _: _by_key.pop(key, None))
@@ -51,7 +50,7 @@ class _Entry:
     caller : int
         The thread that has sent it.
     once : OnceFuture
-        Its future; whoever claims it first runs it.
+        Its future; whoever takes it first runs the chunk.
     call : tuple
         What to call.
     """

@@ -7,7 +7,7 @@ import pytest
 
 import parmap
 from parmap.testing.material import Contract
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 __all__ = ["CoreShareContract"]
 
@@ -16,7 +16,7 @@ def _seen(size: int) -> tuple[int, set[int | None]]:
     """Multiply matrices; tell the cores, and the threads that libraries take, in this task."""
     a = np.ones((size, size))
     assert (a @ a)[0, 0] == size
-    return parmap.available_cores(), {one.num_threads for one in blas.loaded()}
+    return parmap.available_cores(), {one.num_threads for one in native_threads.loaded()}
 
 
 class CoreShareContract(Contract):
@@ -34,13 +34,13 @@ class CoreShareContract(Contract):
 
     def test_libraries_take_no_more_threads_than_that(self) -> None:
         """Inside of a task, BLAS and OpenMP use as many threads as the worker has cores."""
-        before = {one.filepath: one.num_threads for one in blas.loaded()}
+        before = {one.filepath: one.num_threads for one in native_threads.loaded()}
         seen = parmap.pmap(_seen, [10] * 8, chunks=1)
         assert {cores for cores, _ in seen} == {self._share()}
         limits = {number or 0 for _, numbers in seen for number in numbers}
         assert limits, "NumPy's BLAS has threads, so something must have been found"
         assert max(limits) <= self._share()
-        after = {one.filepath: one.num_threads for one in blas.loaded()}
+        after = {one.filepath: one.num_threads for one in native_threads.loaded()}
         assert before.items() <= after.items(), "the caller's own limits have changed"
 
     def test_joblib_takes_no_more_cores_than_that(self) -> None:

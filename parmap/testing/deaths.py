@@ -49,11 +49,11 @@ class DeathsContract(Contract):
         assert caught.value.exitcode in known
         assert str(caught.value.signal or caught.value.exitcode or "is gone") in str(caught.value)
 
-    def test_a_fault_shows_its_last_words(self) -> None:
+    def test_a_fault_shows_its_crash_report(self) -> None:
         """The error of a segmentation fault shows the Python stack at the fault."""
         self.need_replacement()
         if not self.session.traits.sees_deaths:
-            pytest.skip("nobody hears the last words of this plan's workers")
+            pytest.skip("nobody reads the crash reports of this plan's workers")
         error = parmap.submit(fault).exception(LONG)
         assert isinstance(error, parmap.WorkerDied)
         assert error.signal == "SIGSEGV"

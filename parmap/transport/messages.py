@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap.cores import available_cores
-from parmap.transport import shared as sharing
+from parmap.transport import shared
 from parmap.transport.identity import Key, fresh_key
 from parmap.transport.payload import PackedError, Payload, pack, unpack
 
@@ -73,7 +73,7 @@ class CoreShare(NamedTuple):
     among: int | None = None
 
     def here(self) -> CoreShare:
-        """Settle it on the worker's own node."""
+        """Resolve it on the worker's own node."""
         return self if self.among is None else _divided(self, self.among)
 
     @classmethod
@@ -94,12 +94,12 @@ def _divided(core_share: CoreShare, among: int) -> CoreShare:
 
 
 class CallSpec(NamedTuple):
-    """What all chunks of a call share; placed once where every worker reaches it.
+    """What all chunks of a call share; put once where every worker reaches it.
 
     Parameters
     ----------
     fn : callable or Payload
-        The user's function; a `Payload` of it where the job travels with its chunks.
+        The user's function; a `Payload` of it where the spec travels with its chunks.
     star : bool, default False
         Whether a chunk's one column holds argument tuples, as in ``starmap``.
     stop : bool, default True
@@ -248,7 +248,7 @@ class Outcome(NamedTuple):
 
 
 class CachedPayload:
-    """A packed job, or shared value, that an executor moves or keeps as it likes.
+    """A packed `CallSpec`, or shared value, that an executor moves or keeps as it likes.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ class CachedPayload:
         Says which it is, where each chunk brings another payload of the same; None where the
         backend keeps the one that it was given.
     payload : Payload
-        What it is; its arrays are read-only when it is opened.
+        What it is; its arrays are read-only when it is unpacked.
     """
 
     __slots__ = ("_value", "key", "payload")
@@ -266,7 +266,7 @@ class CachedPayload:
         self._value: Any = None
 
     def open(self, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
-        """Give the job or value.
+        """Give the spec or value.
 
         Parameters
         ----------
@@ -278,13 +278,13 @@ class CachedPayload:
         if self._value is None:
             self._value = _recent.pop(self.key, None) if self.key else None
         if self._value is None:
-            with sharing.arrived(values):
+            with shared.arrived(values):
                 self._value = unpack(self.payload, readonly=True)
         if self.key:
             _recent.pop(self.key, None)
             _recent[self.key] = self._value  # the last one now
             # A worker sees a few calls at a time: an outer one and what nests in it.
-            # The list is made in one step: tasks in other threads open jobs at the same time.
+            # The list is made in one step: tasks in other threads open specs at the same time.
             for key in list(_recent)[: -(_MOST + beside)]:
                 _recent.pop(key, None)
         return self._value
@@ -294,14 +294,14 @@ class CachedPayload:
         return CachedPayload, (self.key, self.payload)
 
 
-# Each job comes in many chunks; unpickling the function for each would cost more than most. What
+# Each spec comes in many chunks; unpickling the function for each would cost more than most. What
 # was used last stands last.
 _recent: dict[Key | None, Any] = {}
 _MOST = 4
 
 
 def cached_payload(value: Any, what: str = "", *, small: int | None = None) -> CachedPayload:
-    """Pack a job or a value.
+    """Pack a spec or a value.
 
     Parameters
     ----------
@@ -314,14 +314,14 @@ def cached_payload(value: Any, what: str = "", *, small: int | None = None) -> C
         arrays in it. Below, many copies of it travel, of which a worker opens only one.
         Default: it is never kept.
     """
-    ready = (
+    made = (
         value
         if isinstance(value, CachedPayload)
         else CachedPayload(None, pack(value, what, views=True))
     )
-    if ready.key or (small is not None and ready.payload.size >= small):
-        return ready
-    return CachedPayload(fresh_key(), ready.payload.copy())
+    if made.key or (small is not None and made.payload.size >= small):
+        return made
+    return CachedPayload(fresh_key(), made.payload.copy())
 
 
 class RemoteResult(NamedTuple):
@@ -344,7 +344,7 @@ def unwrap(thing: Any, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
 
 
 def ready(spec: CallSpec | CachedPayload, values: Sequence[Any]) -> CallSpec:
-    """Give a job as it can be run; `values` are those of the handles in it."""
+    """Give a spec as it can be run; `values` are those of the handles in it."""
     if type(spec) is not CallSpec:
         spec = unwrap(spec, values, beside=len(values))
     assert isinstance(spec, CallSpec)

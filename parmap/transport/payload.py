@@ -1,4 +1,4 @@
-"""Values, packed for the border; raised.py packs errors.
+"""Values, packed for the border; error_payload.py packs errors.
 
 Results are tried with C pickle first: it is several times faster, and what a worker could
 pickle by reference the caller can look up. Whatever the *caller* sends goes through
@@ -86,7 +86,7 @@ def _copied(buffer: Any) -> bytes | bytearray:
 
 
 class PackedError(NamedTuple):
-    """An error ready to travel, and its traceback as text: see raised.py.
+    """An error ready to travel, and its traceback as text: see error_payload.py.
 
     Parameters
     ----------

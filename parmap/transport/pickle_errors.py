@@ -128,14 +128,14 @@ def explained(value: Any, what: str, error: BaseException) -> SerializationError
     path = _path(what, trail) or "it"
     if isinstance(error, SerializationError):  # of a value that is placed while this is packed
         return SerializationError(f"{path}: {error}")
-    pickle_errors = trail[-1].value if trail else value
+    refusing = trail[-1].value if trail else value
     reason = f"{type(error).__name__}: {said(error).partition(chr(10))[0]}".removesuffix(": ")
     if too_deep and len(trail) > sys.getrecursionlimit() // 4:
         fault, advice = f"it is nested too deeply ({reason})", _FLATTER
     elif not trail and _too_large(error):
         fault, advice = f"it is too large ({reason})", _LESS
     else:
-        fault, advice = f"it is of type {kind_of(pickle_errors)} ({reason})", _advice(trail, what)
+        fault, advice = f"it is of type {kind_of(refusing)} ({reason})", _advice(trail, what)
     text = f"{path} cannot be sent between processes: {fault}. {advice}; {_ELSE}."
     weight = heavy(value, what, _BIG)
     return SerializationError(f"{text} In all, {weight}." if weight else text)

@@ -302,7 +302,7 @@ def _travels(value: Any) -> bool:
     buffers: list[pickle.PickleBuffer] = []
     try:
         pickle.loads(_plain(value, buffers), buffers=buffers)
-    except BaseException:  # noqa: BLE001 - see _packed
+    except BaseException:  # noqa: BLE001 - see packed
         return False
     return True
 

@@ -60,7 +60,7 @@ class Shared(Generic[T]):
         collector = _packing.get()
         place = None if collector is None else collector.index_of(self)
         # Where nobody places values it travels with what holds it.
-        return (_carried, (self._value,)) if place is None else (_unpacked, (place,))
+        return (_carried, (self._value,)) if place is None else (_handle_at, (place,))
 
     def __copy__(self) -> Self:
         """Return the handle itself: a copy would place the same value again."""
@@ -152,14 +152,16 @@ class HandleCollector:
 
     Parameters
     ----------
-    place : callable
-        Places a handle's value; gives the backend's reference to it.
+    broadcast : callable
+        Broadcasts a handle's value; gives the backend's reference to it.
     references : sequence
         Those that go along in any case, first.
     """
 
-    def __init__(self, place: Callable[[Shared[Any]], Any], references: Sequence[Any] = ()) -> None:
-        self._broadcast = place
+    def __init__(
+        self, broadcast: Callable[[Shared[Any]], Any], references: Sequence[Any] = ()
+    ) -> None:
+        self._broadcast = broadcast
         self.references = list(references)
         self.handles: list[Shared[Any]] = []
         # By identity: a backend's references may be slow to compare, and there may be many.
@@ -202,7 +204,7 @@ def arrived(values: Sequence[Any]) -> Iterator[None]:
         _cargo.reset(token)
 
 
-def _unpacked(place: int) -> Shared[Any]:
+def _handle_at(place: int) -> Shared[Any]:
     return Shared(_cargo.get()[place])
 
 

@@ -193,7 +193,7 @@ class _Limits:
       it next, ends the hold (`_drain`).
     * A finalizer or a signal handler of the user's may make a call, which holds and releases: the
       lock is reentrant, and each control is set to what is asked for at that moment.
-    * KeyboardInterrupt may leave controls half set: `hold` then releases, which turns them all.
+    * KeyboardInterrupt may leave controls half set: `hold` then releases, which sets them all.
     * The environment's variables change under this lock, too.
     * A fork takes the lock before, so that the child finds no change half made.
     """
@@ -243,7 +243,7 @@ class _Limits:
             self._drain()
 
     def meet(self, limit: ThreadLimit, *, worker: bool) -> list[ThreadControl]:
-        """Set what is the process's; give the controls that the thread must turn itself."""
+        """Set what is the process's; give the controls that the thread must set itself."""
         try:
             with self._lock:
                 if limit.says(self._covered):
@@ -256,7 +256,7 @@ class _Limits:
                     self._worker = limit
                     self._apply()
                 else:
-                    # What was settled stays: a task in another thread may be turning it.
+                    # What was set stays: a task in another thread may be setting it.
                     self._apply(skip=self._held)
                 return own
         finally:
@@ -317,9 +317,9 @@ class _Limits:
             variables.release(token)
         self._apply(over=token)
         if not self._asked(token):
-            # Also what somebody else has set since: a task in another thread may have
-            # set it for a moment, as scikit-learn does, and put back one of our numbers
-            # after a session had ended. To leave what is not ours would leave that.
+            # Also what somebody else has set since: a task in another thread may have set it for
+            # a moment, as scikit-learn does, and put back one of our numbers after a session had
+            # ended. To leave what is not ours would leave that.
             for control, before in list(self._held.values()):
                 turn(control, before)
             self._held.clear()

@@ -91,9 +91,9 @@ def torch_of() -> Any:
     """Give what handles torch's generators; None if torch is not loaded."""
     if getattr(sys.modules.get("torch"), "default_generator", None) is None:
         return None
-    from parmap.worker import torch_state as torchs
+    from parmap.worker import torch_state
 
-    return torchs
+    return torch_state
 
 
 def load(modules: tuple[str, ...]) -> None:

@@ -25,8 +25,7 @@ from parmap.transport.messages import (
     unwrap,
 )
 from parmap.transport.payload import PackedError, Payload, pack_result, unpack
-from parmap.worker import context, forks
-from parmap.worker import native_threads as blas
+from parmap.worker import context, forks, native_threads
 from parmap.worker.random_state import RngUseDetector, inherited, isolated_rng, load, renew
 
 if TYPE_CHECKING:
@@ -36,23 +35,23 @@ __all__ = ["run_chunk", "run_remote"]
 
 
 def run_chunk(spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: Any) -> Outcome:
-    """Run a job on the elements of a chunk.
+    """Run the elements of a chunk as a call's spec says.
 
     Never raises for anything that an element is or does: what fails is told in the outcome.
 
     Parameters
     ----------
     spec : CallSpec or CachedPayload
-        What to run.
+        How to run them.
     chunk : Chunk or Payload
-        On what.
+        The elements.
     *shared
         The values of the handles that are packed in the two.
 
     Raises
     ------
     SerializationError
-        If the job cannot be unpickled here, so that no chunk of the call can run.
+        If the spec cannot be unpickled here, so that no chunk of the call can run.
     """
     if shared:
         shared = tuple([unwrap(one, beside=len(shared)) for one in shared])
@@ -62,7 +61,7 @@ def run_chunk(spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: A
 def run_remote(
     spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: Any
 ) -> RemoteResult | Outcome:
-    """Run a job on a chunk of one element, whose result stays where it is.
+    """Run a chunk of one element, whose result stays where it is.
 
     Returns
     -------
@@ -108,18 +107,18 @@ def _guarded(core_share: CoreShare | None) -> AbstractContextManager[None]:
     if core_share is not None and core_share.threads is not None:
         if core_share.lent:
             return _lent(core_share.threads, exact=core_share.exact)
-        blas.keep(core_share.threads, exact=core_share.exact)
+        native_threads.keep(core_share.threads, exact=core_share.exact)
     return _UNCHANGED
 
 
 @contextlib.contextmanager
 def _lent(threads: int, *, exact: bool) -> Iterator[None]:
-    token = blas.hold(threads, exact=exact, later=True)
+    token = native_threads.hold(threads, exact=exact, later=True)
     try:
-        with blas.borrowed(threads, exact=exact):
+        with native_threads.borrowed(threads, exact=exact):
             yield
     finally:
-        blas.release(token)
+        native_threads.release(token)
 
 
 def _outcome(spec: CallSpec, chunk: Chunk) -> Outcome:

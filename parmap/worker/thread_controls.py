@@ -58,7 +58,7 @@ def control_of(one: Any) -> ThreadControl | None:
 
 
 def _openblas(one: Any) -> Callable[[int], None]:
-    # From 3.8 on, threadpoolctl lets but one thread turn it, the first one that does, for
+    # From 3.8 on, threadpoolctl lets but one thread set it, the first one that does, for
     # as long as it lives, and ignores all others without a word.
     free = getattr(one, "clear_controlling_thread", lambda **_: None)
 

@@ -84,14 +84,14 @@ class _Held:
 
     There is no lock here: `parmap.worker.native_threads` calls `hold` and `release` under its
     own. A signal handler that makes a call may come in between, in the same thread. It only
-    notes what is asked; the outer one then sees that something has changed, and goes round once
-    more.
-    KeyboardInterrupt may leave variables half set: blas then releases, which sets them all.
+    notes what is asked; the outer call then sees that something has changed, and goes round once
+    more. KeyboardInterrupt may leave variables half set: `native_threads` then releases, which
+    sets them all.
     """
 
     def __init__(self) -> None:
         self._asked: list[Limit] = []
-        self._changes, self._settling = 0, False
+        self._changes, self._applying = 0, False
         self._torn = False  # whether an interrupt has left variables half set
         self._ours = [_NOBODYS] * len(_KEYS)
         if hasattr(os, "register_at_fork"):
@@ -112,9 +112,9 @@ class _Held:
 
     def _apply(self) -> None:
         self._changes += 1
-        if self._settling:
+        if self._applying:
             return
-        self._settling, seen = True, 0
+        self._applying, seen = True, 0
         try:
             while seen != self._changes:
                 seen = self._changes
@@ -122,7 +122,7 @@ class _Held:
                 self._turn(list(self._asked), torn=torn)
                 self._torn = False
         finally:
-            self._settling = False
+            self._applying = False
 
     def _turn(self, asked: list[Limit], *, torn: bool) -> None:
         # Past the mapping's own methods: at each call these ten would take 15 us.
@@ -157,7 +157,7 @@ class _Held:
 
     def _forked(self) -> None:
         """Be the child of a fork: its calls are its own, and what was set stays until they end."""
-        self._settling = False  # the lock of blas is held while a process forks
+        self._applying = False  # the lock of `native_threads` is held while a process forks
         self._asked = []
 
 

@@ -146,7 +146,7 @@ class _Flight:
 
 
 class _World:
-    """The site, the engine's queue, and the clock of both.
+    """The session, the engine's queue, and the clock of both.
 
     The clock is the dispatcher's: it stands where the engine's one thread is.
     """
@@ -160,10 +160,8 @@ class _World:
         self.traits = Traits(round_trip=place.told, sees_deaths=True)
         self.now = self.busy = 0.0
         self.chunks = 0
-        self._origin, self._numbers = (
-            Location.here(),
-            itertools.count(),
-        )  # which break ties in heaps
+        self._location = Location.here()
+        self._numbers = itertools.count()  # which break ties in heaps
         self._coming: list[tuple[float, int, _Flight]] = []  # a heap: when, number, what
         self._landed: deque[_Flight] = deque()
         self._queue: deque[tuple[_Flight, range, float | None]] = deque()
@@ -176,7 +174,7 @@ class _World:
         return spec
 
     def drop(self, broadcast) -> None:
-        """Nothing was placed."""
+        """Nothing was put anywhere."""
 
     def send(self, broadcast, chunk) -> _Flight:
         self._work()
@@ -228,7 +226,7 @@ class _World:
             begins = max(when + self._place.round_trip / 2, self._free_at[worker])
             self._free_at[worker] = begins + took
             flight.worker = worker
-            flight.outcome = Outcome(range(ran), (), took, self._origin)
+            flight.outcome = Outcome(range(ran), (), took, self._location)
             home = begins + took + self._place.round_trip / 2
             heapq.heappush(self._coming, (home, next(self._numbers), flight))
             self._held[worker] = held + 1

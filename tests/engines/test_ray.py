@@ -81,7 +81,7 @@ class TestRay(PlanContract):
         assert set(parmap.pmap(where, range(20), chunks=1)) == {(True, False, False)}
         assert len(puts) == 1
 
-    def test_a_value_is_opened_once_in_a_worker(self):
+    def test_a_value_is_unpickled_once_in_a_worker(self):
         x = np.ones(1_000_000)
         seen = parmap.pmap(lambda _: (os.getpid(), id(x)), range(20), chunks=1)
         assert len(set(seen)) == len({pid for pid, _ in seen})
@@ -142,8 +142,8 @@ class TestRay(PlanContract):
             assert pipe.read_text() == "begun"
             assert future.cancel()
         # It takes both workers to run these.
-        opened = parmap.pmap(_meet, [(tmp_path, 0), (tmp_path, 1)], chunks=1)
-        assert opened == ["1", "0"]
+        heard = parmap.pmap(_meet, [(tmp_path, 0), (tmp_path, 1)], chunks=1)
+        assert heard == ["1", "0"]
 
     def test_the_executor_is_one_of_pep_3148(self):
         executor = self.session.executor

@@ -89,7 +89,7 @@ class DeathWatch:
         self._door.listen()
         self._shut = False  # the thread's own
         self._wake_reader, self._wake_writer = pair()
-        self._thread = threading.Thread(target=self._listen, name="parmap-rollcall", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="parmap-death-watch", daemon=True)
         self._thread.start()
 
     def number(self, once: OnceFuture) -> int:

@@ -78,16 +78,16 @@ class CancelledTasks:
         # It may have ended meanwhile, by itself or for another of its tasks; or all ends.
         if scheduler.workers.get(worker.address) is not worker or cluster.status != Status.running:
             return
-        restarters = list(cluster.workers.values())
-        ends = [restarter for restarter in restarters if restarter.keeps(worker.host, worker.pid)]
-        if not ends:  # it is kept where nobody here has a line to
+        known = list(cluster.workers.values())
+        restart = [one for one in known if one.keeps(worker.host, worker.pid)]
+        if not restart:  # it is kept where nobody here has a line to
             with contextlib.suppress(OSError):
                 await self._client.run(_end, workers=[worker.address], wait=False)
         # Now, not when its end is noticed: what waits behind the task goes elsewhere.
-        await taken_out(scheduler, worker.address, "parmap-stray")
+        await taken_out(scheduler, worker.address, "parmap-cancelled")
         await self._changed()
-        for restarter in ends:
-            await restarter.restart(worker.pid)
+        for one in restart:
+            await one.restart(worker.pid)
 
 
 async def _runs_on(key: Any, grace: float, dask_worker: Any) -> bool:

@@ -30,7 +30,7 @@ from parmap.backends.dask.uninterrupted import uninterrupted
 from parmap.backends.dask.worker import PROMPT, order
 from parmap.failures import PoolBroken
 from parmap.transport.messages import CoreShare
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 __all__ = [
     "INSIDE",
@@ -273,7 +273,9 @@ class LocalWorker(ProcessInterface):  # type: ignore[misc]
         # What is beside the script, or was added to the path, is found there, too.
         environ = environment(sys.path)
         if core_share is not None and core_share.threads is not None:
-            blas.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
+            native_threads.set_environment(
+                core_share.threads, exact=core_share.exact, environ=environ
+            )
 
         def started(number: int, ending: asyncio.Task[int]) -> None:
             exits[_HOST, number] = ending

@@ -72,7 +72,7 @@ class Dask(Plan):
             raise PlanError(f"address={self.address!r}: give a text such as 'tcp://node1:8786'")
 
     def count(self) -> int:
-        """Settle how many workers to start, or ask for when the cluster has none yet."""
+        """Resolve how many workers to start, or to ask for when the cluster has none yet."""
         return 1 if self._found else super().count()
 
     def core_share(self, workers: int) -> CoreShare | None:

@@ -28,7 +28,7 @@ def uninterrupted(call: Callable[[], T], undo: Callable[[T], object] | None = No
     done: Future[T] = Future()
     over = threading.Event()
     try:
-        threading.Thread(target=_run, args=(call, done, over), name="parmap-steady").start()
+        threading.Thread(target=_run, args=(call, done, over), name="parmap-uninterrupted").start()
     except RuntimeError:  # the interpreter ends, and starts no more threads
         return call()
     try:

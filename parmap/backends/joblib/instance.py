@@ -37,7 +37,7 @@ class BackendInstance:
     Attributes
     ----------
     again : callable
-        Is given each `OnceFuture`, and what it calls, whose task must run elsewhere.
+        Is given the `OnceFuture` and the call of each task that must run elsewhere.
     """
 
     def __init__(self, backend: JoblibBackend) -> None:

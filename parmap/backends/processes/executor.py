@@ -19,8 +19,7 @@ from parmap.backends.processes.protocol import BroadcastKey, ImportPaths, encode
 from parmap.backends.processes.system_unix import unforked
 from parmap.errors import SerializationError
 from parmap.transport.messages import CoreShare
-from parmap.worker import family
-from parmap.worker import native_threads as blas
+from parmap.worker import family, native_threads
 
 __all__ = ["ProcessExecutor"]
 
@@ -70,7 +69,7 @@ class ProcessExecutor(MappingExecutor):
             ]
         except BaseException:
             if fork_server is not None:
-                fork_server.close()  # from here on it is the pool thread's
+                fork_server.close()  # below, it becomes the pool thread's
             raise
         _open.difference_update(
             [pool_thread for pool_thread in _open if not pool_thread.thread.is_alive()]
@@ -87,7 +86,7 @@ class ProcessExecutor(MappingExecutor):
         self._forks = start == "fork"
         if not self._forks:
             self._begin()
-        # The pool's thread does not know this object: forgotten, it closes the pool's thread.
+        # The pool's thread does not know this object, which closes the pool when it is forgotten.
         weakref.finalize(self, self._queue.forget).atexit = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -97,9 +96,8 @@ class ProcessExecutor(MappingExecutor):
         future's exception.
         """
         future: Future[Any] = Future()
-        if (
-            not self._pool_thread.begun
-        ):  # later the task queue refuses by itself what comes too late
+        # Later the task queue refuses by itself what comes too late.
+        if not self._pool_thread.begun:
             self._queue.state.check()
             self._begin()
         keys: tuple[int, ...] = ()
@@ -109,7 +107,7 @@ class ProcessExecutor(MappingExecutor):
             frames = encode_call(fn, args, kwargs)
             here = ImportPaths.here()
             if here != self._paths:  # else they are the very frames that the workers know
-                # In this order: another thread that finds the new place finds its frames, too.
+                # In this order: another thread that finds the new paths finds their frames, too.
                 self._path_frames = encode(here, "sys.path")
                 self._paths = here
         except SerializationError as error:
@@ -182,7 +180,7 @@ class ProcessExecutor(MappingExecutor):
             if self._forks:
                 # Looks once for all workers, and not after a fork of threads. Not under `unforked`:
                 # a fork in another thread may have the lock that this takes, and wait for that.
-                blas.loaded()
+                native_threads.loaded()
             with unforked:
                 self._pool_thread.begin()
             _open.add(self._pool_thread)

@@ -41,7 +41,7 @@ __all__ = ["Exited", "ForkServer", "Spawned", "main"]
 
 _REQUEST = struct.Struct("<BQ")  # what, worker
 _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
-_FORK, _KILL, _BURY = 1, 2, 3
+_FORK, _KILL, _REAP = 1, 2, 3
 _PID = struct.Struct("<q")
 _GIVEN = 2  # descriptors that come with a request for a worker
 _NOW = socket.MSG_DONTWAIT | QUIET
@@ -111,7 +111,7 @@ class ForkServer:
 
     def reap(self, worker: int) -> None:
         """Ask for the exit code of a worker whose channel has closed."""
-        self._tell(_BURY, worker)
+        self._tell(_REAP, worker)
 
     def _tell(self, what: int, worker: int, rights: Sequence[tuple[int, int, Any]] = ()) -> None:
         while True:
@@ -241,10 +241,10 @@ def _path() -> int:
 
 
 def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
-    from parmap.backends.processes import worker as child
+    from parmap.backends.processes.worker import flush
 
     # What stands in the buffers would be written once more by each of the forks.
-    child.flush()
+    flush()
     said, says = os.pipe()
     try:
         pid = _fork_of_this(said)
@@ -291,7 +291,7 @@ def main(control: int, *, collect: bool) -> None:
     # worker needs to begin is loaded now, for each would load it again.
     import cloudpickle  # noqa: F401 - a script's functions come by it, and it takes 13 ms
 
-    from parmap.backends.processes import worker as child
+    from parmap.backends.processes import worker
     from parmap.worker import run  # noqa: F401 - the first task would load it
 
     prepare()
@@ -313,7 +313,7 @@ def main(control: int, *, collect: bool) -> None:
     def serve(channel: int, notes: int) -> None:
         if before is not None:  # else it is a library's, in C
             signal.signal(signal.SIGCHLD, before)
-        child.main(channel, notes, interrupts=interrupts)
+        worker.main(channel, notes, interrupts=interrupts)
 
     with Socket(fileno=control) as channel:
         _obey(channel, serve)
@@ -330,8 +330,8 @@ def _obey(channel: Socket, serve: Callable[[int, int], None]) -> None:
             _reply(channel, what, worker, _fork(pids, worker, fds, channel, serve))
         elif worker in pids:
             os.kill(pids[worker], signal.SIGKILL)
-            if what == _BURY:
-                _reply(channel, what, worker, *_buried(pids.pop(worker)))
+            if what == _REAP:
+                _reply(channel, what, worker, *_reaped(pids.pop(worker)))
     for pid in pids.values():
         os.kill(pid, signal.SIGKILL)
 
@@ -364,7 +364,7 @@ def _fork(
     return pid
 
 
-def _buried(pid: int) -> tuple[int, int]:
+def _reaped(pid: int) -> tuple[int, int]:
     # Its channel is closed, so it is past its last instruction or about to be: the SIGKILL
     # before this cannot change how it ends, except for one that closed the channel itself.
     _, status, usage = os.wait4(pid, 0)

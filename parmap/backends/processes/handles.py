@@ -46,7 +46,7 @@ class Task:
     frames : sequence of frame
         The call, encoded; emptied once sent.
     keys : tuple of int
-        The placed values that it refers to.
+        The keys of the broadcast values that it refers to.
     paths : sequence of frame
         Where the caller was when it submitted the call, encoded: the same object as long as that
         does not change.
@@ -107,36 +107,36 @@ class Channel:
         self.socket = socket
         self.inbox = Inbox(socket, blocking=False)
         self.known = set(known)  # keys of broadcast values that the worker has
-        self._paths: Sequence[Frame] = ()  # where the worker was told to be
+        self._paths: Sequence[Frame] = ()  # the newest that the worker was sent
         self._writing = self._over = False
 
-    def give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
-        """Send a task, and first the placed values that it refers to."""
+    def give(self, task: Task, broadcast: Mapping[int, Sequence[Frame]]) -> None:
+        """Send a task, and first the broadcast values that it refers to."""
         self._writing = True
         try:
             if not self._over:
-                self._give(task, placed)
+                self._give(task, broadcast)
         finally:
             self._writing = False
             if self._over:
                 self.socket.close()
         task.frames = ()  # they may be large, and are not needed again
 
-    def _give(self, task: Task, placed: Mapping[int, Sequence[Frame]]) -> None:
-        stale = [key for key in self.known if key not in placed]
-        new = [key for key in task.keys if key not in self.known and key in placed]
+    def _give(self, task: Task, broadcast: Mapping[int, Sequence[Frame]]) -> None:
+        stale = [key for key in self.known if key not in broadcast]
+        new = [key for key in task.keys if key not in self.known and key in broadcast]
         messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
         if task.paths is not self._paths:
             messages.append((Kind.SYNC_PATHS, 0, task.paths))
         # A value may be dropped at any time; the task that it was for does not wait for it.
-        messages += [(Kind.BROADCAST, key, placed.get(key, ())) for key in new]
+        messages += [(Kind.BROADCAST, key, broadcast.get(key, ())) for key in new]
         self._paths = task.paths
         self.known.difference_update(stale)
         self.known.update(new)
         self.send(*messages, (Kind.TASK, 0, task.frames))
 
     def forget(self, key: int) -> None:
-        """Have it forget a placed value."""
+        """Have it forget a broadcast value."""
         if key in self.known:
             self.known.discard(key)
             self.send((Kind.DROP, key, ()))

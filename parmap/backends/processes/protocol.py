@@ -68,7 +68,7 @@ _GATHER = 512
 class Kind(IntEnum):
     """What a message is."""
 
-    SETUP = 1  # parent: sys.path, sys.argv, budget, family, initializer; READY or BROKEN
+    SETUP = 1  # parent: sys.path, sys.argv, core share, family, initializer; READY or BROKEN
     BROADCAST = 2  # parent: a value under a key
     DROP = 3  # parent: forget the key
     TASK = 4  # parent: (fn, args, kwargs); answered by RESULT or ERROR
@@ -76,19 +76,19 @@ class Kind(IntEnum):
     BROKEN = 6
     RESULT = 7
     ERROR = 8
-    SYNC_PATHS = 9  # parent: its Place, for the tasks that follow
+    SYNC_PATHS = 9  # parent: its ImportPaths, for the tasks that follow
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # a third of what it takes to call the enumeration
 
 
 class BroadcastKey(NamedTuple):
-    """Stands in a task's arguments for a placed value."""
+    """Stands in a task's arguments for a broadcast value."""
 
     key: int
 
 
-# Of a job only the function is the user's: one with more never comes so.
+# Of a CallSpec only the function is the user's: one with more never comes so.
 _PACKED = frozenset({BroadcastKey, Payload, CachedPayload, CallSpec})
 
 
@@ -111,7 +111,7 @@ class ImportPaths(NamedTuple):
 
     @classmethod
     def here(cls) -> ImportPaths:
-        """Give that of now."""
+        """Give those of now."""
         try:
             directory = os.getcwd()
         except OSError:
@@ -130,7 +130,7 @@ def encode(value: Any, what: str) -> list[Buffer]:
 def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> list[Buffer]:
     """Pickle a call.
 
-    What the user's is has been packed by then, where the call is one of parmap's own: C pickle
+    What is the user's has been packed by then, where the call is one of parmap's own: C pickle
     then does in 3 µs what takes cloudpickle 20, which looks at each class.
     """
     packed = not kwargs and _PACKED.issuperset(map(type, args))
@@ -236,16 +236,16 @@ def _rights(*descriptors: int) -> list[tuple[int, int, Any]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
-def _gather(channel: Socket, assign_next: list[memoryview]) -> None:
+def _gather(channel: Socket, views: list[memoryview]) -> None:
     """Write pieces of memory as they lie."""
     at = 0  # what lies before has been sent: to take it out of the list each time moves the rest
-    while at < len(assign_next):
-        sent = channel.sendmsg(assign_next[at : at + _GATHER], (), QUIET)
-        while at < len(assign_next) and sent >= assign_next[at].nbytes:
-            sent -= assign_next[at].nbytes
+    while at < len(views):
+        sent = channel.sendmsg(views[at : at + _GATHER], (), QUIET)
+        while at < len(views) and sent >= views[at].nbytes:
+            sent -= views[at].nbytes
             at += 1
         if sent:
-            assign_next[at] = assign_next[at][sent:]
+            views[at] = views[at][sent:]
 
 
 class Inbox:

@@ -68,8 +68,8 @@ class TaskQueue:
     single steps, and what one step has found is looked at anew after the next. They may not wait
     for results, for the pool's thread needs the lock to bring any: a call there is refused, see
     `busy`. KeyboardInterrupt may strike after any call: `take` then has the worker in its hands,
-    and ends it.
-    A fork may find the lock held by a thread that it does not have: there nothing takes it.
+    and ends it. A fork may find the lock held by a thread that it does not have: there nothing
+    takes it.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ class TaskQueue:
 
     def leaving(self) -> list[Worker]:
         """List, once, the workers for whom there is nothing left to do."""
-        if not self.state.closing:  # who sets it nudges
+        if not self.state.closing:  # who sets it wakes this thread
             return []
         with self._lock:
             if self._queue:

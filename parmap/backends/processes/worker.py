@@ -25,8 +25,7 @@ from parmap.backends.processes.protocol import (
 )
 from parmap.errors import SerializationError
 from parmap.transport.sockets import Socket
-from parmap.worker import context, family
-from parmap.worker import native_threads as blas
+from parmap.worker import context, family, native_threads
 from parmap.worker.random_state import renew
 
 __all__ = ["flush", "inherited_values", "main"]
@@ -51,10 +50,9 @@ def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
     faulthandler.disable()
     faulthandler.enable(notes, all_threads=False)
     context.worker = context.Worker(
-        # The crash report follows them in the file.
         is_worker=True,
         slot=memoryview(mmap.mmap(notes, context.NOTES)),
-        words=notes,
+        words=notes,  # the crash report follows what is mapped
     )
     context.frame.set(None)
     context.worker.note(-1)
@@ -142,7 +140,7 @@ class _Child:
 
 
 class _Broadcast:
-    """A placed value, unpickled when a task first asks for it: so its error is that task's.
+    """A broadcast value, unpickled when a task first asks for it: so its error is that task's.
 
     Its arrays cannot be written to: all tasks share them, and some of them all workers.
     """
@@ -172,7 +170,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
         cores.grant(core_share.cores)
         if core_share.threads is not None:
             # Before a task can load a library: it need not be looked for then.
-            blas.set_environment(core_share.threads, exact=core_share.exact)
+            native_threads.set_environment(core_share.threads, exact=core_share.exact)
     try:
         initializer, initargs = decode(frames[1:])
         if initializer is not None:
@@ -182,13 +180,13 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
     return Kind.READY, 0, ()
 
 
-def _sync_paths(place: ImportPaths) -> None:
-    sys.path[:] = place.path
-    family.entrust(place.trust)
-    if place.directory is not None:
+def _sync_paths(paths: ImportPaths) -> None:
+    sys.path[:] = paths.path
+    family.entrust(paths.trust)
+    if paths.directory is not None:
         # Gone meanwhile, or closed to us: a task that needs it will say so.
         with contextlib.suppress(OSError):
-            os.chdir(place.directory)
+            os.chdir(paths.directory)
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:

@@ -26,7 +26,7 @@ from parmap.transport.sockets import pair
 __all__ = ["PoolForkServer", "Workers", "broken"]
 
 # So many workers in a row that end before they are ready mean that none ever will be.
-_STILLBORN = 16
+_NEVER_READY = 16
 
 
 class Workers:
@@ -65,7 +65,7 @@ class Workers:
         self._unready = 0  # workers lost in a row before any was ready
 
     def spawn(self) -> None:
-        """Have a worker born for the first of the free slots.
+        """Have a worker forked for the first of the free slots.
 
         Raises
         ------
@@ -114,12 +114,12 @@ class Workers:
     def lose(self, worker: Worker) -> None:
         """Take out a worker whose channel has closed, have it reaped, and replace it."""
         self._unready += not worker.ready and not worker.leaving
-        hopeless = self._unready >= _STILLBORN and self._queue.state.broken is None
+        hopeless = self._unready >= _NEVER_READY and self._queue.state.broken is None
         # While its notes are open.
         death = worker.notes.death(worker.pid, None) if hopeless else None
         self.take_out(worker)
         if death is not None:
-            why = f"{_STILLBORN} workers in a row ended before they were ready"
+            why = f"{_NEVER_READY} workers in a row ended before they were ready"
             self.give_up(broken(why, death))
         else:
             self.fill()

@@ -124,7 +124,8 @@ class ResolverThread:
         Ray's reaches Python code only: not a task that sleeps, or runs in a library.
         """
         late = time.monotonic() - _GRACE
-        deaf = [e for e, since in self._stopped.items() if since < late and not e.killed]
+        stopped = self._stopped.items()
+        deaf = [task for task, since in stopped if since < late and not task.killed]
         for task in deaf:
             task.killed = True
             self._api.cancel(task, force=True)

@@ -22,7 +22,7 @@ from parmap.failures import PoolBroken
 from parmap.plans import registry
 from parmap.plans.plan import Plan
 from parmap.transport.messages import CoreShare
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 __all__ = ["Nodes", "enter", "loaded"]
 
@@ -53,7 +53,7 @@ class _Runtime:
 
 # Held while Ray starts and ends, for seconds, and while the user's `workers=` is asked. Reentrant:
 # in this thread, meanwhile, a finalizer may leave a plan, and the user's code may enter one. So a
-# user counts before anything else is asked, and a life that begins is known only once it is there.
+# user counts before anything else is asked, and a Ray that begins is known only once it is there.
 _lock = threading.RLock()
 _runtime: _Runtime | None = None  # under `_lock`; Ray itself runs once in a process
 
@@ -133,7 +133,7 @@ def _environment(core_share: CoreShare | None) -> dict[str, str]:
     )
     if core_share is not None and core_share.threads is not None:
         # Else Ray sets one thread for each CPU that a task claims.
-        blas.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
+        native_threads.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
     return changes
 
 

@@ -31,7 +31,7 @@ class LimitedTasks:
     """Which tasks Ray has, and which wait, so that Ray runs no more at once than it may.
 
     Each task is in one of two places, ``out`` or ``_waiting``, from `admit` until `replace`,
-    `remove_waiting` or `clear`. What it calls it does not send: its caller does, without the lock.
+    `remove_waiting` or `clear`. It sends none itself: its caller does, without the lock.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 from parmap.cores import available_cores
 from parmap.transport.messages import CoreShare
-from parmap.worker import native_threads as blas
+from parmap.worker import native_threads
 
 __all__ = ["Agent", "facts", "misfit", "towards"]
 
@@ -116,7 +116,8 @@ class Agent:
     def __init__(self, told: dict[str, Any], *, lined: bool = True) -> None:
         self._told, self._lined = told, lined
         self._restarters: list[Any] = []
-        self._places: dict[int, int] = {}  # of their keepers, from 1 on, by the processes' numbers
+        # Of their restarters, from 1 on, by the processes' numbers.
+        self._places: dict[int, int] = {}
         self._restarts: set[asyncio.Task[None]] = set()
         self._output: int | None = None
         self._scheduler = ("", 0)
@@ -148,7 +149,9 @@ class Agent:
         cores, count = available_cores(), told["count"]
         core_share = CoreShare.share(cores, count, told["threads"])
         if core_share.threads is not None:
-            blas.set_environment(core_share.threads, exact=core_share.exact, environ=environ)
+            native_threads.set_environment(
+                core_share.threads, exact=core_share.exact, environ=environ
+            )
         options = {"host": host, "memory_limit": _memory() // count, **told["options"]}
         if self._lined:
             output, self._output = os.pipe()

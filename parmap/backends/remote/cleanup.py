@@ -13,7 +13,7 @@ import sys
 
 
 def main(folder: str, lock: str, cancel: str) -> None:
-    """Guard a folder and jobs.
+    """Cancel jobs, and remove a folder, at the end of the input.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ class HostCheck:
     Parameters
     ----------
     command : HostCommand
-        The host.
+        How to run something there.
     facts : dict, optional
         What it says of itself; see `parmap.backends.remote.agent.facts`.
     trouble : str, default ""
@@ -90,18 +90,18 @@ class HostCheck:
         return f"{self.command.name}: {self.trouble or 'ready'} ({there})"
 
 
-def look(reaches: Sequence[HostCommand], timeout: float) -> list[HostCheck]:
+def look(commands: Sequence[HostCommand], timeout: float) -> list[HostCheck]:
     """Look at hosts, all at once: whether they can be reached, and fit.
 
     Parameters
     ----------
-    reaches : sequence of HostCommand
-        The hosts.
+    commands : sequence of HostCommand
+        How to run something on each host.
     timeout : float
         Seconds that each has to answer.
     """
-    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(reaches)))) as threads:
-        return list(threads.map(lambda command: _found(command, timeout), reaches))
+    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(commands)))) as threads:
+        return list(threads.map(lambda command: _found(command, timeout), commands))
 
 
 def _found(command: HostCommand, timeout: float) -> HostCheck:

@@ -129,7 +129,7 @@ class JobQueue(Plan):
         return self.cores if self.workers is None else super().count()
 
     def count(self) -> int:
-        """Settle how many workers there are when all jobs run."""
+        """Resolve how many workers there are when all jobs run."""
         return self.jobs * self.per_job
 
     def core_share(self, workers: int) -> CoreShare | None:  # noqa: ARG002 - jobs may share a node

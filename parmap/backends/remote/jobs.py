@@ -4,11 +4,11 @@
 
     this process                     a job
     scheduler, client  ←── TLS ──→   worker, worker
-    JobMonitor ── squeue                  agent ── looks whether the scheduler answers
+    JobMonitor ── squeue             agent ── looks whether the scheduler answers
       Job ── sbatch, scancel           └── reads order.json, in a folder that is yours alone
-    cleanup ── scancel, rm
+    CleanupProcess ── scancel, rm
 
-The cleanup is a process of its own: it cancels and removes also where this one is killed.
+A process of its own cleans up: it cancels and removes also where this one is killed.
 """
 
 from __future__ import annotations

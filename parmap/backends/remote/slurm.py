@@ -94,11 +94,11 @@ class Slurm(JobQueue):
         cores = os.environ.get("SLURM_CPUS_PER_TASK")
         more = (f"--cpus-per-task={cores}",) if cores else ()
         python = self.python or sys.executable
-        reaches = [
+        commands = [
             HostCommand(node, (*srun, *more, f"--nodelist={node}"), python, shell=False)
             for node in nodes
         ]
-        return look(reaches, self.start_timeout)
+        return look(commands, self.start_timeout)
 
     def start(self) -> Executor:
         """Submit jobs, or start workers in this one."""

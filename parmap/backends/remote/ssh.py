@@ -95,7 +95,7 @@ class SSH(Plan):
             raise PlanError(f"start_timeout={self.start_timeout!r}: give seconds, more than 0")
 
     def count(self) -> int:
-        """Settle how many workers there are, before the machines have been asked."""
+        """Resolve how many workers there are, before the machines have been asked."""
         return len(self.hosts)
 
     def core_share(self, workers: int) -> CoreShare | None:
@@ -108,7 +108,7 @@ class SSH(Plan):
 
         Returns
         -------
-        list of Found
+        list of HostCheck
             One for each machine, which says in a line what is there, or what is wrong.
         """
         if not self.hosts:
