@@ -36,7 +36,7 @@ from parmap.backends.processes.handles import BroadcastValues, Channel, Task, Wo
 from parmap.backends.processes.notes import Notes
 from parmap.backends.processes.task_queue import TaskQueue
 from parmap.backends.remote.agent import Agent
-from parmap.plans import current
+from parmap.plans import current, registry
 from parmap.plans.placement import Values, _Broadcasting
 from parmap.transport.messages import cached_payload
 from parmap.worker import native_threads, random_state, setup, thread_variables
@@ -611,6 +611,35 @@ class ProcessWide(Section):
         assert parmap.pmap(abs, [-1, -2]) == [1, 2]
 
 
+_SETTER = signal.signal
+
+
+class Importing(Section):
+    functions: ClassVar = [registry.require, registry._import]
+
+    def run(self) -> None:
+        self._again("colorsys")
+        self._again("colorsys", pop=False)
+        try:
+            registry.require("no_such_engine", "mine")
+        except parmap.BackendUnavailable:
+            self.refused += 1
+
+    refused = 0
+
+    def strike(self) -> None:
+        garbage(Finalizer(lambda: self._again("stringprep")))
+
+    def _again(self, module: str, *, pop: bool = True) -> None:
+        if pop:
+            sys.modules.pop(module, None)
+        assert registry.require(module, "mine").__name__ == module
+
+    def check(self) -> None:
+        free(registry._importing)
+        assert signal.signal is _SETTER
+
+
 class Speaking(Section):
     functions: ClassVar = [Agent._say]
     kinds: ClassVar = ("collect",)
@@ -818,6 +847,7 @@ SECTIONS: dict[str, Callable[[], Section]] = {
     "generators": Generators,
     "setup": SetUp,
     "process-wide": ProcessWide,
+    "importing": Importing,
     "speaking": Speaking,
     "joblib": joblib_section,
     "ray": ray_section,

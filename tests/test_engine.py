@@ -601,6 +601,15 @@ def test_a_timeout_convicts_at_once_and_spares_the_others():
     assert [r for i, r in enumerate(results) if i != 2] == [0, 1, 3]
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_where_the_watchdog_rings_too_early_nobody_is_to_blame(count):
+    death = WorkerDied(1, 1, position=None, last_words="Timeout (0:00:01)!")
+    offset, (again,) = after_death(chunk_plan(count), death)
+    assert offset is None
+    assert again.chunk.careful
+    assert (again.size, again.deaths) == (count, 0)
+
+
 @given(
     kinds=st.lists(
         st.sampled_from(["range", "list", "tuple", "iter", "dict"]), min_size=1, max_size=3

@@ -43,8 +43,8 @@ def test_the_notes_say_which_element_of_a_block_runs(worker):
             blocks.run(position, size, [])
     finally:
         blocks.close()
-    assert seen == [(position, False) for position in range(9)]
-    assert worker.read() == (-1, False)
+    assert seen == [(position, True) for position in range(9)]
+    assert worker.read() == (-1, True)
 
 
 def test_one_that_runs_alone_is_not_taken_for_one_of_a_block(worker):
@@ -52,7 +52,7 @@ def test_one_that_runs_alone_is_not_taken_for_one_of_a_block(worker):
     blocks.run(0, 9, [])
     blocks.close()
     context.worker.note(3)
-    assert worker.read() == (3, False)
+    assert worker.read() == (3, True)
 
 
 def test_values_before_an_error_are_there(worker):
@@ -91,7 +91,7 @@ def test_nobody_is_to_blame_where_the_thread_rings_and_none_had_its_time(clock, 
     blocks.close()
     assert clock.limits == [9.0]
     # It rings at 109. The last one began at 108: it has had one second.
-    assert said == [(0, False), (1, False), (2, False), (3, True)]
+    assert said == [(0, True), (1, True), (2, True), (3, False)]
 
 
 def test_blocks_become_longer_while_they_take_little_of_the_limit(clock, worker):
@@ -158,6 +158,8 @@ def test_where_a_block_becomes_slow_all_run_again_alone(monkeypatch):
     lost, tell = [], events.WorkerLost
 
     def fn(x):
+        if x == 0:  # in this worker, blocks become longer however slow the machine is
+            watchdog._LONG = 10.0
         # A block of 64 begins here.
         time.sleep(0.02 * (x >= 63))
         return os.getpid()
@@ -170,5 +172,5 @@ def test_where_a_block_becomes_slow_all_run_again_alone(monkeypatch):
     with parmap.plan("processes", workers=1):
         pids = parmap.pmap(fn, range(127), timeout=1.0, chunks=127, progress=lambda _: None)
     assert len(pids) == 127
-    assert [(death.position, death.last_words) for death in lost] == [(None, "")]
+    assert [(death.position, death.timed_out) for death in lost] == [(None, True)]
     assert lost[0].pid not in pids

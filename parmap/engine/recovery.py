@@ -217,6 +217,8 @@ def after_death(
     """
     if not noted and not chunk_plan.chunk.careful:
         return None, _apart(chunk_plan)
+    if death.timed_out and death.position is None and not chunk_plan.chunk.careful:
+        return None, [chunk_plan.careful()]  # the watchdog rang, and no element had had its time
     offset = _located(chunk_plan, death)
     if offset is None:
         return None, _apart(chunk_plan) if chunk_plan.chunk.careful else [chunk_plan.careful()]

@@ -5,12 +5,11 @@ The only place that asks what kind of thing it was given.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from operator import index
 from typing import Any, cast
@@ -191,8 +190,7 @@ def require(module: str, plan: str, extra: str | None = None) -> Any:
     try:
         if sys.modules.get(module) is not None:
             return importlib.import_module(module)  # waits if another thread has only begun
-        with _importing, _handlers_kept():
-            return importlib.import_module(module)
+        return _import(module)
     except ImportError as error:
         raise BackendUnavailable(
             f"the plan {plan!r} needs the package {module!r}, which cannot be imported ({error}). "
@@ -200,30 +198,31 @@ def require(module: str, plan: str, extra: str | None = None) -> Any:
         ) from error
 
 
-# Held by whoever imports, in whose place nobody else replaces `signal.signal`. Again by the same
-# thread: a finalizer, or a signal's handler, may enter a plan.
+# Whoever has it may replace `signal.signal`. Again by the same thread: a finalizer, or a signal's
+# handler, may enter a plan, and so import.
 _importing = threading.RLock()
 
 
-@contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Keep a package from handling signals because it is imported, in whatever thread.
+def _import(module: str) -> Any:
+    """Import a package, which cannot set a handler for a signal meanwhile, in whatever thread.
 
     dask_jobqueue does: from then on Ctrl-C exits, with status 0. And in any other thread than
     the main one it cannot be imported, for there Python refuses to set a handler.
     """
-    thread, setter = threading.get_ident(), signal.signal
+    thread = threading.get_ident()
+    with _importing:
+        setter = signal.signal
 
-    def keeping(number: int, handler: Any, /) -> Any:
-        if threading.get_ident() == thread:
-            return signal.getsignal(number)
-        return setter(number, handler)
+        def set_elsewhere(number: int, handler: Any, /) -> Any:
+            if threading.get_ident() == thread:
+                return signal.getsignal(number)
+            return setter(number, handler)
 
-    try:
-        signal.signal = keeping  # type: ignore[assignment]
-        yield
-    finally:
-        signal.signal = setter
+        try:
+            signal.signal = set_elsewhere  # type: ignore[assignment]
+            return importlib.import_module(module)
+        finally:
+            signal.signal = setter
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

@@ -37,10 +37,10 @@ class Notes:
 
     def death(self, pid: int, exited: Exited | None) -> WorkerDied:
         """Describe how the worker ended, from its notes and what the fork server knows."""
-        position, rung_early = _read(os.pread(self.fd, NOTES, 0))
+        position, had_its_time = _read(os.pread(self.fd, NOTES, 0))
         words = os.pread(self.fd, 1 << 16, NOTES).decode(errors="replace")
-        if rung_early and words.startswith("Timeout ("):
-            position, words = -1, ""  # then nobody is to blame, and each element runs alone
+        if words.startswith("Timeout (") and not had_its_time:
+            position = -1  # nobody is to blame, and each element runs again, alone
         return WorkerDied(
             pid,
             exited.exitcode if exited else None,
@@ -55,14 +55,14 @@ class Notes:
 
 
 def _read(notes: bytes) -> tuple[int, bool]:
-    """Read which element ran, and whether it had not had its time when the watchdog rang."""
+    """Read which element ran, and whether it had had its time if the watchdog rang."""
     (position,) = memoryview(notes)[:8].cast("q")
     until, *began = memoryview(notes)[8:].cast("d")
     # When each element of a block began, and zeros: 0 where the element runs that has its position.
     count = began.index(0.0) if 0.0 in began else len(began)
     if position < 0 or not count:
-        return position, False
-    return position + count - 1, began[count - 1] > until
+        return position, True
+    return position + count - 1, began[count - 1] <= until
 
 
 def _users_part(words: str) -> str:
