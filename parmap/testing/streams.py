@@ -41,9 +41,18 @@ def _heard(call: Any) -> list[str]:
     return [str(one.message) for one in ours]
 
 
-def _by_hand(count: int) -> list[tuple[int, float, int]]:
+def _spawn(x: int, rng: np.random.Generator) -> tuple[int, str, list[float]]:
+    children = [*rng.spawn(1), *rng.spawn(2)]
+    return x, repr(rng.bit_generator.seed_seq), [float(one.random()) for one in (*children, rng)]
+
+
+def _keep(x: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+    return x, rng
+
+
+def _by_hand(count: int, fn: Any = _draw) -> list[Any]:
     children = np.random.SeedSequence(_SEED).spawn(count)
-    return [_draw(x, np.random.Generator(np.random.PCG64(s))) for x, s in enumerate(children)]
+    return [fn(x, np.random.Generator(np.random.PCG64(s))) for x, s in enumerate(children)]
 
 
 class StreamsContract(Contract):
@@ -54,6 +63,13 @@ class StreamsContract(Contract):
         """Bit for bit, for every chunking and every number of elements."""
         for count in (0, 1, 2, 37):
             assert parmap.pmap(_draw, range(count), rng=_SEED, chunks=chunks) == _by_hand(count)
+
+    @pytest.mark.parametrize("chunks", [1, 7])
+    def test_streams_spawn_and_can_be_kept(self, chunks: Any) -> None:
+        """Each is a Generator of its own, which knows its seed sequence."""
+        assert parmap.pmap(_spawn, range(9), rng=_SEED, chunks=chunks) == _by_hand(9, _spawn)
+        kept = parmap.pmap(_keep, range(9), rng=_SEED, chunks=chunks)
+        assert [_draw(x, own) for x, own in kept] == _by_hand(9)
 
     def test_every_kind_of_call_has_them(self) -> None:
         """Maps, lazy or not, grids, graphs and single calls number their elements alike."""

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 from parmap.worker.random_state import seed_globals
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from parmap.transport.root import Root
 
 __all__ = ["streamed"]
+
+
+# From so many elements on it pays to make their streams together.
+_FEW = 3
 
 
 def streamed(
@@ -37,15 +43,24 @@ def streamed(
         Whether the function gets the stream as the keyword ``rng``; else NumPy's and
         Python's global generators are seeded from it.
     """
+    # What makes the streams, and what tells it which.
+    stream: Callable[[int], np.random.Generator] = root.stream
+    places = indices
+    if len(indices) >= _FEW and root.advance == "spawn":
+        from parmap.worker.spawned import spawned  # it loads NumPy
+
+        if (together := spawned(root, indices)) is not None:
+            stream, places = together.stream, range(len(indices))
     if keyword:
 
-        def call(index: int, row: Any) -> Any:
-            return function(*row, rng=root.stream(index))
+        def call(place: int, row: Any) -> Any:
+            return function(*row, rng=stream(place))
 
     else:
 
-        def call(index: int, row: Any) -> Any:
-            seed_globals(root.stream(index))
+        def call(place: int, row: Any) -> Any:
+            seed_globals(stream(place))
             return function(*row)
 
-    return map(call, indices, rows)
+    # Whatever is raised, the next element gets its own stream: its place alone says which.
+    return map(call, places, rows)
