@@ -119,39 +119,33 @@ def test_the_thread_is_started_once_for_many_quick_elements(clock, worker):
     assert clock.limits == [67.5]
 
 
-def test_what_hangs_in_the_middle_of_a_block_fails_alone(tmp_path):
-    def fn(x):
-        if x == 300:
-            with open(tmp_path / "runs", "a") as runs:
-                runs.write("x")
-            time.sleep(3600)
-        return x
-
-    with parmap.plan("processes", workers=1):
-        results = parmap.pmap(fn, range(500), timeout=1.0, errors="return", chunks=500)
-    failure = results.pop(300)
-    assert results == [*range(300), *range(301, 500)]
-    assert isinstance(failure.error, parmap.TaskTimeout)
-    assert (tmp_path / "runs").read_text() == "x"  # it was known at once which one it was
+def no_calls():
+    """Of an element that calls nothing itself."""
 
 
-def test_a_call_inside_of_an_element_leaves_its_notes_alone(tmp_path):
-    def fn(x):
+def calls_inside():
+    parmap.pmap(abs, range(5), timeout=60)
+    with parmap.plan("threads", workers=1):
         parmap.pmap(abs, range(5), timeout=60)
-        with parmap.plan("threads", workers=1):
-            parmap.pmap(abs, range(5), timeout=60)
-        if x == 30:
+
+
+@pytest.mark.parametrize(("before", "at", "count"), [(no_calls, 300, 500), (calls_inside, 30, 40)])
+def test_what_hangs_in_the_middle_of_a_block_fails_alone(tmp_path, before, at, count):
+    def fn(x):
+        before()
+        if x == at:
             with open(tmp_path / "runs", "a") as runs:
                 runs.write("x")
             time.sleep(3600)
         return x
 
     with parmap.plan("processes", workers=1):
-        results = parmap.pmap(fn, range(40), timeout=1.0, errors="return", chunks=40)
-    failure = results.pop(30)
+        results = parmap.pmap(fn, range(count), timeout=1.0, errors="return", chunks=count)
+    failure = results.pop(at)
+    assert results == [*range(at), *range(at + 1, count)]
     assert isinstance(failure.error, parmap.TaskTimeout)
-    assert results == [*range(30), *range(31, 40)]
-    assert (tmp_path / "runs").read_text() == "x"  # it was known at once which one it was
+    # It was known at once which one it was: a call inside of an element leaves its notes alone.
+    assert (tmp_path / "runs").read_text() == "x"
 
 
 def test_where_a_block_becomes_slow_all_run_again_alone(monkeypatch):

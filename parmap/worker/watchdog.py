@@ -1,4 +1,4 @@
-"""What times each element of a call with a time limit, and ends a worker whose element hangs.
+"""Time each element of a call with a time limit; end a worker whose element hangs.
 
 A thread in C that needs no GIL writes down where the element hangs, and ends the process. The pool
 tells this death by those words. It is one thread for the process, and a fork does not have it: so
@@ -25,8 +25,8 @@ from parmap.worker import context
 
 __all__ = ["Blocks", "start", "stop"]
 
-# How many parts of the limit the thread may be late, and a block may take, at most.
-_LATE, _LONG = 1 / 8, 1 / 64
+# As parts of the limit: by how much the thread may ring too late, and how long a block may take.
+_SLACK, _LONG = 1 / 8, 1 / 64
 
 # When the process is to end, and where to write; None while no element is timed.
 _armed: tuple[float, int] | None = None
@@ -51,10 +51,10 @@ def stop() -> None:
 class Blocks:
     """The elements of a chunk that have a time limit, in blocks that run in C.
 
-    A block's elements are each timed. What the pool would like to know of a worker that has died
-    stands in the worker's notes, in this order: the position of the block's first element; until
-    when an element must have begun to have had its limit if the thread rings; when the block
-    began; and when each element of it ended.
+    Each element is timed. If the worker dies, the pool reads in the worker's notes, in this order:
+    the position of the block's first element; the time by which an element must have begun, to
+    have used up its limit when the thread rings; when the block began; and when each element of
+    it ended.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Blocks:
         times[1] = began
         if self._ends:
             context.worker.note(position)
-        # What is compressed is an element's value, and what selects it notes the time, after it.
+        # `compress` takes an element's value, and then asks its selector, which notes the time.
         ends = map(times.__setitem__, range(2, size + 2), iter(time.monotonic, None))
         values.extend(
             itertools.compress(itertools.islice(self._calls, size), map(operator.not_, ends))
@@ -136,10 +136,10 @@ class Blocks:
             stop()
 
     def _start(self, now: float) -> None:
-        # A block begins before half of the delay is over, and mostly ends before all of it is.
-        late = self._limit * _LATE
-        self._times[0], self._rings = now + late, now + late / 2
-        start(self._limit + late, context.worker.words)
+        # A block begins before half of the slack is over, and mostly ends before all of it is.
+        slack = self._limit * _SLACK
+        self._times[0], self._rings = now + slack, now + slack / 2
+        start(self._limit + slack, context.worker.words)
 
 
 def _zeros() -> memoryview[float]:
