@@ -23,6 +23,7 @@ import signal as signals
 from pickle import PicklingError
 
 __all__ = [
+    "WATCHDOG_REPORT",
     "BackendUnavailable",
     "DependencyFailed",
     "ParmapError",
@@ -37,6 +38,10 @@ __all__ = [
     "add_note",
     "said",
 ]
+
+
+# With this `faulthandler.dump_traceback_later` begins its report.
+WATCHDOG_REPORT = "Timeout ("
 
 
 class ParmapError(Exception):
@@ -122,8 +127,7 @@ class WorkerDied(ParmapError):  # noqa: N818 - the design's public name
     @property
     def timed_out(self) -> bool:
         """Whether the worker ended itself because an element ran too long."""
-        # faulthandler.dump_traceback_later begins its report with this word.
-        return self.last_words.startswith("Timeout (")
+        return self.last_words.startswith(WATCHDOG_REPORT)
 
     @property
     def from_outside(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import parmap
 from parmap.backends.processes.forkserver import Exited
 from parmap.backends.processes.system_unix import anonymous_file
-from parmap.errors import WorkerDied
+from parmap.errors import WATCHDOG_REPORT, WorkerDied
 from parmap.worker.context import NOTES
 
 __all__ = ["Notes"]
@@ -39,7 +39,7 @@ class Notes:
         """Describe how the worker ended, from its notes and what the fork server knows."""
         position, had_its_time = _read(os.pread(self.fd, NOTES, 0))
         words = os.pread(self.fd, 1 << 16, NOTES).decode(errors="replace")
-        if words.startswith("Timeout (") and not had_its_time:
+        if words.startswith(WATCHDOG_REPORT) and not had_its_time:
             position = -1  # nobody is to blame, and each element runs again, alone
         return WorkerDied(
             pid,

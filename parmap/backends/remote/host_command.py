@@ -20,9 +20,9 @@ from typing import Any
 from parmap.backends.remote.agent import facts, misfit, towards
 from parmap.failures import PoolBroken
 
-__all__ = ["HostCheck", "HostCommand", "gathered", "listening", "look"]
+__all__ = ["AGENT", "HostCheck", "HostCommand", "gathered", "listening", "look"]
 
-_AGENT = "parmap.backends.remote.agent"
+AGENT = "parmap.backends.remote.agent"
 _AT_ONCE = 64  # hosts
 _log = logging.getLogger("parmap.dask")
 
@@ -50,7 +50,7 @@ class HostCommand:
 
     def agent(self, *arguments: str) -> list[str]:
         """Give the command that starts the agent there."""
-        words = ["-m", _AGENT, *arguments]
+        words = ["-m", AGENT, *arguments]
         if self.shell:
             return [*self.command, f"{self.python} {shlex.join(words)}"]
         return [*self.command, *shlex.split(self.python), *words]

@@ -29,13 +29,13 @@ from distributed.core import Status
 
 from parmap.backends.dask.cluster import OwnCluster, awaited, cluster
 from parmap.backends.remote.folders import private, sweep
+from parmap.backends.remote.host_command import AGENT
 from parmap.backends.remote.monitor import JobMonitor
 from parmap.backends.remote.orders import JobOrder
 from parmap.failures import PoolBroken
 
 __all__ = ["Wanted", "job_class", "started"]
 
-_AGENT = "parmap.backends.remote.agent"
 _TAIL = 20  # lines of a job's log
 # Of Dask's tasks.
 _OPEN = {"waiting", "queued", "no-worker", "processing"}
@@ -67,7 +67,7 @@ def job_class(kind: type[Any], **options: Any) -> type[Any]:
             monitor: JobMonitor | None = None,
         ) -> None:
             super().__init__(scheduler=scheduler, name=name, log_directory=log, **options)
-            self._command_template = f"{options['python']} -m {_AGENT} {shlex.quote(file)}"
+            self._command_template = f"{options['python']} -m {AGENT} {shlex.quote(file)}"
             self._monitor = monitor
             # Under `_turn`: the newest job's number. To submit and to cancel take a while.
             self._turn = asyncio.Lock()
