@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import io
@@ -18,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -304,12 +306,20 @@ class Interrupted(AtTheQueue):
     ]
     kinds: ClassVar = ("handle", "interrupt")
 
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        with tempfile.NamedTemporaryFile() as self.gate, super().open():
+            yield
+
     def run(self) -> None:
         executor = self.session.executor
         large = executor.put(self.array)
         try:
-            first = [executor.submit(_long), *(executor.submit(np.sum, large) for _ in range(3))]
-            executor.abandon(first[0])
+            with self._both_wait():
+                first = [executor.submit(_sum_later, self.gate.name, large) for _ in range(2)]
+                # These find no idle worker, however fast the workers are.
+                first += [executor.submit(np.sum, large) for _ in range(2)]
+                executor.abandon(first[0])
             assert executor.pids
             for future in first[1:]:
                 future.result(GUARD)
@@ -318,6 +328,15 @@ class Interrupted(AtTheQueue):
         finally:
             executor.drop(large)
         self._rare(executor)
+
+    @contextlib.contextmanager
+    def _both_wait(self) -> Iterator[None]:
+        """Have `_sum_later` wait for the end of the block."""
+        fcntl.flock(self.gate, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.gate, fcntl.LOCK_UN)
 
     def _rare(self, executor: ProcessExecutor) -> None:
         """Run through what forks come to, small values, and a worker that is closed meanwhile."""
@@ -344,9 +363,14 @@ class Interrupted(AtTheQueue):
 
 
 def _long() -> None:
-    """Run until it is interrupted, or a moment if nobody does."""
     for _ in range(3_000_000):
         pass
+
+
+def _sum_later(gate: str, values: Any) -> float:
+    with open(gate) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return float(values.sum())
 
 
 def _deaf() -> None:
