@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import tempfile
 import threading
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
+from traitlets.config import Config
 
 import parmap
 
@@ -17,12 +19,20 @@ ROOT = os.fspath(Path(parmap.__file__).parents[1])
 class Notebook:
     """Cells, run one by one in a kernel of their own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, sockets):
+        """Prepare a kernel that works in `folder` and listens on sockets in the empty `sockets`.
+
+        It uses no TCP ports: the client chooses five free ones, and the kernel binds them only
+        once it has started, so another program may take one in between. A kernel that cannot bind
+        its iopub port hangs while it exits, and the client waits for it until the timeout.
+        """
+        connection = os.path.join(sockets, "kernel.json")
         self.client = nbclient.NotebookClient(
             nbformat.v4.new_notebook(),
             timeout=60,
             record_timing=False,  # it asks for the time in a way that Python deprecates
             resources={"metadata": {"path": str(folder)}},
+            config=Config(KernelManager={"transport": "ipc", "connection_file": connection}),
         )
 
     def run(self, code):
@@ -37,17 +47,42 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
+def unstarted(tmp_path, monkeypatch):
+    """Prepare a notebook that shares no file with the user's notebooks or with other tests."""
     monkeypatch.setenv("PYTHONPATH", ROOT)
     monkeypatch.delenv("PARMAP_PLAN", raising=False)
-    book = Notebook(tmp_path)
-    with book.client.setup_kernel():
-        yield book
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(own / name))
+    for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    # Not in `tmp_path`: a socket's path has at most 107 bytes, on macOS 103.
+    with tempfile.TemporaryDirectory(prefix="kernel") as sockets:
+        yield Notebook(tmp_path, sockets)
+
+
+@pytest.fixture
+def notebook(unstarted):
+    with unstarted.client.setup_kernel():
+        yield unstarted
 
 
 def shown(outputs, kind="text/html"):
     (output,) = outputs
     return output["data"][kind]
+
+
+def test_a_kernel_is_promised_no_tcp_port(unstarted):
+    assert unstarted.client.create_kernel_manager().transport == "ipc"
+
+
+def test_a_kernel_that_fails_shows_its_error(unstarted, capfd):
+    # The kernel writes to the test's own standard error, so pytest reports it if a test fails.
+    unstarted.client.extra_arguments = ["--IPKernelApp.kernel_class=missing.Kernel"]
+    with pytest.raises(RuntimeError, match="died"), unstarted.client.setup_kernel():
+        pass
+    assert "'missing.Kernel' could not be imported" in capfd.readouterr().err
 
 
 def test_values_are_shown_as_tables(notebook):
