@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np  # brings a library with threads
 
@@ -32,6 +33,7 @@ import parmap
 from parmap import cores
 from parmap.backends.once_future import OnceFuture, _Right
 from parmap.backends.pending import PendingFutures
+from parmap.backends.processes import task_queue
 from parmap.backends.processes.deadlines import Deadlines
 from parmap.backends.processes.executor import ProcessExecutor
 from parmap.backends.processes.handles import BroadcastValues, Channel, Task, Worker
@@ -239,61 +241,136 @@ class AtTheQueue(InSession):
         Worker.interrupt,
     ]
 
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        with (
+            tempfile.NamedTemporaryFile() as self.gate,
+            # Only what is to be killed is, however slow a worker is to notice an interrupt.
+            mock.patch.object(task_queue, "_GRACE", GUARD),
+            super().open(),
+        ):
+            self._align()
+            yield
+
     def run(self) -> None:
-        submit, queue = self.session.executor.submit, self.session.executor._queue
-        large = self.session.executor.put(self.array)
-        first = [submit(np.sum, large) for _ in range(5)]
-        first[-1].cancel()
-        for future in first[:-1]:
-            assert future.result(GUARD) == self.array.sum()
-        self.session.executor.drop(large)
-        futures = [submit(abs, -x) for x in range(5)]
-        assert [future.result(GUARD) for future in futures] == list(range(5))
-        # Its end takes a value out of workers that idle.
-        large = self.session.executor.put(self.array)
-        assert submit(len, large).result(GUARD) == len(self.array)
-        self.session.executor.drop(large)
-        # And a task that does not mind being interrupted is killed.
-        running = submit(_deaf)
-        while not running.running():
-            continue
-        self.session.executor.abandon(running)
-        with contextlib.suppress(parmap.WorkerDied):
-            running.result(GUARD)
+        self._more_tasks_than_workers()
+        self._values_of_idle_workers()
+        self._kill()
         assert self.session.executor.pids
-        queue.abandon(first[0])  # over long ago
-        self._late(queue)
+        self._late(self.session.executor._queue)
+
+    def _more_tasks_than_workers(self) -> None:
+        """Have both workers wait, each with a task: however fast they are, the next are queued."""
+        executor = self.session.executor
+        large = executor.put(self.array)
+        try:
+            with self._both_wait():
+                first = [executor.submit(_later, self.gate.name, np.sum, large) for _ in range(2)]
+                queued = [executor.submit(np.sum, large) for _ in range(3)]
+                # That of the worker which stands last: the other one is looked at before.
+                executor.abandon(first[0])
+                queued[-1].cancel()
+            for future in [first[1], *queued[:-1]]:
+                assert future.result(GUARD) == self.array.sum()
+            wait(first, GUARD)
+            executor.abandon(first[0])  # nobody has it any more
+        finally:
+            executor.drop(large)
+
+    @contextlib.contextmanager
+    def _both_wait(self) -> Iterator[None]:
+        """Have `_later` wait for the end of the block."""
+        fcntl.flock(self.gate, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.gate, fcntl.LOCK_UN)
+
+    def _values_of_idle_workers(self) -> None:
+        """Have both workers know a value that goes, and hear of a folder that changes."""
+        executor = self.session.executor
+        executor.drop(executor._queue.broadcast.put([b"x"], inherit=True))
+        executor.drop(executor.put(self.array))  # no worker has it
+        small = executor.put([1, 2])
+        assert self._both(len, small) == [2, 2]
+        executor.drop(small)
+        here = os.getcwd()
+        os.chdir("/")
+        try:  # with it a worker hears that the value is gone, and where it is
+            assert self._both(abs, -1) == [1, 1]
+        finally:
+            os.chdir(here)
+
+    def _both(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call a function in each of the two workers, which idle."""
+        submit = self.session.executor.submit
+        with self._both_wait():
+            futures = [submit(_later, self.gate.name, function, *args) for _ in range(2)]
+        return [future.result(GUARD) for future in futures]
+
+    def _kill(self) -> None:
+        """Have a task killed that does not mind being interrupted."""
+        executor = self.session.executor
+        with tempfile.TemporaryDirectory() as folder:
+            fifo = os.path.join(folder, "deaf")
+            os.mkfifo(fifo)
+            running = executor.submit(_deaf, fifo)
+            with (
+                open(fifo),  # else the interrupt might come before the task begins
+                mock.patch.object(task_queue, "_GRACE", 0.0),
+            ):
+                executor.abandon(running)
+            with contextlib.suppress(parmap.WorkerDied):
+                running.result(GUARD)
 
     def _late(self, queue: TaskQueue) -> None:
         """Run through what only a late message, or a late writer, comes to."""
-        self.session.executor.drop(queue.broadcast.put([b"x"], inherit=True))
-        while not queue._idle:
+        while not (queue._idle and queue._idle[0].pid):
             continue
         idle = queue._idle[0]
         os.kill(idle.pid, signal.SIGKILL)
         while idle.number in queue._living:
             continue
-        ours, theirs = socket.socketpair()
         assert queue.living()
-        late = Worker(-1, 1, Channel(ours), Notes())
-        late.interrupt()  # nobody knows its number yet
+        late = self._unknown()
         late.leaving = True
         queue.assign_next(late)
-        late.channel.close()
-        late.channel.give(Task(Future(), [b""], (), ()), {})
         late.channel._writing = True
         late.channel.close()
-        theirs.close()
-        late.notes.close()
+        with queue._lock:
+            queue.deadlines.entries.clear()
+            assert not queue.late()
+
+    def _unknown(self) -> Worker:
+        """Give a worker whose number nobody knows yet, and whose channel is closed."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            late = Worker(-1, 1, Channel(ours), Notes())
+            late.notes.close()
+            late.interrupt()
+            late.channel.close()
+            late.channel.give(Task(Future(), [b""], (), ()), {})
+        return late
 
     def check(self) -> None:
         super().check()
         free(self.session.executor._queue._lock)
+        self._align()
+        assert len(self.session.executor._queue._living) == 2
+
+    def _align(self) -> None:
+        """Bring the workers to where each run begins: both idle, in order, and told the same."""
+        self._until_idle()
+        self._both(abs, -1)
+        self._until_idle()
         queue = self.session.executor._queue
-        ready = threading.Event()
-        while not ready.wait(0.01) and not (len(queue._idle) == 2 and not queue._queue):
-            continue
-        assert len(queue._living) == 2
+        with queue._lock:
+            queue._idle[:] = sorted(queue._idle, key=lambda worker: worker.number)
+
+    def _until_idle(self) -> None:
+        queue, never = self.session.executor._queue, threading.Event()
+        while len(queue._idle) < 2 or queue._queue:
+            never.wait(0.01)
 
 
 class Interrupted(AtTheQueue):
@@ -306,60 +383,11 @@ class Interrupted(AtTheQueue):
     ]
     kinds: ClassVar = ("handle", "interrupt")
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        with tempfile.NamedTemporaryFile() as self.gate, super().open():
-            yield
-
     def run(self) -> None:
-        executor = self.session.executor
-        large = executor.put(self.array)
-        try:
-            with self._both_wait():
-                first = [executor.submit(_sum_later, self.gate.name, large) for _ in range(2)]
-                # These find no idle worker, however fast the workers are.
-                first += [executor.submit(np.sum, large) for _ in range(2)]
-                executor.abandon(first[0])
-            assert executor.pids
-            for future in first[1:]:
-                future.result(GUARD)
-            wait(first, GUARD)
-            executor.abandon(first[0])  # nobody has it any more
-        finally:
-            executor.drop(large)
-        self._rare(executor)
-
-    @contextlib.contextmanager
-    def _both_wait(self) -> Iterator[None]:
-        """Have `_sum_later` wait for the end of the block."""
-        fcntl.flock(self.gate, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.gate, fcntl.LOCK_UN)
-
-    def _rare(self, executor: ProcessExecutor) -> None:
-        """Run through what forks come to, small values, and a worker that is closed meanwhile."""
-        executor.drop(executor._queue.broadcast.put([b"x"], inherit=True))
-        executor.drop(executor.put(self.array))  # no worker has it
-        small = executor.put([1, 2])
-        tasks = [executor.submit(len, small) for _ in range(2)]
-        assert [task.result(GUARD) for task in tasks] == [2, 2]
-        executor.drop(small)
-        here = os.getcwd()
-        os.chdir("/")
-        try:
-            for _ in range(2):  # with it a worker hears that the value is gone, and where it is
-                assert executor.submit(abs, -1).result(GUARD) == 1
-        finally:
-            os.chdir(here)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            late = Worker(-1, 1, Channel(ours), Notes())
-            late.notes.close()
-            late.interrupt()  # nobody knows its number yet
-            late.channel.close()
-            late.channel.give(Task(Future(), [b""], (), ()), {})
+        self._more_tasks_than_workers()
+        self._values_of_idle_workers()
+        assert self.session.executor.pids
+        self._unknown()
 
 
 def _long() -> None:
@@ -367,15 +395,17 @@ def _long() -> None:
         pass
 
 
-def _sum_later(gate: str, values: Any) -> float:
+def _later(gate: str, function: Callable[..., Any], *args: Any) -> Any:
     with open(gate) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-    return float(values.sum())
+    return function(*args)
 
 
-def _deaf() -> None:
+def _deaf(fifo: str = os.devnull) -> None:
     while True:
         with contextlib.suppress(KeyboardInterrupt):
+            with open(fifo, "w"):
+                pass
             threading.Event().wait()
 
 
@@ -878,9 +908,6 @@ SECTIONS: dict[str, Callable[[], Section]] = {
 }
 
 
-_TIMES = 4
-
-
 def main(name: str, kind: str) -> None:
     """Sweep, and write what was hit: ``{function: [hit, all]}``."""
     guard()
@@ -893,8 +920,10 @@ def main(name: str, kind: str) -> None:
     sweep = Sweep(functions, section.strike)
     if kind == "collect":
         with sweep.collecting(), section.open():
-            # Again: what strikes at one step changes the way that leads to the next.
-            for _ in range(_TIMES):
+            # Until nothing new is struck at: what strikes at one step changes the way to the next.
+            before = None
+            while before != sweep.report():
+                before = sweep.report()
                 with sweep.striking():
                     section.run()
                 section.check()
