@@ -84,6 +84,16 @@ def free(lock: Any) -> None:
     assert came.result(10)
 
 
+@contextlib.contextmanager
+def closed(gate: Any) -> Iterator[None]:
+    """Have `_later` wait, in any process, for the end of the block."""
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(gate, fcntl.LOCK_UN)
+
+
 class InSession(Section):
     """What happens in a session: forgotten iterators and handles, futures, calls."""
 
@@ -264,7 +274,7 @@ class AtTheQueue(InSession):
         executor = self.session.executor
         large = executor.put(self.array)
         try:
-            with self._both_wait():
+            with closed(self.gate):
                 first = [executor.submit(_later, self.gate.name, np.sum, large) for _ in range(2)]
                 queued = [executor.submit(np.sum, large) for _ in range(3)]
                 # That of the worker which stands last: the other one is looked at before.
@@ -276,15 +286,6 @@ class AtTheQueue(InSession):
             executor.abandon(first[0])  # nobody has it any more
         finally:
             executor.drop(large)
-
-    @contextlib.contextmanager
-    def _both_wait(self) -> Iterator[None]:
-        """Have `_later` wait for the end of the block."""
-        fcntl.flock(self.gate, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.gate, fcntl.LOCK_UN)
 
     def _values_of_idle_workers(self) -> None:
         """Have both workers know a value that goes, and hear of a folder that changes."""
@@ -304,7 +305,7 @@ class AtTheQueue(InSession):
     def _both(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Call a function in each of the two workers, which idle."""
         submit = self.session.executor.submit
-        with self._both_wait():
+        with closed(self.gate):
             futures = [submit(_later, self.gate.name, function, *args) for _ in range(2)]
         return [future.result(GUARD) for future in futures]
 
@@ -388,11 +389,6 @@ class Interrupted(AtTheQueue):
         self._values_of_idle_workers()
         assert self.session.executor.pids
         self._unknown()
-
-
-def _long() -> None:
-    for _ in range(3_000_000):
-        pass
 
 
 def _later(gate: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -731,19 +727,26 @@ def joblib_section() -> Section:
             executor = self.session.executor
             assert executor.submit(abs, -1).result(GUARD) == 1
             assert executor.submit(int, "11", base=2).result(GUARD) == 3
-            instance = executor._instance
-            instance._break([])  # it is begun anew
+            self._break(executor)  # it is begun anew
             instance = executor._instance
             instance._cancelled = CancelledTasks(instance._late)
             instance._break([])
             instance.end()
             instance.end()
             assert executor.submit(abs, -1).result(GUARD) == 1
-            executor._instance._break([self.dead])
+            self._break(executor, self.dead)
             self._refused(executor)
             self._moved(executor)
             self._begun_meanwhile(executor)
-            assert self.other.submit(abs, -1).result(GUARD) == 1
+            with closed(self.gate):  # else it may be done before `submit` returns
+                last = self.other.submit(_later, self.gate.name, abs, -1)
+            assert last.result(GUARD) == 1
+
+        def _break(self, executor: Any, *dead: Any) -> None:
+            """Have nothing out fail: a future has its result before its task is let go."""
+            while executor._instance._tasks:
+                continue
+            executor._instance._break([*dead])
 
         def _begun_meanwhile(self, executor: Any) -> None:
             """Run through what `_replaced` comes to when a finalizer submits in `_begin`."""
@@ -754,7 +757,7 @@ def joblib_section() -> Section:
                 assert executor.submit(abs, -6)
                 return begin()
 
-            executor._instance._break([])
+            self._break(executor)
             executor._begin = beginning
             try:
                 assert executor.submit(abs, -5).result(GUARD) == 5
@@ -774,7 +777,7 @@ def joblib_section() -> Section:
 
                 executor._begin = beginning
                 try:
-                    executor._instance._break([])
+                    self._break(executor)
                     executor._again(once, abs, -1)
                     why = once.future.exception(GUARD)
                     assert isinstance(why, (error, KeyboardInterrupt))
@@ -809,12 +812,18 @@ def joblib_section() -> Section:
             self.dead = multiprocessing.get_context("spawn").Process(target=int)
             self.dead.start()
             self.dead.join()
-            with parmap.plan("joblib", workers=2).start() as self.other, super().open():
+            with (
+                tempfile.NamedTemporaryFile() as self.gate,
+                parmap.plan("joblib", workers=2).start() as self.other,
+                super().open(),
+            ):
                 yield
 
         def check(self) -> None:
             super().check()
             free(self.session.executor._lock)
+            # An interrupt in a future's callback leaves its task out.
+            self.session.executor._instance._break([])
 
     return Joblib()
 
@@ -839,7 +848,7 @@ def ray_section() -> Section:
     from parmap.backends.ray import runtime
     from parmap.backends.ray.executor import RayExecutor
     from parmap.backends.ray.resolver import ResolverThread
-    from parmap.backends.ray.tasks import LimitedTasks
+    from parmap.backends.ray.tasks import LimitedTasks, RayTask
 
     class Ray(InSession):
         # Ray has room for two of its tasks; so one waits here while another is out.
@@ -852,17 +861,27 @@ def ray_section() -> Section:
         ]
         kinds: ClassVar = ("collect",)
 
+        @contextlib.contextmanager
+        def open(self) -> Iterator[None]:
+            with tempfile.NamedTemporaryFile() as self.gate, super().open():
+                yield
+
         def run(self) -> None:
             submit = self.session.executor.submit
             assert submit(abs, -1).result(GUARD) == 1
             assert self.session.executor.send(int, "11", base=2).result(GUARD) == 3
-            out = [submit(_long) for _ in range(4)]
-            out[2].cancel()  # it waits
-            assert out[3].result(GUARD) is None
+            with closed(self.gate):
+                out = [submit(_later, self.gate.name, abs, -1) for _ in range(4)]
+                out[2].cancel()  # it waits, like the next
+                wait([out[2]], GUARD)
+            assert out[3].result(GUARD) == 1
             running = submit(_deaf)
             while not any(task.ref for task in self.session.executor._tasks.out.copy()):
                 continue
             running.cancel()
+            unsent = RayTask(abs, (-1,))
+            unsent.future.cancel()
+            self.session.executor._thread.stop(unsent, unsent.future)
             assert submit(abs, -2).result(GUARD) == 2
             with self.plan:
                 pass
