@@ -40,11 +40,19 @@ def written(monkeypatch):
     return writes
 
 
+def opened(path, mode="r"):
+    with open(path, mode):
+        pass
+
+
 @pytest.fixture
-def session():
+def session(tmp_path):
+    meeting = tmp_path / "meeting"
+    os.mkfifo(meeting)
     with parmap.plan("processes", workers=2) as session:
-        while len(session.executor.pids) < 2:  # both have been told where they are
-            session.submit(abs, -1).result()
+        # Each waits for the other. So both workers have had a task, and know where they are.
+        tasks = [session.submit(opened, os.fspath(meeting), mode) for mode in "rw"]
+        assert [task.result() for task in tasks] == [None, None]
         assert parmap.pmap(square, range(64), chunks=1) == [x * x for x in range(64)]
         yield session
 
@@ -140,11 +148,6 @@ def test_one_call_passes_few_functions_and_files(run, plan):
     """To read what happens in one call is to read all of these: the numbers only go down."""
     found = tuple(map(int, run(PASS, plan).split()))
     assert all(map(operator.le, found, PASSED[plan])), found
-
-
-def opened(path):
-    with open(path):
-        pass
 
 
 def test_one_call_takes_few_calls(session, tmp_path):
