@@ -20,7 +20,7 @@ Errors that a task raises are not wrapped: they come through as they are. How th
 from __future__ import annotations
 
 import signal as signals
-from pickle import PicklingError
+from _pickle import PicklingError  # pickle's own; to name a plan needs no more of pickle
 
 __all__ = [
     "WATCHDOG_REPORT",

@@ -213,6 +213,11 @@ def modules(code):
     return set(out.stdout.split())
 
 
+def test_to_import_parmap_loads_one_module():
+    """Of `typing`, which most files need, it has no need: that would be nine tenths of its time."""
+    assert modules("import parmap") - modules("pass") == {"parmap"}
+
+
 def test_to_name_a_plan_loads_neither_engine_nor_pool():
     """The workers of a script's first call start before these are loaded."""
     loaded = modules("import parmap; parmap.set_plan('processes', workers=2)")
@@ -223,6 +228,12 @@ def test_to_name_a_plan_loads_neither_engine_nor_pool():
         "parmap.backends.processes.executor",
     }
     assert not loaded & {"concurrent.futures", "logging", "subprocess", "cloudpickle"}
+    assert not loaded & {"pickle", "socket", "selectors", "random"}
+
+
+def test_a_call_loads_nothing_for_options_that_it_does_not_have():
+    call = "import parmap\nwith parmap.plan('processes', workers=1): parmap.pmap(lambda x: x, [1])"
+    assert not modules(call) & {"random", "socket", "ssl", "tempfile", "numpy", "tqdm"}
 
 
 def test_a_worker_s_side_waits_for_no_dataclass():
@@ -230,6 +241,7 @@ def test_a_worker_s_side_waits_for_no_dataclass():
     loaded = modules("from parmap.backends.processes import worker")
     assert "parmap.transport.messages" in loaded
     assert not loaded & {"dataclasses", "inspect", "logging", "traceback", "concurrent.futures"}
+    assert not loaded & {"cloudpickle", "random", "selectors", "socket"}
 
 
 def test_a_worker_loads_what_it_needs_and_no_more():
@@ -238,11 +250,7 @@ def test_a_worker_loads_what_it_needs_and_no_more():
     ours = {name for name in loaded if name.startswith("parmap.")}
     assert not {name for name in ours if name.startswith("parmap.engine")}
     assert not set(loaded) & {
-        "numpy",
-        "tqdm",
-        "multiprocessing",
-        "subprocess",
-        "asyncio",
+        *("numpy", "tqdm", "multiprocessing", "subprocess", "asyncio", "socket", "selectors"),
     }
     assert len(ours) < 26
 

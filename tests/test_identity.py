@@ -13,9 +13,9 @@ from parmap.transport.identity import fresh_key
 
 # Containers look like this: one host name, one process number, and each script counts anew.
 SCRIPT = """
-import os, socket
+import _socket, os
 os.getpid = lambda: 1
-socket.gethostname = lambda: "worker"
+_socket.gethostname = lambda: "worker"
 import parmap
 from parmap.backends.joblib.plan import _setup
 from parmap.transport.identity import fresh_key

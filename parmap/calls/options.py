@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict
 
 from parmap.engine.loop import Settings
 from parmap.engine.policies import Policy, policy_named
@@ -53,7 +53,7 @@ class MapOptions(TypedDict, total=False):
     label: str | None
 
 
-_NAMES = tuple(get_type_hints(MapOptions))
+_NAMES = tuple(MapOptions.__annotations__)
 _ERRORS = ("raise", "return", "group")
 _NO_RETRIES = Retry(0)  # made once: it is checked whenever it is made
 _AGES = 1e12  # seconds: no float holds every whole number

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +66,8 @@ class Policy:
             # Longest first is within 4/3 of the best makespan (Graham 1969); ties keep order.
             return sorted(range(len(rows)), key=lambda i: -costs[i])
         if self.shuffle is not False:
+            import random  # 2 ms, where somebody asks for it
+
             order = list(range(len(rows)))
             seed = 0 if self.shuffle is True else self.shuffle
             random.Random(seed).shuffle(order)  # noqa: S311 - its own generator

@@ -6,9 +6,9 @@ fast; and a fork server waits 0.1 ms for each to be defined, for a dataclass 0.7
 
 from __future__ import annotations
 
+import _socket
 import functools
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Location(NamedTuple):
     @classmethod
     def here(cls) -> Location:
         """Give this process."""
-        return cls(socket.gethostname(), os.getpid())
+        return cls(_socket.gethostname(), os.getpid())
 
 
 class CoreShare(NamedTuple):

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import _socket  # the class beneath `socket.socket`, which nobody replaces
 import os
-import socket
 from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
 __all__ = ["QUIET", "STANDARD", "Socket", "above_standard", "moved", "pair", "unix"]
 
 # A flag for what is sent: if the other end is gone, raise BrokenPipeError, and no SIGPIPE.
-QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
+QUIET = getattr(_socket, "MSG_NOSIGNAL", 0)
 STANDARD = 3  # descriptors of standard input, output, error
 
 

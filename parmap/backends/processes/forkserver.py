@@ -11,13 +11,13 @@ thread starts; all else is the same.
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import gc
 import os
 import select
 import signal
-import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -44,7 +44,8 @@ _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory i
 _FORK, _KILL, _REAP = 1, 2, 3
 _PID = struct.Struct("<q")
 _GIVEN = 2  # descriptors that come with a request for a worker
-_NOW = socket.MSG_DONTWAIT | QUIET
+_BESIDE = _socket.CMSG_SPACE(_GIVEN * array.array("i").itemsize)
+_NOW = _socket.MSG_DONTWAIT | QUIET
 
 
 # Named tuples, and not dataclasses, where a fork server would wait for each: 0.7 ms to make one.
@@ -103,7 +104,7 @@ class ForkServer:
             If the system lets no more descriptors be sent.
         """
         fds = array.array("i", [channel.fileno(), notes])
-        self._tell(_FORK, worker, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        self._tell(_FORK, worker, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
 
     def kill(self, worker: int) -> None:
         """Ask for a worker's end by SIGKILL."""
@@ -131,7 +132,7 @@ class ForkServer:
 
     def _listen(self) -> None:
         try:
-            data = self.control.recv(1 << 16, socket.MSG_DONTWAIT)
+            data = self.control.recv(1 << 16, _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -322,10 +323,11 @@ def main(control: int, *, collect: bool) -> None:
 def _obey(channel: Socket, serve: Callable[[int, int], None]) -> None:
     pids: dict[int, int] = {}
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, _REQUEST.size, 2, socket.MSG_WAITALL)  # type: ignore[arg-type]
+        data, beside, _, _ = channel.recvmsg(_REQUEST.size, _BESIDE, _socket.MSG_WAITALL)
         if len(data) < _REQUEST.size:
             break
         what, worker = _REQUEST.unpack(data)
+        fds = [fd for _, _, sent in beside for fd in array.array("i", sent)]
         if what == _FORK:
             _reply(channel, what, worker, _fork(pids, worker, fds, channel, serve))
         elif worker in pids:

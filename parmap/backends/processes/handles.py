@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import itertools
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from socket import SHUT_RDWR
 from typing import Any, cast
 
 from parmap.backends.processes.notes import Notes
@@ -148,7 +148,7 @@ class Channel:
         except OSError:
             return
 
-    def hang_up(self, how: int = SHUT_RDWR) -> None:
+    def hang_up(self, how: int = _socket.SHUT_RDWR) -> None:
         """End the channel, without closing the descriptor."""
         try:
             self.socket.shutdown(how)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import os
 import selectors
-import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -120,7 +120,7 @@ class PoolThread:
                 for worker in queue.late():
                     forks.current.kill(worker.number)
                 for worker in queue.leaving():
-                    worker.channel.hang_up(socket.SHUT_WR)
+                    worker.channel.hang_up(_socket.SHUT_WR)
         except BaseException as error:
             # A bug, here: whoever waits for a task must hear of it, not wait for ever.
             workers.give_up(broken("the pool's own thread failed", error))
@@ -205,7 +205,7 @@ class Waker:
         if self._writer is None:
             return
         try:
-            self._writer.send(b"\0", socket.MSG_DONTWAIT | QUIET)
+            self._writer.send(b"\0", _socket.MSG_DONTWAIT | QUIET)
         except OSError:
             return  # full: it will wake anyway; closed: it has ended
 

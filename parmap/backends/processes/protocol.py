@@ -8,12 +8,12 @@ parent sends a task only to a worker that has none, the worker answers each task
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import itertools
 import os
 import pickle
-import socket
 import struct
 import sys
 from collections import deque
@@ -53,9 +53,9 @@ Frame: TypeAlias = "Buffer | Slot"
 _HEADER = struct.Struct("<BQI")
 _SCRATCH = 1 << 16
 # Space for one descriptor beside each read: the kernel ends a read after one.
-_BESIDE = socket.CMSG_SPACE(array.array("i").itemsize)
+_BESIDE = _socket.CMSG_SPACE(array.array("i").itemsize)
 # Elsewhere than on Linux a descriptor is kept from programs that a task starts only by chance.
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 # From this size on a frame is received into memory of its own, in huge pages.
 _OWN = 1 << 22
 # Frames below this size stay out of a block: each takes whole pages there.
@@ -233,7 +233,7 @@ def send(channel: Socket, *messages: Message) -> None:
 
 
 def _rights(*descriptors: int) -> list[tuple[int, int, Any]]:
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
 def _gather(channel: Socket, views: list[memoryview]) -> None:
@@ -261,7 +261,7 @@ class Inbox:
 
     def __init__(self, channel: Socket, *, blocking: bool) -> None:
         self._channel = channel
-        self._flags = _CLOEXEC | (0 if blocking else socket.MSG_DONTWAIT)
+        self._flags = _CLOEXEC | (0 if blocking else _socket.MSG_DONTWAIT)
         self._scratch = bytearray(_SCRATCH)
         self._have = 0  # bytes of the scratch that are filled
         self._large: tuple[Kind, int, Sequence[int], list[Buffer]] | None = None
