@@ -34,6 +34,17 @@ def _spring() -> NoReturn:
     raise ValueError("sprung")
 
 
+_COUNTER = """
+def increase(n):
+    global count
+    count += n
+    return count
+
+def look():
+    return count
+"""
+
+
 def _fill(shared: Any, lock: Any, x: int) -> Any:
     with lock:
         shared[x] = x * x
@@ -75,6 +86,39 @@ class TravelContract(Contract):
         fn = functions()[kind]
         assert parmap.pmap(fn, range(5), chunks=2) == [0, 3, 6, 9, 12]
         assert parmap.submit(fn, 4).result(LONG) == 12
+
+    def test_all_that_a_function_has(self) -> None:
+        """Defaults, attributes, cells that are empty or hold each other, a module as a global."""
+
+        def even(n: int, *, step: int = 1) -> bool:
+            return n == 0 or odd(n - step)
+
+        def odd(n: int, *, step: int = 1) -> bool:
+            return n != 0 and even(n - step)
+
+        def seen(n: int, by: str = "by default", *, mark: str = "by name") -> tuple[Any, ...]:
+            """Say what is there."""
+            try:
+                cell = late
+            except NameError:
+                cell = "empty"
+            own = (seen.__doc__, seen.__name__, vars(seen), seen.__kwdefaults__)
+            return by, mark, cell, even(n), os.path.join("a", str(n)), *own
+
+        vars(seen)["note"] = "an attribute"
+        expected = [seen(n) for n in range(3)]
+        assert expected[0][2:4] == ("empty", True)
+        assert parmap.pmap(seen, range(3)) == expected
+        assert parmap.submit(seen, 2).result(LONG) == expected[2]
+        if len(expected) != 3:  # never: the cell stays empty
+            late = "filled"
+
+    def test_functions_of_one_file_share_its_globals(self) -> None:
+        """What one of them sets, another finds, within one task."""
+        script: dict[str, Any] = {"__name__": "__main__", "count": 0}
+        exec(_COUNTER, script)  # noqa: S102
+        increase, look = script["increase"], script["look"]
+        assert parmap.pmap(lambda n: [increase(n), look()], [5]) == [[5, 5]]
 
     def test_an_argument_that_cannot_travel(self) -> None:
         """A lock as an element fails alone, and the error names it; in one memory it is fine."""

@@ -13,7 +13,7 @@ import functools
 import io
 import pickle
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from parmap.transport.arrays import (
@@ -154,13 +154,22 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
     """
     import cloudpickle  # 10 ms, and the sequential plan never needs it
 
+    from parmap.transport.functions import replacements
+
     theirs: dict[type, Any] = cloudpickle.Pickler.dispatch_table.maps[0]
+    replaced = replacements(cloudpickle)
+    by_name = frozenset(replaced.values())
 
     def reduced(code: CodeType) -> Any:
         make, arguments = theirs[CodeType](code)
         return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
 
+    def reduced_part(part: Any) -> Any:
+        make, *others = theirs[type(part)](part)
+        return replaced.get(make, make), *others
+
     ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text}
+    ours.update(dict.fromkeys((CellType, ModuleType), reduced_part))
     if arrays is not None:
         ours[arrays] = reduced_result if result else reduced_array
 
@@ -169,11 +178,18 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
 
         def reducer_override(self, obj: Any) -> Any:
             # cloudpickle's own asks isinstance(), and so each object for its __class__.
-            if type(obj) is FunctionType:
-                return self._function_reduce(obj)
-            if issubclass(type(obj), type):
-                return super().reducer_override(obj)
-            return NotImplemented
+            if type(obj) is FunctionType and obj not in by_name:
+                found = self._function_reduce(obj)
+            elif issubclass(type(obj), type):
+                found = super().reducer_override(obj)
+            else:
+                return NotImplemented
+            if found is NotImplemented:
+                return found
+            make, arguments, *state = found
+            if state:
+                state[-1] = replaced.get(state[-1], state[-1])
+            return replaced.get(make, make), arguments, *state
 
     return Pickler
 

@@ -43,6 +43,7 @@ _REQUEST = struct.Struct("<BQ")  # what, worker
 _REPLY = struct.Struct("<BQqq")  # what, worker, pid or exit code, peak memory in bytes
 _FORK, _KILL, _REAP = 1, 2, 3
 _PID = struct.Struct("<q")
+_FEW = 8  # workers that are forked before the fork server imports cloudpickle
 _GIVEN = 2  # descriptors that come with a request for a worker
 _BESIDE = _socket.CMSG_SPACE(_GIVEN * array.array("i").itemsize)
 _NOW = _socket.MSG_DONTWAIT | QUIET
@@ -290,9 +291,8 @@ def main(control: int, *, collect: bool) -> None:
     """
     # Loaded here, and not where the parent loads this file: it is a worker's side. All that a
     # worker needs to begin is loaded now, for each would load it again.
-    import cloudpickle  # noqa: F401 - a script's functions come by it, and it takes 13 ms
-
     from parmap.backends.processes import worker
+    from parmap.transport import functions  # noqa: F401 - a script's functions need it
     from parmap.worker import run  # noqa: F401 - the first task would load it
 
     prepare()
@@ -348,6 +348,10 @@ def _fork(
     """Fork a worker; give its number, or that of the error, negative."""
     fork_server = os.getpid()
     try:
+        if worker > _FEW:
+            # A script's classes need it. The first workers do not wait for it here, since the first
+            # result waits for them: a worker that needs it imports it.
+            import cloudpickle  # noqa: F401
         # The system drops descriptors for which this process has no room.
         pid = os.fork() if len(fds) == _GIVEN else -errno.EMFILE
     except OSError as error:
