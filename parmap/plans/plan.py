@@ -34,7 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)  # its own are below
 class Plan(ABC):
     """Where to run: a value that starts nothing until it is entered or started.
 

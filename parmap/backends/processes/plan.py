@@ -19,7 +19,7 @@ __all__ = ["Processes"]
 _STARTS = ("fresh", "fork")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)  # as `Plan`
 class Processes(Plan):
     """Worker processes on this machine: for Python code that computes.
 
