@@ -1,10 +1,13 @@
 """Functions of the script, rebuilt in a worker as cloudpickle would rebuild them."""
 
 import builtins
+import contextlib
+import functools
 import os
 import pickle
 import pickletools
 import sys
+import xml.dom.minidom  # a package's module, which a function reaches through the package
 from types import CellType, FunctionType
 
 import cloudpickle
@@ -26,6 +29,18 @@ def counting():
     return [path.basename("a/b"), counting.__name__, count]
 
 plain.note = {"of": plain}
+
+def elsewhere():
+    return len("abc"), __builtins__
+
+def numbers(first, /, *others: "many"):
+    yield from others
+
+async def later(x):
+    return await x
+
+def missing():
+    return not_there
 """,
     EXECUTED,
 )
@@ -47,22 +62,67 @@ def unfilled():
     return inner
 
 
-FUNCTIONS = [EXECUTED["plain"], EXECUTED["counting"], closure([1]), unfilled(), lambda: os.sep]
+def mutual():
+    def even(n):
+        return n == 0 or odd(n - 1)
+
+    def odd(n):
+        return n != 0 and even(n - 1)
+
+    return even
+
+
+def wrapped():
+    @functools.wraps(EXECUTED["plain"])
+    def outer(*args):
+        return outer.__wrapped__(*args)
+
+    return outer
+
+
+def moved(module):
+    def function():
+        return xml.dom.minidom, os.path
+
+    function.__module__ = module
+    function.__doc__ = None
+    return function
+
+
+def around(inner, number):
+    return lambda x: inner(x) + number
+
+
+def nested():
+    """Make a function around a function, and so on."""
+    made = FUNCTIONS[0]
+    for number in range(20):
+        made = around(made, number)
+    return made
+
+
+FUNCTIONS = [
+    *(EXECUTED[name] for name in EXECUTED if type(EXECUTED[name]) is FunctionType),
+    *(closure([1]), unfilled(), mutual(), wrapped()),
+    *(moved("json"), moved("not.there"), moved(None), moved(3)),
+    lambda: os.sep,
+]
+FUNCTIONS.append(nested())
 
 
 def parts(function, seen=()):
     """List all that a function is made of, but for its name space's identity."""
     if function in seen:
-        return "itself"
+        return "itself", seen.index(function)
     seen = (*seen, function)
     cells = [contents(cell, seen) for cell in function.__closure__ or ()]
-    space = {name: parted(value, seen) for name, value in function.__globals__.items()}
-    space.pop("__builtins__")
-    own = {k: [*v, v["of"] is function] for k, v in vars(function).items()}
+    space = [(name, parted(value, seen)) for name, value in function.__globals__.items()]
+    own = [(name, parted(value, seen)) for name, value in vars(function).items()]
     code = function.__code__
     names = ("__name__", "__qualname__", "__module__", "__doc__", "__annotations__")
     return (
-        [code.co_code, code.co_names, code.co_consts, code.co_freevars, cells, space, own],
+        [code.co_code, code.co_names, code.co_freevars, code.co_flags, code.co_linetable],
+        [code.co_consts, code.co_exceptiontable, cells, space, own],
         [getattr(function, name) for name in (*names, "__defaults__", "__kwdefaults__")],
         function.__builtins__ is vars(builtins),
     )
@@ -77,6 +137,8 @@ def contents(cell, seen):
 
 
 def parted(value, seen):
+    if type(value) is dict and value is not vars(builtins):
+        return {name: parted(part, seen) for name, part in value.items()}
     return parts(value, seen) if type(value) is FunctionType else value
 
 
@@ -91,17 +153,57 @@ def test_its_pickle_does_not_name_cloudpickle(function):
     assert not named(payload.by_value(function)) & {"cloudpickle", "cloudpickle.cloudpickle"}
 
 
+def test_functions_of_one_pickle_share_what_they_shared():
+    """Their globals, and the objects in them; functions of other globals have others."""
+    held = [1]
+    space = {"__name__": "__main__", "held": held}
+    exec("def one():\n    return held\ndef two():\n    return held, one", space)
+    one, two = space["one"], space["two"]
+    sent = [one, two, one, held, EXECUTED["missing"]]
+    for data in (payload.by_value(sent), cloudpickle.dumps(sent)):
+        first, second, again, value, other = pickle.loads(data)
+        assert first is again
+        assert second() == ([1], first)
+        assert first() is second()[0] is value
+        assert first.__globals__ is second.__globals__ is not other.__globals__
+
+
+def test_each_function_does_as_cloudpickle_s():
+    """Cells, modules and types, which travel also outside of functions."""
+    theirs = cloudpickle.cloudpickle
+    ours = functions.replacements(cloudpickle)
+    for name in theirs._BUILTIN_TYPE_NAMES.values():
+        assert ours[theirs._builtin_type](name) is theirs._builtin_type(name)
+    for name in ("os", "os.path", "xml.dom", "xml.dom.minidom"):
+        assert ours[theirs.subimport](name) is theirs.subimport(name)
+    for arguments in ((), (1,), (None,)):
+        made = ours[theirs._make_cell](*arguments)
+        assert contents(made, ()) == contents(theirs._make_cell(*arguments), ())
+    assert contents(ours[theirs._make_empty_cell](), ()) == "empty"
+
+
+@pytest.fixture
+def fresh_pickler():
+    """Have the pickler made anew, also for the next test."""
+    payload._pickler.cache_clear()
+    yield
+    payload._pickler.cache_clear()
+
+
+def test_a_reducer_of_modules_that_gives_a_name_is_left_alone(monkeypatch, fresh_pickler):
+    """Somebody may have taught cloudpickle another way."""
+    table = cloudpickle.Pickler.dispatch_table.maps[0]
+    monkeypatch.setitem(table, type(os), lambda module: "path")
+    assert pickle.loads(payload.by_value([os.path])) == [os.path]
+
+
 def named(data):
     return {argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)}
 
 
-def test_a_version_that_is_not_known_rebuilds_its_functions_itself(monkeypatch):
-    monkeypatch.setattr(cloudpickle, "__version__", "4.0.0")
-    payload._pickler.cache_clear()
-    try:
-        data = payload.by_value(closure(3))
-    finally:
-        payload._pickler.cache_clear()
+def test_a_version_that_is_not_known_rebuilds_its_functions_itself(monkeypatch, fresh_pickler):
+    monkeypatch.setattr(cloudpickle, "__version__", "3.1.99")
+    data = payload.by_value(closure(3))
     assert "cloudpickle.cloudpickle" in named(data)
     assert pickle.loads(data)(2) == 3
 
@@ -138,17 +240,79 @@ def test_a_class_of_the_script_still_travels():
         assert parmap.pmap(lambda own: own, [Own(CellType(1))]) == [Own(CellType(1))]
 
 
+# What cloudpickle imports, and what a worker needs to tell of an error.
+HIDDEN = ("ast", "dataclasses", "dis", "inspect", "logging", "platform", "token", "traceback")
+
+
+@pytest.fixture
+def hiding(tmp_path):
+    """Make a folder with a file of the user's for each of these."""
+    for name in HIDDEN:
+        (tmp_path / f"{name}.py").write_text("mine = True")
+    return os.fspath(tmp_path)
+
+
+def test_a_folder_that_comes_onto_the_path_hides_nothing_from_a_worker(hiding, monkeypatch):
+    """The caller has these modules, so a loop would not import the files either."""
+    with parmap.plan("processes", workers=1):
+        assert parmap.pmap(abs, [-1]) == [1]
+        monkeypatch.syspath_prepend(hiding)
+        works()
+
+
+def test_nor_does_a_folder_that_the_script_changes_to(hiding, monkeypatch):
+    monkeypatch.syspath_prepend("")
+    with parmap.plan("processes", workers=1):
+        assert parmap.pmap(abs, [-1]) == [1]
+        monkeypatch.chdir(hiding)
+        works()
+
+
+def test_nor_does_a_folder_that_setup_puts_onto_the_path(hiding):
+    def setup():
+        sys.path.insert(0, hiding)
+        raise ValueError("told")
+
+    with (
+        pytest.raises(parmap.PoolBroken, match="ValueError: told"),
+        parmap.plan("processes", workers=1, setup=setup),
+    ):
+        parmap.pmap(abs, [1])
+
+
+def works():
+    """Send a class there and back, and have an error told."""
+
+    class Own(list):
+        """Not one that a worker can import."""
+
+    (made,) = parmap.pmap(lambda own: Own([*own, 2]), [Own([1])])
+    assert type(made) is Own
+    assert made == [1, 2]
+    (failure,) = parmap.pmap(lambda x: [][x], [1], errors="return")
+    assert type(failure.error) is IndexError
+
+
 def test_all_but_the_first_workers_find_cloudpickle_loaded(tmp_path):
     """In a large pool the fork server loads it, once, and not each worker that needs it."""
-    path = os.fspath(tmp_path / "fifo")
-    os.mkfifo(path)
-    there = os.open(path, os.O_RDWR)
+    paths = [os.fspath(tmp_path / name) for name in ("here", "go")]
 
-    def tell():
-        with open(path, "w") as fifo:
-            fifo.write("y" if "cloudpickle" in sys.modules else "n")
+    def found():
+        with open(paths[0], "wb", buffering=0) as here, open(paths[1], "rb", buffering=0) as go:
+            here.write(b".")
+            go.read(1)  # not before each worker has one of these tasks
+        return "cloudpickle" in sys.modules
 
-    with parmap.plan("processes", workers=10, setup=tell):
-        told = [os.read(there, 1) for _ in range(10)]
-    os.close(there)
-    assert sorted(told) == [b"n"] * 8 + [b"y"] * 2
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            os.mkfifo(path)
+        here, go = (os.open(path, os.O_RDWR) for path in paths)
+        stack.callback(os.close, here)
+        stack.callback(os.close, go)
+        session = stack.enter_context(parmap.plan("processes", workers=10))
+        answers = [session.submit(found) for _ in range(10)]
+        for _ in answers:
+            os.read(here, 1)
+        os.write(go, b"." * 10)
+        told = sorted(answer.result(60) for answer in answers)
+    assert told == [False] * 8 + [True] * 2

@@ -5,20 +5,24 @@ reads such a pickle imports cloudpickle, and 20 modules of the standard library 
 needs. That takes 13 ms, and a script's first result waits for it. To rebuild a function takes only
 a few of cloudpickle's functions, which are short. The functions here do the same. For a class of
 the script the worker still imports cloudpickle.
+
+cloudpickle still takes functions apart, so it decides what travels. Only the names of the functions
+that put them together again are exchanged, and only those of versions that were compared.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["replacements"]
+__all__ = ["load_cloudpickle", "replacements"]
 
 # The versions whose functions were compared with these. A later one may pass another state.
-_KNOWN = ("3.0.", "3.1.")
+_KNOWN = frozenset({"3.0.0", "3.1.0", "3.1.1", "3.1.2", "3.1.3"})
 
 
 def replacements(cloudpickle: Any) -> dict[object, Callable[..., Any]]:
@@ -26,7 +30,7 @@ def replacements(cloudpickle: Any) -> dict[object, Callable[..., Any]]:
 
     The map is empty for a version that is not known. Workers then import cloudpickle.
     """
-    if not cloudpickle.__version__.startswith(_KNOWN):
+    if cloudpickle.__version__ not in _KNOWN:
         return {}
     theirs = cloudpickle.cloudpickle
     return {
@@ -37,6 +41,17 @@ def replacements(cloudpickle: Any) -> dict[object, Callable[..., Any]]:
         theirs._builtin_type: builtin_type,  # noqa: SLF001
         theirs.subimport: load,
     }
+
+
+def load_cloudpickle() -> None:
+    """Import cloudpickle now, before a module of the script can hide one that it imports.
+
+    A worker imports it when it first reads a pickle that needs it. If the script's folders have
+    changed by then, a file there may have the name of a module of the standard library.
+    """
+    # If it fails, the pickle that needs it fails, and that error reaches the caller.
+    with contextlib.suppress(Exception):
+        import cloudpickle  # noqa: F401
 
 
 def make_function(
@@ -59,16 +74,14 @@ def restore(function: types.FunctionType, state: tuple[dict[str, Any], dict[str,
     function.__globals__["__builtins__"] = vars(builtins)
     # Their only purpose was to be imported while the pickle was read.
     members.pop("_cloudpickle_submodules")
-    cells = members.pop("__closure__")
-    for name, value in members.items():
-        setattr(function, name, value)
-    if cells is None:
-        return
+    cells = members.pop("__closure__") or ()
     for cell, filled in zip(function.__closure__ or (), cells, strict=True):
         try:
             cell.cell_contents = filled.cell_contents
         except ValueError:  # the caller's cell is empty, too
             continue
+    for name, value in members.items():
+        setattr(function, name, value)
 
 
 def make_cell(*contents: Any) -> types.CellType:

@@ -157,16 +157,16 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
     from parmap.transport.functions import replacements
 
     theirs: dict[type, Any] = cloudpickle.Pickler.dispatch_table.maps[0]
-    replaced = replacements(cloudpickle)
-    by_name = frozenset(replaced.values())
+    rebuild = replacements(cloudpickle)
+    by_name = frozenset(rebuild.values())  # else the first of them would need itself
 
     def reduced(code: CodeType) -> Any:
         make, arguments = theirs[CodeType](code)
         return make, (*arguments[:_FILENAME], code.co_filename, *arguments[_FILENAME + 1 :])
 
     def reduced_part(part: Any) -> Any:
-        make, *others = theirs[type(part)](part)
-        return replaced.get(make, make), *others
+        made = theirs[type(part)](part)
+        return (rebuild.get(made[0], made[0]), *made[1:]) if type(made) is tuple else made
 
     ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text}
     ours.update(dict.fromkeys((CellType, ModuleType), reduced_part))
@@ -179,17 +179,17 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
         def reducer_override(self, obj: Any) -> Any:
             # cloudpickle's own asks isinstance(), and so each object for its __class__.
             if type(obj) is FunctionType and obj not in by_name:
-                found = self._function_reduce(obj)
+                made = self._function_reduce(obj)
             elif issubclass(type(obj), type):
-                found = super().reducer_override(obj)
+                made = super().reducer_override(obj)
             else:
                 return NotImplemented
-            if found is NotImplemented:
-                return found
-            make, arguments, *state = found
-            if state:
-                state[-1] = replaced.get(state[-1], state[-1])
-            return replaced.get(make, make), arguments, *state
+            if type(made) is not tuple:
+                return made
+            make, arguments, *state = made
+            if state:  # its last item is a function that sets it
+                state[-1] = rebuild.get(state[-1], state[-1])
+            return rebuild.get(make, make), arguments, *state
 
     return Pickler
 

@@ -292,7 +292,6 @@ def main(control: int, *, collect: bool) -> None:
     # Loaded here, and not where the parent loads this file: it is a worker's side. All that a
     # worker needs to begin is loaded now, for each would load it again.
     from parmap.backends.processes import worker
-    from parmap.transport import functions  # noqa: F401 - a script's functions need it
     from parmap.worker import run  # noqa: F401 - the first task would load it
 
     prepare()
@@ -351,7 +350,9 @@ def _fork(
         if worker > _FEW:
             # A script's classes need it. The first workers do not wait for it here, since the first
             # result waits for them: a worker that needs it imports it.
-            import cloudpickle  # noqa: F401
+            from parmap.transport.functions import load_cloudpickle
+
+            load_cloudpickle()
         # The system drops descriptors for which this process has no room.
         pid = os.fork() if len(fds) == _GIVEN else -errno.EMFILE
     except OSError as error:

@@ -8,7 +8,7 @@ import mmap
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,7 @@ from parmap.backends.processes.protocol import (
     send,
 )
 from parmap.errors import SerializationError
+from parmap.transport.functions import load_cloudpickle
 from parmap.transport.sockets import Socket
 from parmap.worker import context, family, native_threads
 from parmap.worker.random_state import renew
@@ -174,6 +175,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
     try:
         initializer, initargs = decode(frames[1:])
         if initializer is not None:
+            load_cloudpickle()  # it may change the path
             initializer(*initargs)
     except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
         return Kind.BROKEN, 0, _failed(error)[1]
@@ -181,12 +183,20 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
 
 
 def _sync_paths(paths: ImportPaths) -> None:
+    here = ImportPaths.here()
+    if (_texts(here.path), here.directory) != (_texts(paths.path), paths.directory):
+        load_cloudpickle()
     sys.path[:] = paths.path
     family.entrust(paths.trust)
     if paths.directory is not None:
         # Gone meanwhile, or closed to us: a task that needs it will say so.
         with contextlib.suppress(OSError):
             os.chdir(paths.directory)
+
+
+def _texts(path: Iterable[object]) -> list[str]:
+    """Give what imports heed of a path: other objects may refuse to be compared."""
+    return [str.__str__(entry) for entry in path if issubclass(type(entry), str)]
 
 
 def _failed(error: BaseException) -> tuple[Kind, Sequence[Buffer]]:
