@@ -120,9 +120,9 @@ WORKLOAD = Workload(
     budgets=(
         Budget(
             "first result of a cold script, two workers, no guard: seconds beyond the interpreter",
-            0.12,
+            0.075,
             lambda m: m("first result", "parmap") - m("first result", "bare interpreter"),
         ),
-        Budget("`import parmap`: seconds", 0.03, lambda m: m("import", "parmap")),
+        Budget("`import parmap`: seconds", 0.010, lambda m: m("import", "parmap")),
     ),
 )
