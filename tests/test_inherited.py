@@ -140,8 +140,6 @@ SET = {
 @pytest.mark.parametrize("start_method", ["fresh", "fork"])
 @pytest.mark.parametrize("what", SET)
 def test_a_script_may_set(start, start_method, what, tmp_path):
-    if sys.version_info[:3] == (3, 13, 0) and what == "a directory that is gone":
-        pytest.skip("there CPython 3.13.0 cannot import socket: SystemError")
     out = tmp_path / "out"
     script = start(ARGUMENTS + textwrap.dedent(SET[what]) + BODY, start_method, out)
     assert script.good() == ""
