@@ -43,9 +43,10 @@ from parmap.backends.remote.agent import Agent
 from parmap.plans import current, registry
 from parmap.plans.placement import Values, _Broadcasting
 from parmap.transport.messages import cached_payload
-from parmap.worker import native_threads, random_state, setup, thread_variables
+from parmap.worker import native_threads, random_state, run, setup, thread_variables
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
 
+_mine, _Mine = native_threads._mine, native_threads._Mine
 REENTRANT = ("collect", "handle", "interrupt")
 
 
@@ -221,6 +222,45 @@ class Limits(InSession):
         assert not native_threads._limits._held
         assert not thread_variables._held._asked
         assert self._shown() == self.before
+
+
+class Restored(Section):
+    """A task in the caller's own thread: the libraries have their numbers back at its end."""
+
+    functions: ClassVar = [run._restored, native_threads.borrowed, _Mine.limit, _Mine.restore]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        import sklearn.linear_model  # noqa: F401 - brings OpenMP, of which each thread has a number
+        import threadpoolctl
+
+        scanned = native_threads._scan()  # takes milliseconds
+        native_threads._scan = lambda: scanned
+        with threadpoolctl.threadpool_limits(6):
+            self.before = self._shown()
+            assert len(self.before[0]) > 2  # some of the process's, and one of this thread
+            yield
+
+    def _shown(self) -> tuple[list[int | None], dict[str, str], dict[str, Any]]:
+        numbers = [one.num_threads for one in native_threads.loaded()]
+        return numbers, dict(os.environ), {**vars(_mine), "before": _mine.before.copy()}
+
+    def run(self) -> None:
+        with run._restored(3, exact=False), run._restored(1, exact=False):
+            _mine.limit(native_threads.ThreadLimit(1, exact=False), worker=False)
+        _mine.restore({}, {}, {})  # a block that ends after the one around it
+
+    def strike(self) -> None:
+        garbage(Finalizer(self._task))
+
+    def _task(self) -> None:
+        with run._restored(2, exact=False):
+            pass
+
+    def check(self) -> None:
+        gc.collect()
+        assert self._shown() == self.before
+        assert not native_threads._limits._holds
 
 
 class _Late:
@@ -912,6 +952,7 @@ def ray_section() -> Section:
 
 SECTIONS: dict[str, Callable[[], Section]] = {
     "limits": Limits,
+    "restored": Restored,
     "queue": AtTheQueue,
     "interrupted": Interrupted,
     "beginning": Beginning,

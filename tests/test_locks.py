@@ -48,6 +48,7 @@ SIGNALLED = [
     "limits",
     "placing",
     "process-wide",
+    "restored",
     "setup",
 ]
 

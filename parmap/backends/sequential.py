@@ -35,8 +35,7 @@ class Sequential(Plan):
         """Give the caller's own; limit its libraries only where a number asks for that."""
         if not isinstance(self.threads_per_worker, int):
             return None
-        own = super().core_share(workers)
-        return None if own is None else own._replace(lent=True)
+        return super().core_share(workers)
 
     def start(self) -> Executor:
         """Run ``setup`` here; give the executor."""

@@ -6,13 +6,16 @@ import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from parmap.backends.mapping import mapped
 from parmap.engine.protocols import Backend
 from parmap.engine.traits import Traits
 from parmap.failures import PoolBroken
 from parmap.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from parmap.transport.messages import CoreShare
 
 __all__ = ["Threads"]
 
@@ -99,6 +102,11 @@ class Threads(Plan):
 
     name: ClassVar[str] = "threads"
     traits: ClassVar[Traits] = Traits(shares_memory=True)
+
+    def core_share(self, workers: int) -> CoreShare | None:
+        """Share the cores out; the threads are the pool's own."""
+        own = super().core_share(workers)
+        return None if own is None else own._replace(kept=True)
 
     def start(self) -> Executor:
         """Start the pool; its threads start as tasks come."""

@@ -59,8 +59,10 @@ class CoreShare(NamedTuple):
         How many threads native libraries may use; None leaves them as they are.
     exact : bool, default False
         Whether to use just that many, also if a smaller number was set.
-    lent : bool, default False
-        Whether the worker is somebody else's, and gets its numbers back after each chunk.
+    kept : bool, default False
+        Whether the limit stays after a chunk: the plan has started the worker for its own tasks
+        alone. Otherwise the end of each chunk restores the numbers that the libraries had. The
+        worker may be the caller's own thread, or may serve others.
     among : int or None, default None
         How many workers share the cores of a node, where their number is not known here: then
         the worker divides, and `cores`, and `threads` if not exact, say nothing yet.
@@ -69,7 +71,7 @@ class CoreShare(NamedTuple):
     cores: int
     threads: int | None
     exact: bool = False
-    lent: bool = False
+    kept: bool = False
     among: int | None = None
 
     def here(self) -> CoreShare:
@@ -90,7 +92,7 @@ def _divided(core_share: CoreShare, among: int) -> CoreShare:
     threads = (
         core_share.threads if core_share.exact else None if core_share.threads is None else "auto"
     )
-    return CoreShare.share(available_cores(), among, threads)._replace(lent=core_share.lent)
+    return CoreShare.share(available_cores(), among, threads)._replace(kept=core_share.kept)
 
 
 class CallSpec(NamedTuple):

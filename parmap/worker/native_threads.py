@@ -18,13 +18,13 @@ import threading
 from collections import deque
 from collections.abc import Container, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from parmap import cores
 from parmap.worker import thread_variables as variables
-from parmap.worker.thread_controls import ThreadControl, control_of, loky, numba, turn
+from parmap.worker.thread_controls import Library, ThreadControl, control_of, loky, numba, turn
 from parmap.worker.thread_variables import NAMES as _VARIABLES
-from parmap.worker.thread_variables import number
+from parmap.worker.thread_variables import ThreadLimit, number
 
 __all__ = ["Held", "Library", "borrowed", "hold", "keep", "loaded", "release", "set_environment"]
 
@@ -75,15 +75,18 @@ def keep(threads: int, *, exact: bool = False) -> None:
 def borrowed(threads: int, *, exact: bool = False) -> Iterator[None]:
     """Limit this thread's own numbers for the block: where it is not the worker's to keep."""
     marks = {control.name: control.mark() for control in _limits.found()[0]}
-    outer = {**vars(_mine), "before": dict(_mine.before)}
+    outer = vars(_mine).copy()
+    before = _mine.before.copy()
     try:
+        _mine.before, _mine.blocks = before, (*_mine.blocks, before)
         _mine.limit(ThreadLimit(threads, exact), worker=False)
         yield
     finally:
-        for control in _limits.found()[0]:
-            if control.name in _mine.before:
-                control.set(marks.get(control.name, _mine.before[control.name]))
-        vars(_mine).update(outer)
+        try:
+            _mine.restore(before, marks, outer)
+        except KeyboardInterrupt:  # perhaps at its first step
+            _mine.restore(before, marks, outer)
+            raise
 
 
 def hold(threads: int, *, exact: bool = False, later: bool = False) -> Held:
@@ -122,39 +125,11 @@ def _release(token: ThreadLimit) -> None:
         _mine.free(_limits.own())  # what has loaded meanwhile
 
 
-class Library(NamedTuple):
-    """A native library with threads of its own, and how many this thread would get now."""
-
-    user_api: str
-    internal_api: str
-    version: str | None
-    threading_layer: str | None
-    num_threads: int | None
-    filepath: str
-
-
 def loaded() -> list[Library]:
     """List the libraries with threads of their own that are loaded in this process."""
     _, found = _limits.found()
     # The fields are called as threadpoolctl calls them.
     return [Library(*(getattr(one, name, None) for name in Library._fields)) for one in found]  # type: ignore[arg-type]
-
-
-class ThreadLimit:
-    """A limit that somebody asked for; only itself is equal to it."""
-
-    __slots__ = ("exact", "threads")
-
-    def __init__(self, threads: int, exact: bool) -> None:  # noqa: FBT001 - as it is kept
-        self.threads, self.exact = threads, exact
-
-    def of(self, before: int | None) -> int:
-        """Give the number for a library that had another before, or none."""
-        return self.threads if self.exact or before is None else min(self.threads, before)
-
-    def says(self, other: ThreadLimit | None) -> bool:
-        """Whether another asks for the same."""
-        return other is not None and (self.threads, self.exact) == (other.threads, other.exact)
 
 
 class Held:
@@ -359,6 +334,8 @@ class _Mine(threading.local):
     def __init__(self) -> None:
         self.threads, self.exact, self.modules = 0, False, 0
         self.before: dict[str, int | None] = {}  # by control, before it was first set here
+        # Of each block of `borrowed` that runs here, outermost first, what is in its `before`.
+        self.blocks: tuple[dict[str, int | None], ...] = ()
 
     def limit(self, limit: ThreadLimit, *, worker: bool) -> None:
         modules = len(sys.modules)  # what comes while we look is looked at the next time
@@ -367,6 +344,18 @@ class _Mine(threading.local):
             if changed or control.name not in self.before:
                 turn(control, limit.of(self.before.setdefault(control.name, control.before())))
         self.threads, self.exact, self.modules = limit.threads, limit.exact, modules
+
+    def restore(
+        self, before: dict[str, int | None], marks: dict[str, Any], outer: dict[str, Any]
+    ) -> None:
+        """End a block: restore the numbers, and what this thread remembered, of its beginning."""
+        # Ctrl-C may leave a block to the garbage collector. A block around it may have ended first.
+        if not any(one is before for one in self.blocks):
+            return
+        for control in _limits.found()[0]:
+            if control.name in self.before:
+                control.set(marks.get(control.name, self.before[control.name]))
+        vars(self).update(outer)
 
     def free(self, controls: list[ThreadControl]) -> None:
         """Give this thread what a library that has loaded with our limit would have had."""

@@ -105,14 +105,14 @@ _UNCHANGED = contextlib.nullcontext()
 def _guarded(core_share: CoreShare | None) -> AbstractContextManager[None]:
     """Limit native libraries to the worker's threads."""
     if core_share is not None and core_share.threads is not None:
-        if core_share.lent:
-            return _lent(core_share.threads, exact=core_share.exact)
+        if not core_share.kept:
+            return _restored(core_share.threads, exact=core_share.exact)
         native_threads.keep(core_share.threads, exact=core_share.exact)
     return _UNCHANGED
 
 
 @contextlib.contextmanager
-def _lent(threads: int, *, exact: bool) -> Iterator[None]:
+def _restored(threads: int, *, exact: bool) -> Iterator[None]:
     token = native_threads.hold(threads, exact=exact, later=True)
     try:
         with native_threads.borrowed(threads, exact=exact):

@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 from parmap.worker import thread_variables as variables
 from parmap.worker.thread_variables import LOKY, number
 
-__all__ = ["ThreadControl", "control_of", "loky", "numba", "turn"]
+__all__ = ["Library", "ThreadControl", "control_of", "loky", "numba", "turn"]
+
+
+class Library(NamedTuple):
+    """A native library with threads of its own, and how many this thread would get now."""
+
+    user_api: str
+    internal_api: str
+    version: str | None
+    threading_layer: str | None
+    num_threads: int | None
+    filepath: str
 
 
 class ThreadControl(NamedTuple):

@@ -9,11 +9,21 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from parmap import cores
 
-__all__ = ["LOKY", "NAMES", "Limit", "hold", "holds", "limited", "natural", "number", "release"]
+__all__ = [
+    "LOKY",
+    "NAMES",
+    "ThreadLimit",
+    "hold",
+    "holds",
+    "limited",
+    "natural",
+    "number",
+    "release",
+]
 
 LOKY = "LOKY_MAX_CPU_COUNT"  # what joblib, and so scikit-learn, takes n_jobs=-1 for
 
@@ -38,11 +48,21 @@ _KEYS = tuple(map(os.environ.encodekey, _READ))
 _NOBODYS: tuple[tuple[Any, ...], Any] = ((), None)
 
 
-class Limit(Protocol):
-    """How many threads somebody asks for."""
+class ThreadLimit:
+    """A limit that somebody asked for; only itself is equal to it."""
 
-    threads: int
-    exact: bool
+    __slots__ = ("exact", "threads")
+
+    def __init__(self, threads: int, exact: bool) -> None:  # noqa: FBT001 - as it is kept
+        self.threads, self.exact = threads, exact
+
+    def of(self, before: int | None) -> int:
+        """Give the number for a library that had another before, or none."""
+        return self.threads if self.exact or before is None else min(self.threads, before)
+
+    def says(self, other: ThreadLimit | None) -> bool:
+        """Whether another asks for the same."""
+        return other is not None and (self.threads, self.exact) == (other.threads, other.exact)
 
 
 def number(text: str | None) -> int | None:
@@ -90,24 +110,24 @@ class _Held:
     """
 
     def __init__(self) -> None:
-        self._asked: list[Limit] = []
+        self._asked: list[ThreadLimit] = []
         self._changes, self._applying = 0, False
         self._torn = False  # whether an interrupt has left variables half set
         self._ours = [_NOBODYS] * len(_KEYS)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
-    def hold(self, limit: Limit) -> None:
+    def hold(self, limit: ThreadLimit) -> None:
         self._asked.append(limit)
         self._apply()
 
-    def release(self, limit: Limit) -> None:
+    def release(self, limit: ThreadLimit) -> None:
         if self.holds(limit):
             # By identity: another call may ask for as many.
             self._asked = [one for one in self._asked if one is not limit]
             self._apply()
 
-    def holds(self, limit: Limit) -> bool:
+    def holds(self, limit: ThreadLimit) -> bool:
         return any(one is limit for one in self._asked)
 
     def _apply(self) -> None:
@@ -124,7 +144,7 @@ class _Held:
         finally:
             self._applying = False
 
-    def _turn(self, asked: list[Limit], *, torn: bool) -> None:
+    def _turn(self, asked: list[ThreadLimit], *, torn: bool) -> None:
         # Past the mapping's own methods: at each call these ten would take 15 us.
         now = tuple(map(os.environ._data.get, _KEYS))  # type: ignore[attr-defined]  # noqa: SLF001
         users = tuple(

@@ -19,7 +19,6 @@ from parmap.backends.pending import PendingFutures
 from parmap.engine.traits import Traits
 from parmap.errors import ParmapError, PlanError
 from parmap.plans.plan import Plan
-from parmap.transport.messages import CoreShare
 from parmap.transport.payload import Payload
 from parmap.worker.announce import present
 from parmap.worker.single_call import run_call
@@ -225,11 +224,6 @@ class Adopted(Plan):
         known = (getattr(self.adopted, name, None) for name in _COUNTS)
         counts = [number for number in known if isinstance(number, int) and number > 0]
         return counts[0] if self.workers is None and counts else super().count()
-
-    def core_share(self, workers: int) -> CoreShare | None:
-        """Share the cores out; the workers are the user's, and get their numbers back."""
-        own = super().core_share(workers)
-        return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
         """Wrap the executor, so that shutting down leaves it open."""

@@ -78,11 +78,12 @@ class Dask(Plan):
     def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each machine out among the workers there."""
         own = super().core_share(workers)
-        if own is None or (self.processes and not self._found):
-            return own
-        # A cluster's machines are not this one; and workers that others use get their
-        # numbers back, as this process does.
-        return own._replace(lent=True, among=workers if self._found else None)
+        if own is None:
+            return None
+        # A cluster's machines are not this one.
+        return own._replace(
+            kept=self.processes and not self._found, among=workers if self._found else None
+        )
 
     def start(self) -> Executor:
         """Start the workers, or connect to those that run."""

@@ -23,7 +23,7 @@ from parmap.failures import PoolBroken
 from parmap.plans import registry
 from parmap.plans.plan import Plan
 from parmap.transport.identity import Key, fresh_key
-from parmap.transport.messages import CoreShare, cached_payload
+from parmap.transport.messages import cached_payload
 from parmap.worker.setup import prepared
 
 __all__ = ["Joblib"]
@@ -59,11 +59,6 @@ class Joblib(Plan):
         super().__post_init__()
         if not isinstance(self.backend, str):
             raise PlanError(f"backend={self.backend!r}: give the name of a backend of joblib")
-
-    def core_share(self, workers: int) -> CoreShare | None:
-        """Share the cores out; the workers are joblib's, and get their numbers back."""
-        own = super().core_share(workers)
-        return None if own is None else own._replace(lent=True)
 
     def start(self) -> Executor:
         """Start the backend."""

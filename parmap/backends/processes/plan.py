@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # see parmap.plans.plan
     from concurrent.futures import Executor
 
     from parmap.backends.processes.forkserver import ForkServer
+    from parmap.transport.messages import CoreShare
 
 __all__ = ["Processes"]
 
@@ -51,6 +52,11 @@ class Processes(Plan):
             raise PlanError(
                 f"start={self.start_method!r}: give one of {', '.join(map(repr, _STARTS))}"
             )
+
+    def core_share(self, workers: int) -> CoreShare | None:
+        """Share the cores out; the processes are the pool's own."""
+        own = super().core_share(workers)
+        return None if own is None else own._replace(kept=True)
 
     def start(self) -> Executor:
         """Start the workers, without waiting until they are ready."""

@@ -67,8 +67,8 @@ class Ray(Plan):
     def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each node out among the workers there."""
         own = super().core_share(workers)
-        # Nodes may be other machines; and their workers serve others, too, in between.
-        return None if own is None else own._replace(lent=True, among=workers)
+        # Nodes may be other machines.
+        return None if own is None else own._replace(among=workers)
 
     def start(self) -> Executor:
         """Start Ray, or use the one that runs."""

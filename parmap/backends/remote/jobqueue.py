@@ -135,7 +135,7 @@ class JobQueue(Plan):
     def core_share(self, workers: int) -> CoreShare | None:  # noqa: ARG002 - jobs may share a node
         """Share the cores of each job out among its workers."""
         own = super().core_share(self.per_job)
-        return None if own is None else own._replace(among=self.per_job)
+        return None if own is None else own._replace(kept=True, among=self.per_job)
 
     @property
     def directives(self) -> dict[str, Any]:

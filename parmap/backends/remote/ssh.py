@@ -101,7 +101,7 @@ class SSH(Plan):
     def core_share(self, workers: int) -> CoreShare | None:
         """Share the cores of each machine out among the workers there."""
         own = super().core_share(workers)
-        return None if own is None else own._replace(among=workers)
+        return None if own is None else own._replace(kept=True, among=workers)
 
     def check(self) -> list[HostCheck]:
         """Look at the machines, without starting workers.
