@@ -24,7 +24,7 @@ _OF_EXECUTORS = {
     f"parmap.testing.{part}"
     for part in (
         *("core_share", "deaths", "errors", "failures", "futures", "results", "sharing"),
-        *("streams", "waiting"),
+        *("streams", "surroundings", "waiting"),
     )
 }
 

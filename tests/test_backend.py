@@ -93,8 +93,6 @@ class Given(parmap.Plan):
 
     name = "given"
     executor: Any = field(default=None)
-    # Its tasks run in this process, whose libraries they would limit as if it were a worker's.
-    threads_per_worker: int | str | None = None
 
     def start(self):
         return self.executor

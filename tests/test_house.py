@@ -256,20 +256,29 @@ def test_what_is_public_travels_by_the_name_that_users_know(name):
 
 
 EXAMPLES = """
-import doctest, parmap
+import doctest, parmap, threadpoolctl
+import sklearn.linear_model  # brings OpenMP, of which each thread has a number
+from parmap.testing.surroundings import surroundings
+threadpoolctl.threadpool_limits(7)  # more than any worker's share
 finder, runner = doctest.DocTestFinder(exclude_empty=False), doctest.DocTestRunner(verbose=False)
+changed = 0
 for name in parmap.__all__:
+    before = surroundings()
     for example in finder.find(getattr(parmap, name), name, False, {}):
         runner.run(example)
-print(runner.tries, runner.failures)
+    for what, now in surroundings().items():
+        if now != before[what]:
+            changed += 1
+            print(f"{name} has changed: {what}, {before[what]} to {now}")
+print(runner.tries, runner.failures + changed)
 """
 
 
 def test_examples_of_public_objects():
     """Those of classes are found only here: pytest looks where they say that they are defined.
 
-    In an interpreter of its own: an executor that runs tasks in its caller's thread limits the
-    libraries there.
+    They leave their process as it was, among them that of an executor which runs its tasks in the
+    caller's thread. In an interpreter of its own, where no other test has set anything.
     """
     done = subprocess.run([sys.executable, "-c", EXAMPLES], capture_output=True, text=True)
     *said, last = done.stdout.splitlines()

@@ -26,6 +26,7 @@ from parmap.testing.neighbours import NeighboursContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
+from parmap.testing.surroundings import SurroundingsContract
 from parmap.testing.travel import TravelContract
 from parmap.testing.waiting import WaitingContract
 
@@ -43,6 +44,7 @@ class PlanContract(
     StreamsContract,
     GraphsContract,
     CoreShareContract,
+    SurroundingsContract,
     SharingContract,
     ArraysContract,
     DeathsContract,
