@@ -211,3 +211,46 @@ def test_a_foreign_process_is_as_it_was_after_each_chunk():
 
 def _process():
     return _numbers(), dict(os.environ)
+
+
+# In a fork of the script, with a plan whose tasks run in it. They are packed, as for workers.
+FORKED = """
+import os, sys, warnings
+import numpy as np
+import parmap
+warnings.simplefilter("ignore", DeprecationWarning)  # the fork of a process that has threads
+{plan}
+assert parmap.pmap(abs, [-1]) == [1]  # all is loaded
+np.random.seed(1)
+expected = np.random.RandomState(1).random()
+parmap.set_plan("threads", workers=1)
+sys.stdout.flush()
+if os.fork() == 0:
+    with plan as session:
+        assert parmap.pmap(lambda x: x + 1, range(9)) == list(range(1, 10))
+        assert session.submit(abs, -1).result() == 1
+    with plan.start() as executor:
+        assert executor.submit(abs, -1).result() == 1
+    assert np.random.random() == expected
+    print(parmap.current_plan())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_fork_of_the_script_keeps_its_generators_and_its_plan(run):
+    """It is no worker that a pool has forked, though what runs in it comes as to one."""
+    plan = """
+from concurrent.futures import Executor, Future
+class Here(Executor):
+    workers = 1
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+class Mine(parmap.Plan):
+    name = "mine"
+    def start(self):
+        return Here()
+plan = Mine()
+"""
+    assert run(FORKED.format(plan=plan)) == "threads(workers=1)\n"

@@ -9,9 +9,10 @@ from parmap.engine.protocols import OpenSession
 from parmap.engine.settings import Settings
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
+from parmap.transport.identity import fresh_key
 from parmap.transport.messages import CallSpec
 from parmap.untouched import name_of
-from parmap.worker import context
+from parmap.worker import context, forks
 
 __all__ = ["refuse_shared_globals", "spec_for"]
 
@@ -72,6 +73,7 @@ def spec_for(
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
         core_share=session.core_share,
         sent_at_once=traits.copies,
+        fork=fresh_key() if forks.generation else None,
     )
 
 

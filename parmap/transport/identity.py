@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 
-__all__ = ["Key", "fresh_key"]
+__all__ = ["Key", "fresh_key", "is_own"]
 
 Key = tuple[bytes, int]
 
@@ -23,11 +23,12 @@ class _Mine(threading.local):
     """
 
     def __init__(self) -> None:
-        self.token, self.numbers = os.urandom(16), itertools.count(1)
+        self.token, self.numbers = _process + os.urandom(8), itertools.count(1)
 
 
 def _renew() -> None:
-    global _mine  # noqa: PLW0603 - a fork must not go on with its parent's
+    global _mine, _process  # noqa: PLW0603 - a fork must not go on with its parent's
+    _process = os.urandom(8)
     _mine = _Mine()
 
 
@@ -37,6 +38,12 @@ def fresh_key() -> Key:
     return mine.token, next(mine.numbers)
 
 
+def is_own(key: Key | None) -> bool:
+    """Tell whether this process, and not one that it is a fork of, has made a key."""
+    return key is not None and key[0].startswith(_process)
+
+
+_process = os.urandom(8)  # the beginning of all tokens of this process
 _mine = _Mine()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)

@@ -132,6 +132,9 @@ class CallSpec(NamedTuple):
         What the worker may use of its node; None: as much as the caller.
     sent_at_once : bool, default False
         Whether an outcome is sent before anything else runs, so that it need not be a copy.
+    fork : tuple or None, default None
+        A key of the caller's process, if that is itself a fork. A worker that runs in it is not
+        to be prepared as one that a backend has forked.
     """
 
     fn: Callable[..., Any] | Payload
@@ -149,6 +152,7 @@ class CallSpec(NamedTuple):
     constants: tuple[tuple[int, Any], ...] = ()
     core_share: CoreShare | None = None
     sent_at_once: bool = False
+    fork: Key | None = None
 
 
 class Chunk(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.transport import shared as sharing
+from parmap.transport.identity import is_own
 from parmap.transport.messages import (
     CachedPayload,
     CallSpec,
@@ -83,7 +84,7 @@ def _run(spec: CallSpec, chunk: Chunk | Payload, shared: tuple[Any, ...]) -> Out
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Location.here(), _failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
-    if spec.crosses and inherited:  # some backends fork their workers
+    if spec.crosses and inherited and not is_own(spec.fork):  # some backends fork their workers
         renew()
     if spec.root is not None and "torch" in spec.hints:
         load(("torch",))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parmap.failures import PoolBroken
+from parmap.transport.identity import is_own
 from parmap.transport.messages import CachedPayload
 from parmap.worker.random_state import renew
 
@@ -38,7 +39,8 @@ def prepared(setup: CachedPayload, fn: Callable[..., Any], *args: Any) -> Any:
     """
     with _lock:
         if setup.key not in _ran:
-            renew()  # before a setup that may seed
+            if not is_own(setup.key):
+                renew()  # before a setup that may seed
             _ran[setup.key] = None
             try:
                 setup.open()()

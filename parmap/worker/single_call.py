@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from parmap.errors import SerializationError
 from parmap.transport.error_payload import pack_error, unpack_error
+from parmap.transport.identity import fresh_key, is_own
 from parmap.transport.payload import PackedError, Payload, pack, pack_result, unpack
 from parmap.worker import forks
 from parmap.worker.random_state import inherited, renew
@@ -52,13 +53,12 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     SerializationError
         If something in it cannot travel.
     """
-    return pack((fn, args, kwargs), "call")
+    fork = fresh_key() if forks.generation else None  # see `CallSpec`
+    return pack((fn, args, kwargs, fork), "call")
 
 
 def run_call(call: Payload) -> Reply:
     """Run a packed call, in a worker; raise nothing."""
-    if inherited:  # some engines fork their workers
-        renew()
     born = forks.generation
     try:
         reply = Reply(_run(call))
@@ -73,8 +73,10 @@ def run_call(call: Payload) -> Reply:
 
 def _run(call: Payload) -> Payload:
     try:
-        fn, args, kwargs = unpack(call)
+        fn, args, kwargs, fork = unpack(call)
     except SystemExit as error:
         why = f"unpickling the call raised SystemExit({error.code})"
         raise SerializationError(why) from None
+    if inherited and not is_own(fork):  # some engines fork their workers
+        renew()
     return pack_result(fn(*args, **kwargs), views=False)

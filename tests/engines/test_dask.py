@@ -32,6 +32,7 @@ import parmap
 from parmap.plans.plan import started
 from parmap.testing import PlanContract
 from tests.calling import EndContract
+from tests.test_inside import FORKED
 
 distributed = pytest.importorskip("distributed")
 
@@ -685,6 +686,11 @@ def test_a_fork_holds_no_worker_and_ends_at_once(start):
     )
     assert script.line() == "forked"
     assert script.end()[0] == "0\n['closed']\n"
+
+
+def test_a_fork_of_the_script_keeps_its_generators_and_its_plan(run):
+    plan = "plan = parmap.plan('dask', workers=2, processes=False, setup=int)"
+    assert run(FORKED.format(plan=plan)) == "threads(workers=1)\n"
 
 
 def test_a_setup_that_holds_an_open_file_is_refused():
