@@ -290,6 +290,28 @@ def test_a_script_needs_no_guard_and_hears_nothing(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_script_keeps_its_generator_and_its_handler_of_sigterm(run):
+    """Ray draws from the one as it starts and ends, and sets the other."""
+    out = run(
+        """
+        import random, signal, parmap
+        def own(*_):
+            pass
+        for handler in (own, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, handler)
+            random.seed(1)
+            with parmap.plan("ray", workers=1):
+                assert parmap.pmap(abs, [-1, -2]) == [1, 2]
+                if handler is own:
+                    assert signal.getsignal(signal.SIGTERM) is own
+            assert signal.getsignal(signal.SIGTERM) is handler
+            assert random.random() == random.Random(1).random()
+        print("all is as it was")
+        """
+    )
+    assert out == "all is as it was\n"
+
+
 def test_tasks_that_are_cancelled_while_they_end(run):
     # A script, for what must not happen is that Ray ends the whole process.
     run(

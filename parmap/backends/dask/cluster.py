@@ -23,11 +23,11 @@ import distributed
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
-from parmap.backends.dask.own_random import keep_apart
 from parmap.backends.dask.restarter import WorkerRestarter, environment, trusted
 from parmap.backends.dask.servers import Scheduler, Worker
 from parmap.backends.dask.uninterrupted import uninterrupted
-from parmap.backends.dask.worker import PROMPT, order
+from parmap.backends.dask.worker import PACKAGES, PROMPT, order
+from parmap.backends.own_random import keep_apart
 from parmap.failures import PoolBroken
 from parmap.transport.messages import CoreShare
 from parmap.worker import native_threads
@@ -160,7 +160,7 @@ def cluster(
     security : distributed.Security, optional
         Who may connect. Default: everybody who can reach it.
     """
-    keep_apart()  # the scheduler, and the client, are in this process
+    keep_apart(PACKAGES)  # the scheduler, and the client, are in this process
     # At the end it tells, with a traceback, that a worker has hung up first.
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     options = {"port": 0, "dashboard": dashboard, "plugins": [_Prompt()], **options}

@@ -21,12 +21,14 @@ from typing import Any
 import distributed
 
 import parmap.worker.run  # noqa: F401 - before the first task, not in it
-from parmap.backends.dask.own_random import keep_apart
 from parmap.backends.dask.servers import Worker
+from parmap.backends.own_random import keep_apart
 from parmap.backends.processes.system_unix import die_with_parent
 from parmap.worker import family
 
-__all__ = ["PROMPT", "order"]
+__all__ = ["PACKAGES", "PROMPT", "order"]
+
+PACKAGES = frozenset({"dask", "distributed", "tornado", "zict"})  # Dask, and what of it draws
 
 # Dask holds each message back for 2 to 10 ms, in order to send many at once. Ours are few:
 # with this, in seconds, a small call takes 8 ms there and back instead of 15.
@@ -68,7 +70,7 @@ def order(
 async def _serve(scheduler: str, options: dict[str, Any], security: dict[str, Any] | None) -> None:
     if security is not None:
         options = {**options, "security": distributed.Security(**security)}
-    keep_apart()
+    keep_apart(PACKAGES)
     worker = Worker(scheduler, **options)
     worker.batched_stream.interval = PROMPT
     await worker

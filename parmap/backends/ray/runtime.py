@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,8 +15,10 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
+from parmap.backends.own_random import keep_apart
 from parmap.cores import users_environ
 from parmap.errors import PlanError
 from parmap.failures import PoolBroken
@@ -91,7 +94,8 @@ def _begin(ray: Any, plan: Any, address: str | None) -> None:
         options |= {"num_cpus": cpus, "include_dashboard": False}
         environ = _environment(Plan.core_share(plan, workers))
     try:
-        with _changed(environ):
+        keep_apart(("ray",))
+        with _changed(environ), _own_sigterm():
             _knock(address)
             ray.init(**options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -114,6 +118,7 @@ def _leave(ray: Any, runtime: _Runtime) -> None:
         if runtime.users == 0 and runtime is _runtime:
             _runtime = None
             ray.shutdown()
+            _reset_sigterm()
 
 
 def _nothing() -> None:
@@ -149,6 +154,28 @@ def _changed(environ: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = text
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the script's own handler of SIGTERM, if it has one: Ray sets another, for good."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # By default Ray's is good: it ends the script by `sys.exit`, and so Ray's processes. Ray
+        # sets it in the main thread only, as Python allows; None is no handler of Python's.
+        default = before is None or before is signal.SIG_DFL
+        if not default and signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _reset_sigterm() -> None:
+    """Have SIGTERM do what it does by default, if it does what Ray has set."""
+    handler = signal.getsignal(signal.SIGTERM)
+    rays = type(handler) is FunctionType and handler.__module__ == "ray._private.worker"
+    if rays and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Nodes:

@@ -1,8 +1,8 @@
-"""Dask's own random numbers, kept apart from those of the tasks and of the script.
+"""Engines' own random numbers, kept apart from those of the tasks and of the script.
 
 Dask draws from Python's global generator in threads of its own, at any time: for the jitter of its
-timers, to choose among workers, to guess the size of a list. So a task that has seeded that
-generator would find it moved, and so would the script that started the cluster.
+timers, to choose among workers, to guess the size of a list. Ray draws as it starts and ends. So a
+task that has seeded that generator would find it moved, and so would the script that started them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import functools
 import importlib.util
 import random
 import sys
+from collections.abc import Container
 from types import BuiltinFunctionType, MethodType, ModuleType
 from typing import Any
 
-import distributed
-
 __all__ = ["keep_apart"]
 
-_PACKAGES = frozenset({"dask", "distributed", "tornado", "zict"})
 _GLOBAL: Any = random._inst  # noqa: SLF001 - the one to keep apart
 
 
@@ -33,11 +31,16 @@ def _own() -> ModuleType:
     return module
 
 
-def keep_apart() -> None:
-    """Put Dask's own in the place of ``random``, and of what was imported from it."""
-    assert distributed  # loaded, and with it all of its modules that draw
+def keep_apart(packages: Container[str]) -> None:
+    """Put another generator in the place of ``random``, and of what was imported from it.
+
+    Parameters
+    ----------
+    packages : container of str
+        In whose modules, of those that are loaded.
+    """
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] not in _PACKAGES or type(module) is not ModuleType:
+        if name.partition(".")[0] not in packages or type(module) is not ModuleType:
             continue
         for attribute, value in list(vars(module).items()):
             if value is random:
