@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -47,6 +48,41 @@ def inside(n):
 )
 def test_the_cores_are_shared_out(cores, workers, threads, core_share):
     assert CoreShare.share(cores, workers, threads) == core_share
+
+
+KEEPING = {
+    "threads": {},
+    "processes": {},
+    "dask": {},
+    "ssh": {"hosts": ["node1"]},
+    "slurm": {},
+    "pbs": {},
+}
+RESTORING = {
+    "joblib": {},
+    "ray": {},
+    "sequential": {"threads_per_worker": 2},
+    "dask(processes=False)": {},
+    "dask(address='tcp://node1:8786')": {},
+}
+
+
+@pytest.mark.parametrize("plan", [*KEEPING, *RESTORING])
+def test_only_workers_that_serve_nobody_else_keep_their_limits(plan):
+    core_share = parmap.plan(plan, **{**KEEPING, **RESTORING}[plan]).core_share(1)
+    assert core_share.kept is (plan in KEEPING)
+
+
+def test_a_third_party_s_plan_keeps_no_limits():
+    class Theirs(parmap.Plan):
+        name = "theirs"
+
+        def start(self):
+            raise AssertionError
+
+    assert not Theirs().core_share(2).kept
+    with ThreadPoolExecutor(1) as pool:
+        assert not parmap.plan(pool).core_share(1).kept
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "all", [2]])
