@@ -42,7 +42,7 @@ from parmap.backends.processes.task_queue import TaskQueue
 from parmap.backends.remote.agent import Agent
 from parmap.plans import current, registry
 from parmap.plans.placement import Values, _Broadcasting
-from parmap.transport.messages import cached_payload
+from parmap.transport.messages import CachedPayload, cached_payload
 from parmap.worker import native_threads, random_state, run, setup, thread_variables
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
 
@@ -659,7 +659,9 @@ class SetUp(Section):
 
     def run(self) -> None:
         setup._ran.clear()
-        self.setup = cached_payload(_set_up, "setup")
+        # As another process sends it: its own would come with one of the keys of this process.
+        key = b"elsewhere", 1
+        self.setup = CachedPayload(key, cached_payload(_set_up, "setup").payload)
         assert setup.prepared(self.setup, abs, -1) == 1
         assert setup.prepared(self.setup, abs, -1) == 1
 
