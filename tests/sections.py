@@ -203,7 +203,15 @@ class Limits(InSession):
                 worker.release(native_threads.ThreadLimit(2, exact=False))
         finally:
             worker._lock = lock
-        thread_variables._held.release(token)  # nobody holds it
+        held = thread_variables._held
+        with native_threads._limits._lock:  # as always
+            held.release(token)  # nobody holds it
+            held._due = held._applying = True
+            try:
+                held.release(token)  # in the middle of a change
+            finally:
+                held._applying = False
+            held.release(token)  # of one that an interrupt has cut short
 
     def strike(self) -> None:
         super().strike()

@@ -569,6 +569,23 @@ class TestLater:
         variables.release(late)
         assert "OMP_NUM_THREADS" not in os.environ
 
+    @pytest.mark.parametrize("ends", [native_threads.release, lambda held: held.__del__()])
+    def test_ctrl_c_in_the_middle_of_an_end_leaves_nothing(self, monkeypatch, ends):
+        """The variables go back at once, not with the next call, which may never come."""
+        before, turn = dict(os.environ), variables._held._turn
+
+        def interrupted(*args, **kwargs):
+            monkeypatch.setattr(variables._held, "_turn", turn)
+            raise KeyboardInterrupt
+
+        token = native_threads.hold(1, later=True)
+        assert dict(os.environ) != before
+        monkeypatch.setattr(variables._held, "_turn", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ends(token)
+        assert dict(os.environ) == before
+        assert not native_threads._limits._holds
+
     def test_workers_that_start_meanwhile_have_their_own_share(self, monkeypatch):
         for name in native_threads._VARIABLES:
             monkeypatch.delenv(name, raising=False)

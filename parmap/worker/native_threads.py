@@ -149,7 +149,11 @@ class Held:
     def __del__(self) -> None:
         # Ctrl-C may strike before `__init__` has set it: then nothing is held.
         if hasattr(self, "limit"):
-            self._release(self.limit)
+            try:
+                self._release(self.limit)
+            except KeyboardInterrupt:  # in a finalizer it is only written, and the hold would stay
+                self._release(self.limit)
+                raise
 
 
 class _Limits:
@@ -206,7 +210,11 @@ class _Limits:
 
     def release(self, token: ThreadLimit) -> None:
         self._over.append(token)
-        self._drain()
+        try:
+            self._drain()
+        except KeyboardInterrupt:  # nobody else may come to end it
+            self._drain()
+            raise
 
     def cover(self, limit: ThreadLimit) -> None:
         """Note that the environment limits all that will load, if nothing has loaded yet."""
@@ -285,11 +293,10 @@ class _Limits:
     def _end(self, token: ThreadLimit) -> None:
         if token not in self._holds:  # a fork closes its copy of the parent's session
             return
-        if variables.holds(token):
-            if not token.says(self._covered):
-                self._look()  # before the variables go back: they tell what would have been
-                self._apply(skip=self._held)
-            variables.release(token)
+        if variables.holds(token) and not token.says(self._covered):
+            self._look()  # before the variables go back: they tell what would have been
+            self._apply(skip=self._held)
+        variables.release(token)  # again, if Ctrl-C has cut that short
         self._apply(over=token)
         if not self._asked(token):
             # Also what somebody else has set since: a task in another thread may have set it for

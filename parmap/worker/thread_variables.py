@@ -113,16 +113,19 @@ class _Held:
         self._asked: list[ThreadLimit] = []
         self._changes, self._applying = 0, False
         self._torn = False  # whether an interrupt has left variables half set
+        self._due = False  # or as they were, though `_asked` has changed
         self._ours = [_NOBODYS] * len(_KEYS)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def hold(self, limit: ThreadLimit) -> None:
+        self._due = True
         self._asked.append(limit)
         self._apply()
 
     def release(self, limit: ThreadLimit) -> None:
-        if self.holds(limit):
+        if self.holds(limit) or (self._due and not self._applying):
+            self._due = True
             # By identity: another call may ask for as many.
             self._asked = [one for one in self._asked if one is not limit]
             self._apply()
@@ -141,6 +144,7 @@ class _Held:
                 torn, self._torn = self._torn, True
                 self._turn(list(self._asked), torn=torn)
                 self._torn = False
+            self._due = False
         finally:
             self._applying = False
 
