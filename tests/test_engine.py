@@ -22,7 +22,8 @@ from parmap.engine.traits import Traits
 from parmap.errors import SerializationError, SessionClosed, TaskTimeout, WorkerDied
 from parmap.failures import Failure
 from parmap.observe import events
-from parmap.transport.messages import Chunk
+from parmap.transport.messages import CallSpec, Chunk
+from parmap.worker import run
 from tests.hand import HandSession, hand_call
 
 
@@ -391,6 +392,26 @@ def test_a_failing_element_is_retried_and_keeps_its_place():
     assert collect(call) == list(range(6))
     assert tries == {0: 1, 1: 3, 2: 1, 3: 3, 4: 1, 5: 3}
     assert sum(isinstance(event, events.ElementRetried) for event in seen) == 6
+
+
+def test_an_interrupt_just_after_the_last_element_is_that_ones(monkeypatch):
+    class Forks:
+        """Ctrl-C comes when the worker asks whether the function has forked."""
+
+        reads = 0
+
+        @property
+        def generation(self):
+            self.reads += 1
+            if self.reads == 2:
+                raise KeyboardInterrupt
+            return 0
+
+    monkeypatch.setattr(run, "forks", Forks())
+    outcome = run.run_chunk(CallSpec(abs, crosses=False), Chunk(([-1, -2],)))
+    (element_error,) = outcome.element_errors
+    assert element_error.offset == 1
+    assert isinstance(element_error.error.error, KeyboardInterrupt)
 
 
 def test_retries_end():

@@ -182,7 +182,9 @@ def _run_fast(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
         except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
             if forks.generation != born:
                 _end_fork(spec, error)
-            element_errors.append(ElementError(len(values), _failed(error, crosses=spec.crosses)))
+            # An interrupt may come just after the last one: it is that one's then.
+            offset = min(len(values), size - 1)
+            element_errors.append(ElementError(offset, _failed(error, crosses=spec.crosses)))
             if spec.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
@@ -226,7 +228,8 @@ def _run_limited(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementE
                 if spec.stop:
                     return values[:offset], element_errors
             if error is not None:
-                element_errors.append(ElementError(len(values), _failed(error, crosses=True)))
+                offset = min(len(values), chunk.size - 1)  # as above
+                element_errors.append(ElementError(offset, _failed(error, crosses=True)))
                 if spec.stop or isinstance(error, KeyboardInterrupt):
                     break
                 values.append(None)
