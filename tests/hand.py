@@ -43,7 +43,7 @@ class Sent:
         """Run it and resolve its future; if brief, one that may end itself does at once."""
         if not self.future.running():
             self.begin()
-        chunk = self.chunk
+        chunk = self.chunk._replace(number=0)  # no other process recalls any of it now
         if chunk.seconds is not None:
             chunk = chunk._replace(seconds=0.0 if brief else math.inf)
         # The same time each time, for chunks are cut by it.
@@ -68,6 +68,8 @@ class HandSession:
     dropped: list[CallSpec] = field(default_factory=list)
     abandoned: list[Future] = field(default_factory=list)
     refuse: Callable[[Chunk], None] = lambda chunk: None
+    # How many elements stay of a chunk, and whether its worker is at a slow one.
+    recalled: Callable[[Chunk], tuple[int, bool] | None] = lambda chunk: None
 
     def broadcast(
         self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True
@@ -85,6 +87,13 @@ class HandSession:
 
     def abandon(self, future: Future, chunk: Chunk) -> None:
         self.abandoned.append(future)
+
+    def recall(self, future: Future, number: int, *, only_slow: bool) -> tuple[int, bool] | None:
+        (sent,) = (sent for sent in self.sent if sent.future is future)
+        found = None if only_slow else self.recalled(sent.chunk)
+        if found is not None:
+            sent.chunk = sent.chunk.part(0, found[0])
+        return found
 
     @property
     def flying(self) -> list[Sent]:

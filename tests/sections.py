@@ -14,10 +14,12 @@ import functools
 import gc
 import io
 import json
+import math
 import multiprocessing
 import os
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -33,7 +35,7 @@ import parmap
 from parmap import cores
 from parmap.backends.once_future import OnceFuture, _Right
 from parmap.backends.pending import PendingFutures
-from parmap.backends.processes import task_queue
+from parmap.backends.processes import recall, task_queue
 from parmap.backends.processes.deadlines import Deadlines
 from parmap.backends.processes.executor import ProcessExecutor
 from parmap.backends.processes.handles import BroadcastValues, Channel, Task, Worker
@@ -288,12 +290,21 @@ class _Late:
         self._lock.release()
 
 
+def locked(file: int) -> bool:
+    """Tell whether this process, or another one, has a part of a file locked."""
+    asked = struct.pack("@hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    # Asked as the owner of an open file, to whom a lock of this process is another's.
+    found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked)
+    return struct.unpack_from("h", found) != (fcntl.F_UNLCK,)
+
+
 class AtTheQueue(InSession):
     plan = parmap.plan("processes", workers=2)
     functions: ClassVar = [
         *(TaskQueue.take, TaskQueue._seize, TaskQueue.drop_from_idle, TaskQueue.abandon),
         *(TaskQueue.pids, TaskQueue.assign_next, TaskQueue._next_task, TaskQueue.add_worker),
         *(TaskQueue.remove, TaskQueue.late, TaskQueue.living, TaskQueue.named),
+        *(TaskQueue.recall, recall.recall),
         *(BroadcastValues.put, BroadcastValues.drop, Deadlines.passed, Deadlines.add),
         *(Channel.give, Channel._give, Channel.forget, Channel.close),
         Worker.interrupt,
@@ -328,12 +339,29 @@ class AtTheQueue(InSession):
                 # That of the worker which stands last: the other one is looked at before.
                 executor.abandon(first[0])
                 queued[-1].cancel()
+                self._recall(first[1])
             for future in [first[1], *queued[:-1]]:
                 assert future.result(GUARD) == self.array.sum()
             wait(first, GUARD)
             executor.abandon(first[0])  # nobody has it any more
         finally:
             executor.drop(large)
+
+    def _recall(self, future: Future[Any]) -> None:
+        """Recall elements, as if the worker of this future had begun a chunk of nine."""
+        executor, queue = self.session.executor, self.session.executor._queue
+        while not future.running():  # a worker may have what a handler has submitted
+            continue
+        with queue._lock:
+            tasks = {one.notes: one.task for one in queue._living.values() if one.task}
+            (notes,) = (notes for notes, task in tasks.items() if task.future is future)
+        for since, found in [(math.inf, (5, False)), (0.0, (1, True))]:
+            os.pwrite(notes.fd, recall._STATE.pack(7, 1, 9, since), recall._AT)
+            assert executor.recall(future, 8, only_slow=False) is None
+            assert executor.recall(future, 7, only_slow=False) == found
+        assert executor.recall(Future(), 7, only_slow=False) is None
+        with mock.patch.object(recall, "lock", return_value=False):  # its worker has it
+            assert executor.recall(future, 7, only_slow=False) is None
 
     def _values_of_idle_workers(self) -> None:
         """Have both workers know a value that goes, and hear of a folder that changes."""
@@ -405,7 +433,9 @@ class AtTheQueue(InSession):
         super().check()
         free(self.session.executor._queue._lock)
         self._align()
-        assert len(self.session.executor._queue._living) == 2
+        living = self.session.executor._queue._living.values()
+        assert len(living) == 2
+        assert not any(locked(worker.notes.fd) for worker in living)
 
     def _align(self) -> None:
         """Bring the workers to where each run begins: both idle, in order, and told the same."""
@@ -427,8 +457,8 @@ class Interrupted(AtTheQueue):
 
     functions: ClassVar = [
         *(TaskQueue.take, TaskQueue._seize, TaskQueue.drop_from_idle, TaskQueue.abandon),
-        *(TaskQueue.pids, BroadcastValues.put, BroadcastValues.drop),
-        *(Channel.give, Channel._give, Channel.forget, Worker.interrupt),
+        *(TaskQueue.pids, TaskQueue.recall, recall.recall, BroadcastValues.put),
+        *(BroadcastValues.drop, Channel.give, Channel._give, Channel.forget, Worker.interrupt),
     ]
     kinds: ClassVar = ("handle", "interrupt")
 

@@ -19,7 +19,7 @@ from parmap.backends.threads import ThreadExecutor
 from parmap.plans import registry
 
 EXTRAS = {"traits", "workers", "per_node", "resolver", "dashboard"}
-METHODS = {"put", "drop", "run_remote", "abandon"}
+METHODS = {"put", "drop", "run_remote", "abandon", "recall"}
 
 
 class Bare:
@@ -56,12 +56,13 @@ class Reference:
 class Placing(Bare):
     """Puts values in a place, of which tasks take them."""
 
-    traits = parmap.Traits(places=True, keeps=True, abandons=True)
+    traits = parmap.Traits(places=True, keeps=True, abandons=True, recalls=True)
     workers, per_node, dashboard = 3, 1, "http://page"
 
     def __init__(self):
         super().__init__()
         self.placed, self.dropped, self.kept, self.abandoned = [], [], [], []
+        self.recalled = []
 
     def sent(self, args):
         return [pickle.loads(arg.value) if type(arg) is Reference else arg for arg in args]
@@ -85,6 +86,9 @@ class Placing(Bare):
 
     def abandon(self, future):
         self.abandoned.append(future)
+
+    def recall(self, future, chunk, *, only_slow):
+        self.recalled.append((chunk, only_slow))
 
 
 @dataclass(frozen=True, kw_only=True)

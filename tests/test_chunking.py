@@ -51,15 +51,28 @@ def test_guided_takes_a_worker_s_share_of_what_is_left():
     assert min(sizes(Guided(smallest=5), 100, 4)[:-1]) >= 5
 
 
+def tried(chunker, left, *, recalls=False):
+    return chunker.trial(left, recalls=recalls)
+
+
 def test_auto_tries_no_more_than_can_run_and_only_once():
     chunker = Auto(target=0.05).begin(2000, 2)
-    assert chunker.trial() == (1000, 0.001)
+    assert tried(chunker, 2000) == (1000, 0.001)
     chunker.learn(1000, 0.001)
-    assert chunker.trial() is None
+    assert tried(chunker, 1000) is None
     # What no function can be faster than, 50 ns a call, fills the time.
-    assert Auto(target=0.05).begin(10**9, 2).trial() == (20_001, 0.001)
-    assert Auto().begin(None, 2).trial() is None
-    assert Auto().begin(1998, 2).trial() is None  # few, so that none waits for another
+    assert tried(Auto(target=0.05).begin(10**9, 2), 10**9) == (20_001, 0.001)
+    assert tried(Auto().begin(None, 2), 0) is None
+    assert tried(Auto().begin(1998, 2), 1998) is None  # few, so that none waits for another
+
+
+def test_where_they_can_be_recalled_few_are_shared_out_as_trials():
+    chunker, left, shares = Auto().begin(11, 4), 11, []
+    for _ in range(4):
+        shares.append(tried(chunker, left, recalls=True)[0])
+        left -= shares[-1]
+    assert shares == [3, 3, 3, 2]
+    assert tried(Auto().begin(None, 2), 0, recalls=True) is None
 
 
 @pytest.mark.parametrize(
@@ -69,15 +82,15 @@ def test_few_that_are_next_to_nothing_follow_as_a_trial(each, tries):
     """Of 100 elements for each worker, which may take a tenth of the shortest chunk, 1 ms."""
     chunker = Auto(target=0.05).begin(200, 2)
     chunker.learn(1, each)
-    assert chunker.trial() == ((100, 0.001) if tries else None)
+    assert tried(chunker, 200) == ((100, 0.001) if tries else None)
     unknown = Auto(target=0.05).begin(None, 2)
     unknown.learn(1, each)
-    assert unknown.trial() is None
+    assert tried(unknown, 0) is None
 
 
 def test_named_policies_make_no_trials():
     for policy in (Static(), Dynamic(size=7), Guided()):
-        assert policy.begin(100, 2).trial() is None
+        assert tried(policy.begin(100, 2), 100, recalls=True) is None
 
 
 def test_auto_jumps_from_one_element_to_the_target_and_shrinks_at_the_end():

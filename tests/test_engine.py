@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -89,6 +90,57 @@ def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retrie
     for x, result in enumerate(results):
         assert result.error.args == (x,) if x in bad else result == -x
     assert sorted(runs) == sorted([*range(n), *(retries * [x for x in bad if x < n])])
+
+
+@given(
+    n=st.integers(0, 60),
+    workers=st.integers(2, 5),
+    bad=st.sets(st.integers(0, 59), max_size=3),
+    window=st.sampled_from([None, 1, 7]),
+    errors=st.sampled_from(["raise", "return"]),
+    data=st.data(),
+)
+def test_chunks_that_are_recalled_lose_nothing(n, workers, bad, window, errors, data):
+    session, runs = HandSession(workers, traits=Traits(recalls=True, replaces_workers=True)), []
+    ticks, kills = itertools.count(step=0.01), iter(range(3))
+
+    def recalled(chunk):
+        if data.draw(st.booleans()):
+            return None
+        return data.draw(st.integers(1, chunk.size)), data.draw(st.booleans())
+
+    def fn(x):
+        runs.append(x)
+        if x in bad:
+            raise ValueError(x)
+        return -x
+
+    def step():
+        if data.draw(st.booleans()):
+            return  # only time goes on
+        sent = data.draw(st.sampled_from(session.flying))
+        if data.draw(st.integers(0, 4)) == 0 and next(kills, None) is not None:
+            sent.die(exitcode=-9)
+        else:
+            sent.run(brief=data.draw(st.booleans()))
+
+    session.recalled = recalled
+    call = hand_call(session, step, fn, range(n), chunks=Auto(), errors=errors, window=window)
+    failed = sorted(x for x in bad if x < n)
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    names = ("parmap.engine.chunks.time", "parmap.engine.loop.time")
+    with mock.patch(names[0], clock), mock.patch(names[1], clock):
+        if failed and errors == "raise":
+            with pytest.raises(ValueError) as caught:
+                collect(call)
+            assert caught.value.args == (failed[0],)
+            assert sorted(set(runs)) == sorted(runs)
+            assert set(range(failed[0])) <= set(runs)
+            return
+        results = collect(call)
+    for x, result in enumerate(results):
+        assert result.error.args == (x,) if x in bad else result == -x
+    assert sorted(runs) == list(range(n))
 
 
 def test_a_trial_is_shared_out_and_what_did_not_run_is_cut_by_what_it_took():

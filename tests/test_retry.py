@@ -72,6 +72,26 @@ def test_what_waits_holds_up_nobody_and_comes_in_its_turn(clock):
     assert tries == [100.0, 110.0, 130.0]
 
 
+def test_a_retry_that_is_due_waits_for_room_and_not_in_a_loop(clock):
+    """The one worker has its two chunks when element 0 may be tried again."""
+    session, looks = HandSession(workers=1), []
+
+    def fn(x):
+        if x == 0 and not looks:
+            raise OSError(x)
+        return x
+
+    def step():
+        if len(session.sent) == 3:
+            clock.now += 20.0
+            looks.append(call.due)
+        session.flying[0].run()
+
+    call = hand_call(session, step, fn, range(3), retries=parmap.Retry(1, wait=10))
+    assert collect(call) == [0, 1, 2]
+    assert looks == [None]
+
+
 def test_a_failure_before_it_ends_what_waits(clock):
     """Element 3 would be tried again in an hour; element 1 has failed for good."""
     session = HandSession(workers=1)

@@ -11,6 +11,7 @@ from parmap.backends.processes.protocol import Inbox, Kind, send
 from parmap.engine.chunks import ChunkPlan, ReturnedChunks
 from parmap.engine.policies import Dynamic
 from parmap.engine.source import Source
+from parmap.engine.traits import Traits
 from parmap.transport.messages import Chunk
 from parmap.transport.payload import pack, pack_result, unpack
 from parmap.transport.shared import HandleCollector
@@ -171,7 +172,7 @@ def test_handles_are_found_by_one_walk():
 @pytest.mark.parametrize("kind", [list, tuple, iter])
 def test_an_input_is_cut_by_one_walk(kind):
     given = kind(list(range(MANY)))
-    cutter = Source([given]).cutter(Dynamic(size=1), 2, lists=False)
+    cutter = Source([given]).cutter(Dynamic(size=1), 2, Traits())
     assert moved(lambda: [cutter.next(1, None) for _ in range(MANY)]) == 0
     assert cutter.next(1, None) is None
 

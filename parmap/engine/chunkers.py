@@ -8,14 +8,29 @@ __all__ = ["Chunker", "Fixed", "Learning", "Listed", "Shrinking"]
 
 
 class Chunker:
-    """A policy at work on one call."""
+    """A policy at work on one call.
+
+    Attributes
+    ----------
+    recalls : bool
+        Whether what a worker has not begun of a chunk may be taken back, and cut again.
+    """
+
+    recalls = False
 
     def size(self, left: int | None) -> int:
         """Say how many elements the next chunk takes; `left` are not cut yet, if known."""
         raise NotImplementedError
 
-    def trial(self) -> tuple[int, float] | None:
+    def trial(self, left: int, *, recalls: bool) -> tuple[int, float] | None:  # noqa: ARG002
         """Say how a chunk may be cut that ends itself, where elements' cost is to be found.
+
+        Parameters
+        ----------
+        left : int
+            How many elements are not cut yet.
+        recalls : bool
+            Whether what a worker has not begun of it can be taken back.
 
         Returns
         -------
@@ -25,8 +40,15 @@ class Chunker:
         """
         return None
 
-    def learn(self, size: int, seconds: float) -> None:
-        """Hear that a chunk of `size` elements took `seconds` in its worker."""
+    def learn(self, size: int, seconds: float) -> bool:  # noqa: ARG002
+        """Hear that a chunk of `size` elements took `seconds` in its worker.
+
+        Returns
+        -------
+        bool
+            Whether they were far slower than those before.
+        """
+        return False
 
 
 class Listed(Chunker):
@@ -77,14 +99,18 @@ class Learning(Chunker):
     where costs rise from next to nothing: so it is never more than a third of a worker's share.
     """
 
+    recalls = True
     _FLOOR = 0.02  # of the target: a chunk shorter than 1 ms is not worth a message
     _TAIL = 3
-    # Elements for each worker from which on there are trials. Where the first is slow the others
-    # of its trial wait for it, though another worker may be idle: few may be all that there is.
+    # Elements for each worker from which on there are trials that cannot be taken back. Where the
+    # first is slow the others of its trial wait for it, though another worker may be idle: few may
+    # be all that there is.
     _MANY = 1000
     # So many times a share must fit in the shortest chunk. With 1 instead, slow elements at the end
     # that stood in one trial waited for each other: twice the time, in the simulation.
     _SHORT = 10
+    # From so many seconds on an element is slow, and from so many times the estimate on surprising.
+    _SLOW, _SURPRISE = 0.003, 4
     _FASTEST = 5e-8  # seconds per element: no call of a Python function takes less
 
     def __init__(self, total: int | None, workers: int, target: float, least: float = 0.0) -> None:
@@ -92,16 +118,19 @@ class Learning(Chunker):
         self._least = max(least, target * self._FLOOR)  # seconds
         self._share = 0 if total is None else math.ceil(total / workers)
         self._each: float | None = None  # seconds per element
+        self._first = workers  # trials that are still to be made at first
 
-    def trial(self) -> tuple[int, float] | None:
+    def trial(self, left: int, *, recalls: bool) -> tuple[int, float] | None:
         """Say how the next chunk is tried, as long as the cost is not known."""
         if self._each is not None:
             short = 0 < self._each * self._share * self._SHORT < self._least
             return (self._share, self._least) if short else None
-        if self._share < self._MANY:
+        if self._share < (1 if recalls else self._MANY):
             return None
+        share = math.ceil(left / max(1, self._first))
+        self._first -= 1
         seconds = self._target * self._FLOOR
-        return min(self._share, int(seconds / self._FASTEST) + 1), seconds
+        return min(share, int(seconds / self._FASTEST) + 1), seconds
 
     def size(self, left: int | None) -> int:
         """Give as many elements as fill the target, at the cost that the last ones had."""
@@ -114,10 +143,12 @@ class Learning(Chunker):
             wanted = min(wanted, max(share, least))
         return max(1, int(wanted))
 
-    def learn(self, size: int, seconds: float) -> None:
+    def learn(self, size: int, seconds: float) -> bool:
         """Take in what a chunk cost."""
         each = max(seconds / size, 1e-9)
+        surprise = each > max(self._SLOW, self._SURPRISE * (self._each or each))
         if self._each is None or each < self._each:
             self._each = each
         else:
             self._each = min(2 * self._each, (self._each + each) / 2)
+        return surprise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from parmap.engine.protocols import OpenSession
 from parmap.transport.messages import Chunk, Outcome
 
-__all__ = ["ChunkPlan", "InFlight", "ReturnedChunks"]
+__all__ = ["ChunkPlan", "InFlight", "Recalls", "ReturnedChunks"]
 
 
 class ChunkPlan(NamedTuple):
@@ -45,7 +46,7 @@ class ChunkPlan(NamedTuple):
 
     def part(self, start: int, stop: int) -> ChunkPlan:
         """Cut out the elements from `start` to before `stop`, as if never sent."""
-        chunk = self.chunk.part(start, stop)._replace(careful=False)
+        chunk = self.chunk.part(start, stop)._replace(careful=False, number=0)
         return ChunkPlan(self.indices[start:stop], chunk)
 
     def parts(self, *cuts: int) -> list[ChunkPlan]:
@@ -55,7 +56,7 @@ class ChunkPlan(NamedTuple):
 
     def careful(self) -> ChunkPlan:
         """Make the same chunk, to be run with each element noted."""
-        return self._replace(chunk=self.chunk._replace(careful=True))
+        return self._replace(chunk=self.chunk._replace(careful=True, number=0))
 
 
 class InFlight:
@@ -75,18 +76,25 @@ class InFlight:
         The chunks, by the futures of their outcomes.
     landed : queue.SimpleQueue of Future
         The futures that are resolved. Those of abandoned chunks come here, too.
+    recalls : Recalls or None
+        Those of them that can be taken back in part; None as long as there are none.
     """
 
     def __init__(self, session: OpenSession) -> None:
         self._session = session
         self.chunk_plans: dict[Future[Outcome], ChunkPlan] = {}
         self.landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
+        self.recalls: Recalls | None = None
 
     def send(self, chunk_plan: ChunkPlan, chunk: Chunk, broadcast: Any) -> None:
         """Send `chunk`, which is the plan's or made from it, to be run as a broadcast spec says."""
         send = self._session.run_remote if chunk_plan.keep else self._session.send
         future = send(broadcast, chunk)
         self.chunk_plans[future] = chunk_plan
+        if chunk.number:
+            self.recalls = self.recalls or Recalls(self._session, self.chunk_plans)
+            if chunk.seconds is not None:
+                self.recalls.trials.add(future)
         future.add_done_callback(self.landed.put)
 
     def abandon(self, after: int | None = None) -> None:
@@ -96,6 +104,88 @@ class InFlight:
                 del self.chunk_plans[future]
                 if not future.cancel():
                     self._session.abandon(future, chunk_plan.chunk)
+
+
+class Recalls:
+    """The chunks in flight of which elements that have not begun may be taken back.
+
+    They are, where a worker has nothing to do, and where a trial waits for a slow element: those
+    beside it may be slow, too, and come before what other workers run.
+
+    Parameters
+    ----------
+    session : OpenSession
+        Where chunks run.
+    chunk_plans : dict of Future to ChunkPlan
+        All chunks in flight; the part that stays with its worker replaces one that is taken back.
+
+    Attributes
+    ----------
+    trials : set of Future
+        Those of them that are trials, or were.
+    """
+
+    # Seconds from when there is a reason until the first try, and at most to the next. The first
+    # are for each worker, but no less than 1 ms: one caller hands out all chunks.
+    _SOON, _LEAST, _LONGEST = 1e-4, 1e-3, 0.05
+
+    def __init__(self, session: OpenSession, chunk_plans: dict[Future[Outcome], ChunkPlan]) -> None:
+        self._session, self._chunk_plans = session, chunk_plans
+        self._since: float | None = None  # when the reason was seen
+        self._pause = self._LEAST
+        self.trials: set[Future[Outcome]] = set()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return len(self._chunk_plans) < self._session.workers
+
+    @property
+    def due(self) -> float | None:
+        """The time (`time.monotonic`) of the next try; None where there is no reason."""
+        self.trials.intersection_update(self._chunk_plans)
+        if not (self.trials or (self._idle and self._out())):
+            self._since = None
+            return None
+        if self._since is None:
+            self._since = time.monotonic()
+            self._pause = max(self._LEAST, self._SOON * self._session.workers)
+        return self._since + self._pause
+
+    def take_back(self) -> tuple[ChunkPlan, bool] | None:
+        """Take something back, once that is due.
+
+        Returns
+        -------
+        tuple of (ChunkPlan, bool) or None
+            What was taken back, and whether its worker is at a slow element.
+        """
+        due = self.due
+        if due is None or due > time.monotonic():
+            return None
+        self._since = time.monotonic()
+        self._pause = max(self._pause, min(2 * self._pause, self._LONGEST))
+        idle = self._idle
+        out = self._out() if idle else list(self.trials)
+        for future in sorted(out, key=lambda one: -self._chunk_plans[one].size):
+            whole = self._chunk_plans[future]
+            found = self._session.recall(future, whole.chunk.number, only_slow=not idle)
+            if found is None:
+                continue
+            stay, slow = found
+            kept = whole.part(0, stay)
+            if slow or stay == whole.size:  # there is no more to take
+                self.trials.discard(future)
+            else:
+                kept = kept._replace(chunk=kept.chunk._replace(number=whole.chunk.number))
+            self._chunk_plans[future] = kept
+            if stay < whole.size:
+                self._since = None
+                return whole.part(stay, whole.size), slow
+        return None
+
+    def _out(self) -> list[Future[Outcome]]:
+        return [future for future, one in self._chunk_plans.items() if one.chunk.number]
 
 
 class ReturnedChunks:

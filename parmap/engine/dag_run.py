@@ -14,6 +14,7 @@ from typing import Any
 from parmap.engine.chunks import ChunkPlan
 from parmap.engine.dag import Dag, named_in
 from parmap.engine.policies import Policy
+from parmap.engine.traits import Traits
 from parmap.errors import DependencyFailed
 from parmap.failures import Failure
 from parmap.observe.events import ElementFailed, Event
@@ -59,7 +60,7 @@ class DagRun:
         self._dag, self._keeps = dag, keeps
         self._flow = Dataflow(dag)
 
-    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> DagCutter:  # noqa: ARG002
+    def cutter(self, policy: Policy, workers: int, traits: Traits) -> DagCutter:  # noqa: ARG002
         """Begin to hand out what is ready."""
         return DagCutter(self._dag, self._flow, policy, workers, keeps=self._keeps)
 
@@ -176,11 +177,11 @@ class DagCutter:
         self._shares = policy.counts
         self._chunker = policy.begin(len(dag.chains), workers)
 
-    def learn(self, size: int, seconds: float) -> None:
-        """Hear what a chunk took."""
-        self._chunker.learn(size, seconds)
+    def learn(self, size: int, seconds: float) -> bool:
+        """Hear what a chunk took; say whether that is far more than those before."""
+        return self._chunker.learn(size, seconds)
 
-    def take_back(self, chunk_plan: ChunkPlan) -> None:
+    def take_back(self, chunk_plan: ChunkPlan, *, slow: bool = False) -> None:  # noqa: ARG002
         """Make calls ready again that did not run."""
         self.taken -= chunk_plan.size
         self._flow.take_back(chunk_plan.indices)

@@ -12,6 +12,7 @@ the call raises, is decided by `parmap.engine.recovery`.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -107,25 +108,28 @@ class Call:
     def steps(self, landed: SimpleQueue[Future[Outcome]]) -> Generator[list[Any], None, None]:
         """Run the call as `results` does, but yield an empty list instead of waiting.
 
-        Parameters
-        ----------
-        landed : queue.SimpleQueue
-            Receives each future once it is resolved. After an empty list, the next step has
-            something to do when this queue is not empty, or when the time is `due`.
+        Each future that is resolved lands in the queue. After an empty list, the next step has
+        something to do when the queue is not empty, or when the time is `due`.
         """
         self._in_flight.landed = landed
         return self._run(waits=False)
 
     @property
     def due(self) -> float | None:
-        """The time (`time.monotonic`) of the next retry; None if none is planned."""
-        later = self._retries.later
-        return later[0][0] if later else None
+        """The time (`time.monotonic`) when there is something to do though no chunk lands."""
+        recalls, full = self._in_flight.recalls, self._full
+        times = (None if full else self._retries.due, recalls.due if recalls else None)
+        return min((when for when in times if when is not None), default=None)
+
+    @property
+    def _full(self) -> bool:
+        """Whether the session has as many chunks as it gets."""
+        return len(self._in_flight.chunk_plans) >= _DEPTH * self._session.workers
 
     def _run(self, *, waits: bool) -> Generator[list[Any], None, None]:
         session, workers = self._session, self._session.workers
         policy = self._settings.policy.paced(session.traits.round_trip)
-        cutter = self._feed.cutter(policy, workers, lists=session.traits.shares_memory)
+        cutter = self._feed.cutter(policy, workers, session.traits)
         # The load is asked for after the cutter is made: one that takes all the input ends it.
         load, observers = self._feed.load, self._settings.observers
         collector = Collector(
@@ -177,13 +181,16 @@ class Call:
         return first or any(chunk_plan.chunk.careful for chunk_plan in flying)
 
     def _still(self) -> bool:
-        """Whether nothing has landed, and no retry is due."""
-        waits = not self._retries.later or self._retries.left > 0
-        return waits and self._in_flight.landed.empty()
+        """Whether nothing has landed, and nothing else is due."""
+        due = self.due
+        return (due is None or due > time.monotonic()) and self._in_flight.landed.empty()
 
     def _wait(self, collector: Collector) -> bool:
-        """Wait until a chunk lands, and take it in, or until one may be retried; for one turn."""
-        patience = min(self._retries.left, TURN) if self._retries.later else TURN
+        """Wait until a chunk lands, and take it in, or until something else is due; for a turn."""
+        due = self.due if self._in_flight.recalls or self._retries.later else None
+        patience = TURN if due is None else max(0.0, min(TURN, due - time.monotonic()))
+        if not patience:
+            collector.take_back(self._in_flight.recalls)
         try:
             landed = self._in_flight.landed.get(timeout=patience)
         except Empty:

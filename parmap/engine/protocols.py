@@ -50,7 +50,7 @@ class Backend(Protocol):
 
     A session calls the other methods only if the executor's traits say that it has them: `put` and
     `drop` by ``places=True``, `run_remote` by ``keeps=True`` together with ``places=True``,
-    `abandon` by ``abandons=True``.
+    `abandon` by ``abandons=True``, `recall` by ``recalls=True``.
 
     Examples
     --------
@@ -139,6 +139,28 @@ class Backend(Protocol):
         """Stop a task that runs: nobody waits for it any more. Default: it runs to its end."""
         return
 
+    def recall(
+        self,
+        future: Future[Any],  # noqa: ARG002
+        chunk: int,  # noqa: ARG002
+        /,
+        *,
+        only_slow: bool,  # noqa: ARG002
+    ) -> tuple[int, bool] | None:
+        """Take back elements that a worker has not begun of the chunk that has that number.
+
+        All of them, if the worker is at an element that is slow. Else half of them; or none, for
+        `only_slow`. Default: none. The worker asks its ``parmap.worker.context.worker.begun`` how
+        far it may go, before each part of a chunk.
+
+        Returns
+        -------
+        tuple of (int, bool) or None
+            How many elements stay with the worker, which begins no other; and whether it is at a
+            slow one. None where nothing is taken back.
+        """
+        return None
+
 
 class OpenSession(Protocol):
     """An open session, as the engine uses it; `parmap.Session` is one."""
@@ -178,6 +200,11 @@ class OpenSession(Protocol):
 
     def drop(self, broadcast: Any) -> None:
         """Forget a broadcast spec."""
+
+    def recall(
+        self, future: Future[Outcome], chunk: int, *, only_slow: bool
+    ) -> tuple[int, bool] | None:
+        """Take back elements of a chunk that have not begun, as `Backend.recall` does."""
 
     def abandon(self, future: Future[Outcome], chunk: Chunk) -> None:
         """Stop a chunk that nobody waits for any more, as far as the place can."""

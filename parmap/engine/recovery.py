@@ -40,9 +40,9 @@ class RetryQueue:
         self.later: list[tuple[float, int, ChunkPlan]] = []
 
     @property
-    def left(self) -> float:
-        """The seconds until the next one of `later` is due; there must be one."""
-        return max(0.0, self.later[0][0] - time.monotonic())
+    def due(self) -> float | None:
+        """The time (`time.monotonic`) of the next one of `later`; None if there is none."""
+        return self.later[0][0] if self.later else None
 
     def put_first(self, chunk_plans: Sequence[ChunkPlan]) -> None:
         """Put chunks before all others, in their order."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from parmap.engine.chunks import ChunkPlan
+from parmap.engine.chunks import ChunkPlan, Recalls
 from parmap.engine.memory_load import Load, weight
 from parmap.engine.protocols import ResultBuffer
 from parmap.engine.recovery import Recovery
@@ -54,6 +54,13 @@ class Collector:
         self._cutter, self._buffer, self._recovery = cutter, buffer, recovery
         self._unseeded, self._load, self._observers = unseeded, load, observers
 
+    def take_back(self, recalls: Recalls | None) -> None:
+        """Take back what a worker has not begun, if that is due."""
+        taken = recalls.take_back() if recalls else None
+        if taken is not None:
+            chunk_plan, slow = taken
+            self._cutter.take_back(chunk_plan, slow=slow)
+
     def take(self, chunk_plan: ChunkPlan, future: Future[Outcome]) -> None:
         """Take in a chunk whose future is resolved.
 
@@ -84,21 +91,27 @@ class Collector:
         except SerializationError as error:
             self._recovery.unsendable(chunk_plan, error)
             return
+        slow = False
         if len(values):
-            self._cutter.learn(len(values), outcome.seconds)
+            slow = self._cutter.learn(len(values), outcome.seconds)
             if self._load is not None:
                 packed = outcome.values
                 size = packed.size if type(packed) is Payload else weight(values)
                 self._load.came(len(values), size)
         if outcome.moves:
             self._unseeded.hear(outcome.moves, self._cutter.taken)
-        done = self._sort_out(chunk_plan, outcome, values)
+        done, ran = self._sort_out(chunk_plan, outcome, values)
+        if ran < chunk_plan.size:
+            # Its time was over; or it failed, but in another order the rest may yet have to run.
+            self._cutter.take_back(chunk_plan.part(ran, chunk_plan.size), slow=slow)
         facts = (outcome.seconds, outcome.location.host, outcome.location.pid)
         for tell in self._observers:
             tell(events.ChunkFinished(chunk_plan.indices[0], done, *facts))
 
-    def _sort_out(self, chunk_plan: ChunkPlan, outcome: Outcome, values: list[Any]) -> int:
-        """Buffer what succeeded, fail or retry what failed; count the former."""
+    def _sort_out(
+        self, chunk_plan: ChunkPlan, outcome: Outcome, values: list[Any]
+    ) -> tuple[int, int]:
+        """Buffer what succeeded, fail or retry what failed; count the former, and both."""
         start = done = 0
         for element_error in outcome.element_errors:
             offset = element_error.offset
@@ -107,10 +120,7 @@ class Collector:
             start = offset + 1
         ran = max(start, len(values))
         done += self._put(chunk_plan, start, ran, values)
-        if ran < chunk_plan.size:
-            # Its time was over; or it failed, but in another order the rest may yet have to run.
-            self._cutter.take_back(chunk_plan.part(ran, chunk_plan.size))
-        return done
+        return done, ran
 
     def _put(self, chunk_plan: ChunkPlan, start: int, stop: int, values: list[Any]) -> int:
         if start < stop:

@@ -13,6 +13,7 @@ from parmap.engine.iterables import at_hand, is_light, rows_at_hand, shortest, u
 from parmap.engine.memory_load import Load
 from parmap.engine.policies import Policy
 from parmap.engine.pulled_rows import PulledRows
+from parmap.engine.traits import Traits
 from parmap.transport.messages import Chunk
 from parmap.transport.shared import handles_exist, is_large, unwrapped
 
@@ -34,7 +35,7 @@ class Feed(Protocol):
     def load(self) -> Load | None:
         """What bounds the bytes that the call holds, if anything does."""
 
-    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> Cutter:
+    def cutter(self, policy: Policy, workers: int, traits: Traits) -> Cutter:
         """Begin to cut it."""
 
 
@@ -52,11 +53,19 @@ class Cutter(Protocol):
     def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
         """Give the next chunk; None when there is none now."""
 
-    def learn(self, size: int, seconds: float) -> None:
-        """Hear what a chunk took."""
+    def learn(self, size: int, seconds: float) -> bool:
+        """Hear what a chunk took; say whether that is far more than those before."""
 
-    def take_back(self, chunk_plan: ChunkPlan) -> None:
-        """Take a chunk that was handed out and did not run, to hand it out again."""
+    def take_back(self, chunk_plan: ChunkPlan, *, slow: bool = False) -> None:
+        """Take a chunk that was handed out and did not run, to hand it out again.
+
+        Parameters
+        ----------
+        chunk_plan : ChunkPlan
+            The chunk.
+        slow : bool, default False
+            Whether the element before it is slow.
+        """
 
 
 class Source:
@@ -146,9 +155,9 @@ class Source:
             for place, column in enumerate(columns)
         ]
 
-    def cutter(self, policy: Policy, workers: int, *, lists: bool) -> SourceCutter:
+    def cutter(self, policy: Policy, workers: int, traits: Traits) -> SourceCutter:
         """Make the cutter of this source."""
-        return SourceCutter(self, policy, workers, lists=lists)
+        return SourceCutter(self, policy, workers, traits)
 
     @property
     def left(self) -> int | None:
@@ -243,6 +252,12 @@ def _one_large(elements: Sequence[Any]) -> bool:
     return is_large(elements[0]) and all(same)
 
 
+# So many elements after a slow one go singly.
+_SINGLY = 8
+# Each chunk of which parts can be recalled has a number of its own.
+_numbers = itertools.count(1)
+
+
 class SourceCutter:
     """Cuts a source by a policy, in the policy's order.
 
@@ -254,13 +269,13 @@ class SourceCutter:
         How to cut it.
     workers : int
         How many workers there are.
-    lists : bool
-        Whether the first column must be a list, which the engine can empty to stop a chunk
-        that runs in the caller's memory.
+    traits : Traits
+        Facts about the place. In the caller's memory the first column of a chunk is a list, which
+        the engine can empty to stop it.
     """
 
-    def __init__(self, source: Source, policy: Policy, workers: int, *, lists: bool) -> None:
-        self._source, self._lists = source, lists
+    def __init__(self, source: Source, policy: Policy, workers: int, traits: Traits) -> None:
+        self._source, self._lists = source, (lists := traits.shares_memory)
         if lists:
             source.freeze()
         self._order: list[int] | None = None
@@ -270,7 +285,8 @@ class SourceCutter:
         if policy.reorders or (policy.counts and not counted):
             self._rows = source.take_all(crosses=not lists)
             self._order = policy.order(self._arguments(policy), workers)
-        self._chunker = policy.begin(source.total, workers)
+        self._chunker, self._workers = policy.begin(source.total, workers), workers
+        self._recalls = traits.recalls and self._chunker.recalls
         self._cut = 0
         self._returned = ReturnedChunks()
         # Trials, which may come back, are for elements that leave no copy, in no order of theirs.
@@ -283,9 +299,9 @@ class SourceCutter:
         rows = [tuple(row[0]) for row in self._rows] if self._source.star else self._rows
         return [tuple(unwrapped(row)) for row in rows] if handles_exist() else rows
 
-    def learn(self, size: int, seconds: float) -> None:
-        """Hear what a chunk took."""
-        self._chunker.learn(size, seconds)
+    def learn(self, size: int, seconds: float) -> bool:
+        """Hear what a chunk took; say whether that is far more than those before."""
+        return self._chunker.learn(size, seconds)
 
     @property
     def broken(self) -> tuple[int, Exception] | None:
@@ -298,9 +314,14 @@ class SourceCutter:
         """How many elements have been cut, or passed over."""
         return self._source.pulled if self._order is None else self._cut
 
-    def take_back(self, chunk_plan: ChunkPlan) -> None:
+    def take_back(self, chunk_plan: ChunkPlan, *, slow: bool = False) -> None:
         """Take a chunk that did not run; it is cut again, and goes before what is not cut yet."""
-        self._returned.put(chunk_plan._replace(chunk=chunk_plan.chunk._replace(seconds=None)))
+        chunk = chunk_plan.chunk._replace(seconds=None, number=0)
+        chunk_plan = chunk_plan._replace(chunk=chunk)
+        # Beside a slow element there may be others: the next ones go singly.
+        count = min(_SINGLY, self._workers, chunk_plan.size - 1) if slow and self._recalls else 0
+        for part in chunk_plan.parts(*range(1, count + 1)):
+            self._returned.put(part)
 
     def next(self, at_most: int, below: int | None) -> ChunkPlan | None:
         """Cut the next chunk; None when there is nothing more to run.
@@ -317,7 +338,7 @@ class SourceCutter:
             ahead = left if left is None else left + self._returned.size
             chunk_plan = self._returned.next(self._chunker.size(ahead), below)
             if chunk_plan is not None:
-                return chunk_plan
+                return self._numbered(chunk_plan) if self._recalls else chunk_plan
         if at_most < 1:
             return None
         if self._order is not None:
@@ -325,7 +346,7 @@ class SourceCutter:
         left, start = self._source.left, self._source.pulled
         if left == 0 or (below is not None and start >= below):
             return None
-        trial = self._chunker.trial() if self._tries else None
+        trial = self._chunker.trial(left or 0, recalls=self._recalls) if self._tries else None
         size, seconds = trial or (self._chunker.size(left), None)
         columns = self._source.cut(min(at_most, size), crosses=not self._lists)
         if columns is None:
@@ -335,7 +356,14 @@ class SourceCutter:
                 columns = tuple(self._source.with_constants(columns))
             if type(columns[0]) is not list:
                 columns = (list(columns[0]), *columns[1:])
-        return ChunkPlan(range(start, self._source.pulled), Chunk(columns, seconds=seconds))
+        chunk_plan = ChunkPlan(range(start, self._source.pulled), Chunk(columns, seconds=seconds))
+        return self._numbered(chunk_plan) if self._recalls and size > 1 else chunk_plan
+
+    def _numbered(self, chunk_plan: ChunkPlan) -> ChunkPlan:
+        """Give a chunk a number, so that parts of it can be recalled."""
+        if chunk_plan.size == 1:
+            return chunk_plan
+        return chunk_plan._replace(chunk=chunk_plan.chunk._replace(number=next(_numbers)))
 
     def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> ChunkPlan | None:
         while self._cut < len(order):
@@ -347,13 +375,12 @@ class SourceCutter:
             if indices:
                 columns = zip(*(self._rows[i] for i in indices), strict=True)
                 constants = () if self._lists else self._source.constants
-                return ChunkPlan(
-                    indices,
-                    Chunk(
-                        tuple(
-                            range(len(indices)) if place in constants else list(column)
-                            for place, column in enumerate(columns)
-                        )
-                    ),
+                chunk = Chunk(
+                    tuple(
+                        range(len(indices)) if place in constants else list(column)
+                        for place, column in enumerate(columns)
+                    )
                 )
+                chunk_plan = ChunkPlan(indices, chunk)
+                return self._numbered(chunk_plan) if self._recalls else chunk_plan
         return None

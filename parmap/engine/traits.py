@@ -38,6 +38,9 @@ class Traits(NamedTuple):
     frees : bool, default False
         A worker whose task runs, though nobody waits for it any more, is soon there for other
         tasks: the task is interrupted, or the worker restarted. Elsewhere a task runs to its end.
+    recalls : bool, default False
+        The executor has ``recall(future, chunk, only_slow=…)``, which takes back the elements of a
+        chunk that its worker has not begun.
     trusted : bool, default False
         Worker processes have the script's key, by which processes of `multiprocessing` know each
         other, so that a manager's proxies work in tasks. It comes by a channel of the script's own.
@@ -62,6 +65,7 @@ class Traits(NamedTuple):
     keeps: bool = False
     abandons: bool = False
     frees: bool = False
+    recalls: bool = False
     trusted: bool = False
     noisy: bool = False
     copies: bool = False

@@ -107,7 +107,12 @@ def adopter(thing: object) -> tuple[Any, str]:
 
 _EXTRAS = ("traits", "workers", "per_node", "resolver", "dashboard")
 # What an executor must have that says so in its traits.
-_METHODS = {"places": ("put", "drop"), "keeps": ("run_remote",), "abandons": ("abandon",)}
+_METHODS = {
+    "places": ("put", "drop"),
+    "keeps": ("run_remote",),
+    "abandons": ("abandon",),
+    "recalls": ("recall",),
+}
 
 
 class _Completed:

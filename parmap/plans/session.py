@@ -159,6 +159,12 @@ class Session:
         elif self.traits.abandons:
             self._backend.abandon(future)
 
+    def recall(
+        self, future: Future[Outcome], chunk: int, *, only_slow: bool
+    ) -> tuple[int, bool] | None:
+        """Take back elements of a chunk that have not begun, as `Backend.recall` does."""
+        return self._backend.recall(future, chunk, only_slow=only_slow)
+
     def check(self, *, begins: bool = False) -> None:
         """Refuse work after the end.
 
@@ -221,15 +227,18 @@ class Session:
 
     def _repr_html_(self) -> str:
         """Show in a notebook what runs, and where to watch it."""
-        from parmap.html import table
+        return _html(self, closed=self._values.closed)
 
-        closed = self._values.closed
-        rows: list[Any] = [("plan", self.plan), ("state", "closed" if closed else "open")]
-        if not closed:
-            rows += [("workers", self.workers)]
-        if not closed and self.dashboard:
-            rows += [("dashboard", self.dashboard)]
-        return table("Session", rows)
+
+def _html(session: Session, *, closed: bool) -> str:
+    from parmap.html import table
+
+    rows: list[Any] = [("plan", session.plan), ("state", "closed" if closed else "open")]
+    if not closed:
+        rows += [("workers", session.workers)]
+    if not closed and session.dashboard:
+        rows += [("dashboard", session.dashboard)]
+    return table("Session", rows)
 
 
 def _hold(core_share: CoreShare | None) -> native_threads.Held | None:

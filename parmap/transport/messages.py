@@ -168,12 +168,15 @@ class Chunk(NamedTuple):
         The elements' places in the input, where they have random streams.
     seconds : float or None, default None
         After so long no other element is begun; the outcome then is that of the first ones.
+    number : int, default 0
+        By it the caller recalls elements that have not begun; 0 if it does not.
     """
 
     columns: tuple[Sequence[Any], ...]
     careful: bool = False
     indices: Sequence[int] = ()
     seconds: float | None = None
+    number: int = 0
 
     @property
     def size(self) -> int:

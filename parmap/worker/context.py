@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from parmap import cores
 
 __all__ = [
+    "BEGUN",
     "BLOCK",
     "NOTES",
     "TIMES",
@@ -110,11 +111,13 @@ class Inside:
         frame.reset(here)
 
 
-# A worker's notes, in bytes: the position of the element that runs, and, where elements have a time
-# limit, the times of a block of so many (`parmap.worker.watchdog`).
+# A worker's notes, in bytes: the position of the element that runs; how far its chunk has begun
+# (`parmap.backends.processes.recall`); and, where elements have a time limit, the times of a block
+# of so many (`parmap.worker.watchdog`).
 BLOCK = 1024
+BEGUN = 4 * 8
 TIMES = 8 * (2 + BLOCK)
-NOTES = 8 + TIMES
+NOTES = 8 + BEGUN + TIMES
 
 
 class Worker:
@@ -128,6 +131,8 @@ class Worker:
         The notes, which the pool shares.
     words : int, optional
         The descriptor that takes what the interpreter writes when it dies.
+    begun : Begun, optional
+        What says which elements of a chunk may begin; see `Chunk.number`.
     """
 
     def __init__(
@@ -136,8 +141,9 @@ class Worker:
         is_worker: bool = False,
         slot: memoryview | None = None,
         words: int | None = None,
+        begun: Any = None,
     ) -> None:
-        self.is_worker = is_worker
+        self.is_worker, self.begun = is_worker, begun
         self._slot = memoryview(bytearray(8)) if slot is None else slot
         self._words = words
 
@@ -148,7 +154,7 @@ class Worker:
     @property
     def times(self) -> memoryview[float] | None:
         """The times in the notes; None where no pool shares them."""
-        return self._slot[8:].cast("d") if len(self._slot) == NOTES else None
+        return self._slot[8 + BEGUN :].cast("d") if len(self._slot) == NOTES else None
 
     @property
     def words(self) -> int:

@@ -124,7 +124,7 @@ def _restored(threads: int, *, exact: bool) -> Iterator[None]:
 
 def _outcome(spec: CallSpec, chunk: Chunk) -> Outcome:
     """Run the elements, and watch what the function does to the generators of the process."""
-    work = _run_fast if chunk.seconds is None else _run_timed
+    work = _run_fast if chunk.seconds is None and not chunk.number else _run_parts
     if spec.timeout is not None:
         # In the caller's process nothing runs after the element that took too long.
         work = _run_limited if spec.crosses else _run_each
@@ -191,13 +191,25 @@ def _run_fast(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
     return values, element_errors
 
 
-def _run_timed(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
-    """Run parts of a chunk, each twice as long as the one before, until its time is over."""
+# How long a part of a chunk should run, in seconds: what is begun cannot be recalled.
+_PART = 0.002
+
+
+def _run_parts(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
+    """Run parts of a chunk, until its time is over, or the rest is recalled.
+
+    The size of a part follows the time of the one before: an element that took long, as the first
+    one often does, makes the next part small, and quick ones make the next twice as large.
+    """
     values: list[Any] = []
     element_errors: list[ElementError] = []
-    end = time.perf_counter() + (chunk.seconds or 0.0)
+    began = time.perf_counter()
+    end = math.inf if chunk.seconds is None else began + chunk.seconds
     size = 1
-    while (start := len(values)) < chunk.size and (not start or time.perf_counter() < end):
+    while (start := len(values)) < chunk.size and (not start or began < end):
+        size = _begun(chunk, start, size)
+        if not size:
+            break
         some, failed = _run_fast(spec, chunk.part(start, start + size))
         values += some
         element_errors += [
@@ -205,8 +217,16 @@ def _run_timed(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErr
         ]
         if len(some) < size:  # a failure has ended it, or the chunk
             break
-        size *= 2
+        before, began = began, time.perf_counter()
+        size = max(1, int(size * min(2.0, _PART / max(began - before, 1e-9))))
     return values, element_errors
+
+
+def _begun(chunk: Chunk, start: int, size: int) -> int:
+    """Begin the next part of a chunk; say how many elements it has: none if they were recalled."""
+    if not chunk.number:
+        return size
+    return int(context.worker.begun.begin(chunk.number, chunk.size, start + size)) - start
 
 
 def _run_limited(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
@@ -220,7 +240,10 @@ def _run_limited(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementE
     blocks = Blocks(_calls(spec, chunk), spec.timeout, ends=spec.expendable)
     try:
         while (start := len(values)) < chunk.size and (not start or time.perf_counter() < end):
-            error = _block_error(spec, blocks, values, min(blocks.size, chunk.size - start))
+            size = _begun(chunk, start, min(blocks.size, chunk.size - start))
+            if not size:
+                break
+            error = _block_error(spec, blocks, values, size)
             for offset, took in blocks.late(start, len(values) - start):
                 late = _failed(_late(took, spec.timeout), crosses=True)
                 element_errors.append(ElementError(offset, late))

@@ -6,21 +6,28 @@ figures each time. No function of a user runs: what an element costs comes from 
 table, and a chunk's time is a difference of two sums.
 """
 
+import bisect
 import heapq
 import itertools
 import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import Empty
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
+from parmap.backends.processes import recall
+from parmap.engine import chunks, loop
 from parmap.engine.loop import Call, Settings
 from parmap.engine.policies import Policy
 from parmap.engine.retry import Retry
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
-from parmap.transport.messages import Location, Outcome
+from parmap.transport.messages import Chunk, Location, Outcome
+from parmap.worker.run import _PART
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,13 @@ SHAPES = [
 
 
 class _Flight:
-    """The future of a chunk; nothing fails here, and nobody cancels."""
+    """The future of a chunk; nothing fails here, and nobody cancels.
 
-    __slots__ = ("outcome", "worker")
+    `home` is when its outcome is there; `ends` says for each of its parts how many elements have
+    run, and when, from the begin of the chunk.
+    """
+
+    __slots__ = ("begins", "chunk", "ends", "home", "outcome", "size", "worker")
 
     def add_done_callback(self, told: Callable) -> None:
         """Tell nobody: the clock brings the chunk to the engine."""
@@ -157,14 +168,15 @@ class _World:
     def __init__(self, place: Place, workers: int, costs: Costs) -> None:
         self.workers, self._place, self._costs = workers, place, costs
         # It sees deaths, since none happens: so the engine need not look for suspects.
-        self.traits = Traits(round_trip=place.told, sees_deaths=True)
+        recalls = place is LOCAL
+        self.traits = Traits(round_trip=place.told, sees_deaths=True, recalls=recalls)
         self.now = self.busy = 0.0
         self.chunks = 0
         self._location = Location.here()
         self._numbers = itertools.count()  # which break ties in heaps
         self._coming: list[tuple[float, int, _Flight]] = []  # a heap: when, number, what
         self._landed: deque[_Flight] = deque()
-        self._queue: deque[tuple[_Flight, range, float | None]] = deque()
+        self._queue: deque[tuple[_Flight, Chunk]] = deque()
         self._held = [0] * workers
         self._free_at = [0.0] * workers
         # A heap of workers that may take one: how many they hold, since when, who.
@@ -179,7 +191,7 @@ class _World:
     def send(self, broadcast, chunk) -> _Flight:
         self._work()
         flight = _Flight()
-        self._queue.append((flight, chunk.columns[0], chunk.seconds))
+        self._queue.append((flight, chunk))
         self.chunks += 1
         self._assign(self.now)
         return flight
@@ -193,7 +205,11 @@ class _World:
 
     def get(self, timeout: float | None = None) -> _Flight:
         self._land()
-        if not self._landed:
+        end = math.inf if timeout is None else self.now + timeout
+        while not self._landed:
+            if end < self._coming[0][0]:
+                self.now = end
+                raise Empty
             self.now = self._coming[0][0]
             self._land()
         self._work()
@@ -209,6 +225,8 @@ class _World:
         """Bring home what has landed by now; a worker's next chunk may end by now, too."""
         while self._coming and self._coming[0][0] <= self.now:
             when, number, flight = heapq.heappop(self._coming)
+            if when != flight.home:  # a part of it was recalled since
+                continue
             self._landed.append(flight)
             worker = flight.worker
             self._held[worker] -= 1
@@ -221,28 +239,54 @@ class _World:
             held, number, worker = heapq.heappop(self._open)
             if held != self._held[worker]:  # a note from before it got another
                 continue
-            flight, elements, seconds = self._queue.popleft()
-            ran, took = self._run(elements, seconds)
-            begins = max(when + self._place.round_trip / 2, self._free_at[worker])
-            self._free_at[worker] = begins + took
-            flight.worker = worker
-            flight.outcome = Outcome(range(ran), (), took, self._location)
-            home = begins + took + self._place.round_trip / 2
-            heapq.heappush(self._coming, (home, next(self._numbers), flight))
+            flight, chunk = self._queue.popleft()
+            flight.begins = max(when + self._place.round_trip / 2, self._free_at[worker])
+            flight.chunk, flight.size = chunk, chunk.size
+            flight.worker, flight.ends = worker, self._run(chunk)
+            self._fly(flight)
             self._held[worker] = held + 1
             if held + 1 < self._place.ahead:
                 heapq.heappush(self._open, (held + 1, number, worker))
 
-    def _run(self, elements: range, seconds: float | None) -> tuple[int, float]:
-        """Say how many elements run, and how long: as `_run_timed` in the worker does it."""
-        before, start, count = self._costs.before, elements.start, len(elements)
-        if seconds is None:
-            return count, before(start + count) - before(start)
-        ran, size, took = 0, 1, 0.0
-        while ran < count and (not ran or took < seconds):
-            ran, size = min(count, ran + size), 2 * size
+    def _fly(self, flight: _Flight) -> None:
+        """Have the outcome of a chunk come home when its last part has run."""
+        ran, took = flight.ends[-1]
+        self._free_at[flight.worker] = flight.begins + took
+        flight.outcome = Outcome(range(ran), (), took, self._location)
+        flight.home = flight.begins + took + self._place.round_trip / 2
+        heapq.heappush(self._coming, (flight.home, next(self._numbers), flight))
+
+    def recall(self, flight: _Flight, _: int, *, only_slow: bool) -> tuple[int, bool] | None:
+        """Take back of what comes after the part that runs now; as the pool does it."""
+        if not hasattr(flight, "ends") or self.now < flight.begins:
+            return None
+        part = bisect.bisect_right(flight.ends, self.now - flight.begins, key=lambda end: end[1])
+        part = min(part, len(flight.ends) - 1)
+        begun, since = flight.ends[part][0], flight.ends[part - 1][1] if part else 0.0
+        slow = self.now - flight.begins - since > recall._SLOW
+        if only_slow and not slow:
+            return None
+        stay = begun if slow else begun + (flight.size - begun) // 2
+        if stay < flight.size:
+            flight.size = stay
+            if stay < flight.ends[-1][0]:
+                flight.ends = self._run(flight.chunk.part(0, stay))
+                self._fly(flight)
+        return stay, slow
+
+    def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
+        """Say how many elements have run, and when, after each part: as `_run_parts` does it."""
+        elements, before = chunk.columns[0], self._costs.before
+        start, count = elements.start, len(elements)
+        if chunk.seconds is None and not chunk.number:
+            return [(count, before(start + count) - before(start))]
+        ends, size, ran, took = [], 1, 0, 0.0
+        while ran < count and (not ran or took < (chunk.seconds or math.inf)):
+            ran, last = min(count, ran + size), took
             took = before(start + ran) - before(start)
-        return ran, took
+            ends.append((ran, took))
+            size = max(1, int(size * min(2.0, _PART / max(took - last, 1e-9))))
+        return ends
 
 
 class _Counter:
@@ -282,8 +326,10 @@ def simulate(policy: Policy, place: Place, workers: int, costs: Costs) -> Result
     settings = Settings(policy, "raise", Retry(0), None, "", ())
     call = Call(world, abs, Source([range(costs.count)]), settings, buffer=buffer)
     call._in_flight.landed = world
-    for _ in call.results():
-        pass
+    clock = SimpleNamespace(monotonic=lambda: world.now)
+    with mock.patch.object(loop, "time", clock), mock.patch.object(chunks, "time", clock):
+        for _ in call.results():
+            pass
     assert buffer.released == costs.count
     total = costs.before(costs.count)
     optimum = max(total / workers, costs.longest)

@@ -139,6 +139,12 @@ class ProcessExecutor(MappingExecutor):
         if self._queue.broadcast.drop(reference.key) > _SMALL:
             self._queue.drop_from_idle(reference.key)
 
+    def recall(
+        self, future: Future[Any], chunk: int, /, *, only_slow: bool
+    ) -> tuple[int, bool] | None:
+        """Recall elements that a worker has not begun of a chunk."""
+        return self._queue.recall(future, chunk, only_slow=only_slow)
+
     def abandon(self, future: Future[Any], /) -> None:
         """Stop a task that runs: interrupt it, and kill its worker if that does not help."""
         self._queue.abandon(future)

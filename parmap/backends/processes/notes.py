@@ -8,7 +8,7 @@ import parmap
 from parmap.backends.processes.forkserver import Exited
 from parmap.backends.processes.system_unix import anonymous_file
 from parmap.errors import WATCHDOG_REPORT, WorkerDied
-from parmap.worker.context import NOTES
+from parmap.worker.context import BEGUN, NOTES
 
 __all__ = ["Notes"]
 
@@ -57,7 +57,7 @@ class Notes:
 def _read(notes: bytes) -> tuple[int, bool]:
     """Read which element ran, and whether it had had its time if the watchdog rang."""
     (position,) = memoryview(notes)[:8].cast("q")
-    until, *began = memoryview(notes)[8:].cast("d")
+    until, *began = memoryview(notes)[8 + BEGUN :].cast("d")
     # When each element of a block began, and zeros: 0 where the element runs that has its position.
     count = began.index(0.0) if 0.0 in began else len(began)
     if position < 0 or not count:

@@ -41,6 +41,7 @@ class Processes(Plan):
         sees_deaths=True,
         places=True,
         abandons=True,
+        recalls=True,
         frees=True,
         trusted=True,
         copies=True,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import mmap
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 import parmap
 from parmap.errors import BackendUnavailable
@@ -19,9 +22,11 @@ __all__ = [
     "die_with_parent",
     "fresh_memory",
     "interpreter",
+    "lock",
     "open_standard",
     "prepare",
     "unforked",
+    "unlocker",
 ]
 
 # Held while this process has a far end of a channel open, or a near end that is not yet
@@ -39,6 +44,38 @@ if hasattr(os, "register_at_fork"):
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(parmap.__file__)))  # parmap is here
+
+
+def lock(file: int, start: int, size: int, *, waits: bool = True) -> bool:
+    """Lock bytes of a file for this process; the system unlocks them when it ends.
+
+    Parameters
+    ----------
+    file : int
+        The descriptor.
+    start, size : int
+        Which bytes.
+    waits : bool, default True
+        Whether to wait for another process that has them locked.
+
+    Returns
+    -------
+    bool
+        Whether they are locked: for `waits=False`, another process may have them.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB), size, start)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlocker(file: int, start: int, size: int) -> Callable[[], None]:
+    """Give what unlocks them; it does no harm where they are not locked.
+
+    All in C: Ctrl-C strikes before a function in Python has begun, and after one in C is done.
+    """
+    return functools.partial(fcntl.lockf, file, fcntl.LOCK_UN, size, start)
 
 
 def anonymous_file() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from parmap.backends.processes.deadlines import Deadlines
 from parmap.backends.processes.handles import BroadcastValues, Task, Worker
+from parmap.backends.processes.recall import recall
 from parmap.engine.callbacks import resolve
 from parmap.errors import ParmapError, SessionClosed
 
@@ -150,6 +151,22 @@ class TaskQueue:
                     self.deadlines.add(_GRACE, worker)
                     self._wake()
                     return
+
+    def recall(
+        self, future: Future[Any], chunk: int, *, only_slow: bool
+    ) -> tuple[int, bool] | None:
+        """Recall elements that the worker of this future has not begun of its chunk.
+
+        Under the lock, since the system's lock on the notes keeps out other processes, and not
+        other threads of this one.
+        """
+        if self.state.foreign:
+            return None
+        with self._lock:
+            for worker in self._living.values():
+                if worker.task is not None and worker.task.future is future:
+                    return recall(worker.notes.fd, chunk, only_slow=only_slow)
+        return None
 
     @property
     def pids(self) -> list[int]:

@@ -23,6 +23,7 @@ from parmap.backends.processes.protocol import (
     encode_result,
     send,
 )
+from parmap.backends.processes.recall import Begun
 from parmap.errors import SerializationError
 from parmap.transport.functions import load_cloudpickle
 from parmap.transport.sockets import Socket
@@ -50,10 +51,12 @@ def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
     # in a fork of a process that had it on, others may have taken the signals since.
     faulthandler.disable()
     faulthandler.enable(notes, all_threads=False)
+    slot = memoryview(mmap.mmap(notes, context.NOTES))
     context.worker = context.Worker(
         is_worker=True,
-        slot=memoryview(mmap.mmap(notes, context.NOTES)),
+        slot=slot,
         words=notes,  # the crash report follows what is mapped
+        begun=Begun(notes, slot),
     )
     context.frame.set(None)
     context.worker.note(-1)
