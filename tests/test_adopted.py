@@ -69,12 +69,14 @@ class PoolContract(PlanContract):
         cls.pool.join()
 
 
+@pytest.mark.brief  # what travels is as on `TestSpawnedPool`
 class TestPool(PoolContract):
     @staticmethod
     def make():
         return multiprocessing.get_context("spawn").Pool(2)
 
 
+@pytest.mark.brief  # what travels is as on `TestThreadPool`
 class TestThreadsOfMultiprocessing(PoolContract):
     @staticmethod
     def make():

@@ -16,6 +16,7 @@ from parmap.testing import PlanContract
 GUARD = 60  # against hangs; never waited for when all is well
 
 
+@pytest.mark.brief  # the executor is that of `TestTwoWorkers`
 class TestOneWorker(PlanContract):
     plan = parmap.plan("processes", workers=1)
 

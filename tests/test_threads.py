@@ -14,6 +14,7 @@ class TestThreads(PlanContract):
     plan = parmap.plan("threads", workers=3)
 
 
+@pytest.mark.brief  # the executor is that of `TestThreads`
 class TestOneThread(PlanContract):
     plan = parmap.plan("threads", workers=1)
 

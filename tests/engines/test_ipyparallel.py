@@ -8,6 +8,7 @@ from parmap.testing import PlanContract
 ipyparallel = pytest.importorskip("ipyparallel")
 
 
+@pytest.mark.brief  # what travels is as on an adopted executor of the standard library
 class TestIPyParallel(PlanContract):
     @classmethod
     def setup_class(cls):

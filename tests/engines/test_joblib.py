@@ -68,10 +68,12 @@ class TestLoky(PlanContract):
     plan = parmap.plan("joblib", workers=2)
 
 
+@pytest.mark.brief  # what travels is as on `TestLoky`, and in a process as on plan threads
 class TestThreading(PlanContract):
     plan = parmap.plan("joblib", backend="threading", workers=2)
 
 
+@pytest.mark.brief  # what travels is as on `TestLoky`
 class TestMultiprocessing(PlanContract):
     plan = parmap.plan("joblib", backend="multiprocessing", workers=2)
 
