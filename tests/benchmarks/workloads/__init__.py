@@ -2,5 +2,5 @@
 
 NAMES = (
     *("fine", "latency", "cold", "uneven", "millis", "constant", "results", "buffers", "blas"),
-    *("generator", "graph", "engines", "killed", "floors"),
+    *("generator", "graph", "options", "engines", "killed", "floors"),
 )
