@@ -72,7 +72,12 @@ class HandSession:
     recalled: Callable[[Chunk], tuple[int, bool] | None] = lambda chunk: None
 
     def broadcast(
-        self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True
+        self,
+        spec: CallSpec,
+        chunks: int | None = None,
+        *,
+        waits: bool = True,
+        known: object = None,
     ) -> CallSpec:
         return spec
 

@@ -64,6 +64,10 @@ class DagRun:
         """Begin to hand out what is ready."""
         return DagCutter(self._dag, self._flow, policy, workers, keeps=self._keeps)
 
+    def known(self) -> frozenset[int]:
+        """Give none; but the arguments of a graph's calls stay as they are until it has run."""
+        return frozenset()
+
     def put(self, indices: Sequence[int], values: list[Any]) -> None:
         """Take results; what had waited for the last of its inputs becomes ready."""
         self.outcome.done(indices)

@@ -6,15 +6,25 @@ no more than a hint here, and may lie, or raise: only what is at hand is counted
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from parmap.transport.shared import is_large
 from parmap.untouched import has
 
-__all__ = ["at_hand", "is_light", "rows_at_hand", "shortest", "unchanging"]
+__all__ = [
+    "at_hand",
+    "in_both",
+    "is_light",
+    "one_large",
+    "rows_at_hand",
+    "shortest",
+    "unchanging",
+]
 
 # Slices of these hold what iterating them gives, cost nothing per element, and travel as
 # small as they are: a range as a range. Exact types only: a subclass may iterate otherwise.
@@ -78,6 +88,24 @@ def _weight(element: Any) -> float:
     if type(element) is tuple:
         return sys.getsizeof(element) + sum(map(_weight, element))
     return sys.getsizeof(element) if type(element) in _ATOMS else math.inf
+
+
+def in_both(column: Sequence[Any]) -> list[Any]:
+    """List the large objects that are in the first element and in the second one."""
+    if type(column) not in (list, tuple):
+        return []
+    pairs: Any = [column[:2]]
+    if set(map(type, column[:2])) <= {tuple, list}:
+        pairs = zip(*column[:2], strict=False)
+    return [one for one, *others in pairs if others and others[0] is one and is_large(one)]
+
+
+def one_large(elements: Sequence[Any]) -> bool:
+    """Tell whether all elements are one object, an array of some size."""
+    if len(elements) < 2 or elements[0] is not elements[-1]:  # noqa: PLR2004
+        return False
+    same = map(operator.is_, elements, itertools.repeat(elements[0]))
+    return is_large(elements[0]) and all(same)
 
 
 def rows_at_hand(rows: Sequence[Any]) -> Sequence[Any]:

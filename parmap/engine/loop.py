@@ -137,7 +137,7 @@ class Call:
         )
         flying, retries = self._in_flight.chunk_plans, self._retries
         with Noticing() as found:
-            broadcast = session.broadcast(self._spec, self._feed.total)
+            broadcast = session.broadcast(self._spec, self._feed.total, known=self._feed.known)
         try:
             for tell in observers:
                 tell(events.CallStarted(self._settings.label, self._feed.total, workers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # to name a plan loads neither futures nor the engine
     from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,11 @@ if TYPE_CHECKING:  # to name a plan loads neither futures nor the engine
     from parmap.failures import Failure
     from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
 
-__all__ = ["Backend", "OpenSession", "ResultBuffer"]
+__all__ = ["Backend", "Known", "OpenSession", "ResultBuffer"]
+
+# What gives the numbers (`id`) of large objects that are known to recur in the elements of a call,
+# or None where the elements may change while the call runs.
+Known: TypeAlias = "Callable[[], frozenset[int] | None] | None"
 
 
 class Backend(Protocol):
@@ -185,11 +189,15 @@ class OpenSession(Protocol):
     def callbacks(self) -> Callbacks:
         """What runs the callbacks of single calls."""
 
-    def broadcast(self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True) -> Any:
+    def broadcast(
+        self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True, known: Known = None
+    ) -> Any:
         """Put a call's spec where every worker reaches it; return what `send` and `drop` take.
 
         It is for at most so many chunks, if that is known. A caller that `waits` for them must
-        not be the thread that hears of their ends.
+        not be the thread that hears of their ends. Elements stay as they are until the call
+        is over if there is `known`: that gives the numbers (`id`) of large objects in them that
+        are known to recur.
         """
 
     def send(self, broadcast: Any, chunk: Chunk) -> Future[Outcome]:

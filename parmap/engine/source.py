@@ -9,13 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from parmap.engine.chunks import ChunkPlan, ReturnedChunks
-from parmap.engine.iterables import at_hand, is_light, rows_at_hand, shortest, unchanging
+from parmap.engine.iterables import (
+    at_hand,
+    in_both,
+    is_light,
+    one_large,
+    rows_at_hand,
+    shortest,
+    unchanging,
+)
 from parmap.engine.memory_load import Load
 from parmap.engine.policies import Policy
 from parmap.engine.pulled_rows import PulledRows
 from parmap.engine.traits import Traits
 from parmap.transport.messages import Chunk
-from parmap.transport.shared import handles_exist, is_large, unwrapped
+from parmap.transport.shared import handles_exist, unwrapped
 
 __all__ = ["Cutter", "Feed", "Source"]
 
@@ -34,6 +42,12 @@ class Feed(Protocol):
     @property
     def load(self) -> Load | None:
         """What bounds the bytes that the call holds, if anything does."""
+
+    def known(self) -> frozenset[int] | None:
+        """Give the numbers (`id`) of large objects that are known to recur in the elements.
+
+        None where the elements may change while the call runs.
+        """
 
     def cutter(self, policy: Policy, workers: int, traits: Traits) -> Cutter:
         """Begin to cut it."""
@@ -136,12 +150,18 @@ class Source:
             count = operator.length_hint(iterable, sys.maxsize)  # an endless one gives no hint
             if count:
                 self.constants[place] = next(iterable)
-        elif stable and type(iterable) in (list, tuple) and _one_large(iterable):  # type: ignore[arg-type]
+        elif stable and type(iterable) in (list, tuple) and one_large(iterable):  # type: ignore[arg-type]
             count = len(iterable)  # type: ignore[arg-type]
             self.constants[place] = iterable[0]  # type: ignore[index]
         else:
             return iterable
         return range(count)
+
+    def known(self) -> frozenset[int] | None:
+        """Give what the first two elements share; see `Feed`."""
+        if not self.stable or self._columns is None:
+            return None
+        return frozenset(id(one) for column in self._columns for one in in_both(column))
 
     @property
     def light(self) -> bool:
@@ -242,14 +262,6 @@ class Source:
             range(len(column)) if place in self.constants else column
             for place, column in enumerate(columns)
         )
-
-
-def _one_large(elements: Sequence[Any]) -> bool:
-    """Tell whether all elements are one object, an array of some size."""
-    if len(elements) < 2 or elements[0] is not elements[-1]:  # noqa: PLR2004
-        return False
-    same = map(operator.is_, elements, itertools.repeat(elements[0]))
-    return is_large(elements[0]) and all(same)
 
 
 # So many elements after a slow one go singly.

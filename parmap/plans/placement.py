@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from parmap.engine.protocols import Backend
+from parmap.engine.protocols import Backend, Known
 from parmap.engine.traits import Traits
 from parmap.errors import SerializationError
 from parmap.transport.identity import Key
@@ -51,6 +51,8 @@ class BroadcastSpec(NamedTuple):
         Whether a chunk's elements are rows of arguments.
     carried : bool, default False
         Whether the spec itself travels with each chunk: nothing has been put anywhere.
+    known : callable, optional
+        See `OpenSession.broadcast`.
     """
 
     spec: Any
@@ -59,6 +61,7 @@ class BroadcastSpec(NamedTuple):
     hold: native_threads.Held | None = None
     star: bool = False
     carried: bool = False
+    known: Known = None
 
 
 class Values:
@@ -181,7 +184,7 @@ def _forget(values: weakref.ref[Values], key: Key, placing: _Broadcasting) -> No
 _CARRIED = 1 << 14
 
 
-def placed(spec: CallSpec, values: Values, *, few: bool) -> BroadcastSpec:
+def placed(spec: CallSpec, values: Values, *, few: bool, known: Known) -> BroadcastSpec:
     """Put a call's spec where every worker reaches it.
 
     One for `few` chunks travels with each, if it is small and has no handles.
@@ -192,12 +195,13 @@ def placed(spec: CallSpec, values: Values, *, few: bool) -> BroadcastSpec:
             payload = pack(spec, "", views=True)
         reference = values.put(CachedPayload(None, payload))
         handles = tuple(collector.handles)
-        return BroadcastSpec(reference, tuple(collector.references), handles, star=spec.star)
+        references = tuple(collector.references)
+        return BroadcastSpec(reference, references, handles, star=spec.star, known=known)
     if few:
         carried = _carried(spec)
         if carried is not None:
             return BroadcastSpec(carried, star=spec.star, carried=True)
-    return BroadcastSpec(values.put(spec), star=spec.star)
+    return BroadcastSpec(values.put(spec), star=spec.star, known=known)
 
 
 def sent(
@@ -210,10 +214,13 @@ def sent(
 ) -> Future[Outcome]:
     """Pack a chunk of a broadcast spec's call, and submit it with the references that it needs."""
     if not handles_exist():
-        return submit(broadcast.spec, packed(chunk, star=broadcast.star, copies=copies))
+        payload = packed(chunk, star=broadcast.star, copies=copies)
+        payload.known = broadcast.known
+        return submit(broadcast.spec, payload)
     collector = HandleCollector(values.broadcast, broadcast.references)
     with travelling(collector):
         payload = packed(chunk, star=broadcast.star, copies=copies)
+    payload.known = broadcast.known
     future = submit(broadcast.spec, payload, *collector.references)
     # A handle may have been made by packing, and be nobody else's.
     future.add_done_callback(lambda _, handles=collector.handles: handles.clear())  # type: ignore[misc]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from parmap.engine.callbacks import Callbacks
 from parmap.engine.loop import Call, Settings
+from parmap.engine.protocols import Known
 from parmap.engine.single_call import single
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
@@ -110,7 +111,7 @@ class Session:
         return handle
 
     def broadcast(
-        self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True
+        self, spec: CallSpec, chunks: int | None = None, *, waits: bool = True, known: Known = None
     ) -> BroadcastSpec:
         """Put a call's spec where every worker reaches it.
 
@@ -127,7 +128,7 @@ class Session:
         if traits.shares_memory:
             return BroadcastSpec(spec, hold=_hold(spec.core_share))
         few = chunks is not None and traits.places and traits.copies and chunks <= self.workers
-        return placed(spec, self._values, few=few)
+        return placed(spec, self._values, few=few, known=known)
 
     def send(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk as a broadcast spec says."""

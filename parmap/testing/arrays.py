@@ -199,6 +199,29 @@ class ArraysContract(Contract):
             assert parmap.pmap(_cleared, copies, chunks=chunks) == [(s, True) for s in sums]
             assert [bool(x.any()) for x in copies] == [not self.shares_memory()] * 3
 
+    @pytest.mark.parametrize("kind", _KINDS)
+    def test_one_array_in_many_rows_comes_whole(self, kind: str) -> None:
+        """To each of them; and as it is then, where it has changed since the last call."""
+        x = _arrays()[kind]
+        rows = [(x, i) for i in range(5)]
+        told = _told_with_rights(x)
+        assert parmap.starmap(lambda *row: (_told_with_rights(row[0]), row[1]), rows) == [
+            (told, i) for i in range(5)
+        ]
+
+    @pytest.mark.parametrize("size", [10, _MANY])
+    def test_one_array_in_many_rows_is_each_tasks_own(self, size: int) -> None:
+        """A task may write to it; another one sees that only where all have one memory."""
+        if self.shares_memory():
+            return
+        x = np.ones(size)
+        for number in (1.0, 2.0):
+            x[:] = number
+            rows = [(x, i) for i in range(5)]
+            expected = [(number * size, True)] * 5
+            assert parmap.starmap(lambda values, _: _cleared(values), rows, chunks=1) == expected
+            assert x.sum() == number * size
+
     @pytest.mark.parametrize("size", [10, _MANY])
     def test_single_calls_have_arguments_of_their_own(self, size: int) -> None:
         """A submitted or delayed call may write to what it is given, also by name."""

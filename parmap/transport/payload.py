@@ -54,12 +54,19 @@ class Payload:
         Its pickle.
     buffers : sequence of buffer, default ()
         What the pickle leaves out of band: the memory of arrays.
+
+    Attributes
+    ----------
+    known : callable or None
+        What gives the numbers (`id`) of arrays that are known to recur in the call's elements, or
+        None where these may change while the call runs.
     """
 
-    __slots__ = ("buffers", "data")
+    __slots__ = ("buffers", "data", "known")
 
     def __init__(self, data: Any, *buffers: Any) -> None:
         self.data, self.buffers = data, buffers
+        self.known: Callable[[], frozenset[int] | None] | None = None
 
     @property
     def size(self) -> int:

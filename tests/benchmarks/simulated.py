@@ -182,7 +182,7 @@ class _World:
         # A heap of workers that may take one: how many they hold, since when, who.
         self._open = [(0, worker, worker) for worker in range(workers)]
 
-    def broadcast(self, spec, chunks=None):
+    def broadcast(self, spec, chunks=None, *, known=None):
         return spec
 
     def drop(self, broadcast) -> None:

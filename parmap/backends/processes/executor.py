@@ -19,12 +19,15 @@ from parmap.backends.processes.protocol import BroadcastKey, ImportPaths, encode
 from parmap.backends.processes.system_unix import unforked
 from parmap.errors import SerializationError
 from parmap.transport.messages import CoreShare
+from parmap.transport.payload import Payload
 from parmap.worker import family, native_threads
 
 __all__ = ["ProcessExecutor"]
 
 # Of fewer bytes than this a worker may keep what nobody needs any more.
 _SMALL = 1 << 16
+# A task's frames without arrays: its own pickle, and that of its chunk.
+_PICKLES = 2
 
 
 class ProcessExecutor(MappingExecutor):
@@ -105,6 +108,9 @@ class ProcessExecutor(MappingExecutor):
             keys = tuple([arg.key for arg in args if type(arg) is BroadcastKey])
         try:
             frames = encode_call(fn, args, kwargs)
+            if len(frames) > _PICKLES and keys and type(args[1]) is Payload and args[1].known:
+                recurring = self._queue.broadcast.recurring
+                frames = recurring.frames(keys[0], frames, args[1].known)
             here = ImportPaths.here()
             if here != self._paths:  # else they are the very frames that the workers know
                 # In this order: another thread that finds the new paths finds their frames, too.

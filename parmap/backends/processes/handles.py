@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import Any
 
 from parmap.backends.processes.notes import Notes
 from parmap.backends.processes.protocol import (
@@ -23,6 +23,7 @@ from parmap.backends.processes.protocol import (
     send,
     size,
 )
+from parmap.backends.processes.recurring import Recurring
 from parmap.backends.processes.worker import inherited_values
 from parmap.transport.sockets import Socket
 
@@ -76,7 +77,7 @@ class Task:
 
     def copy(self) -> None:
         """Have frames of its own."""
-        self.frames, self.own = kept(cast("Sequence[Buffer]", self.frames), _LARGE), True
+        self.frames, self.own = kept(self.frames, _LARGE), True
 
     def begin(self) -> bool:
         """Note that a worker gets it; False if it was cancelled before.
@@ -206,10 +207,13 @@ class BroadcastValues:
     ----------
     frames : dict of int to sequence of frame
         The values by their keys.
+    recurring : Recurring
+        Large arrays that recur in the tasks of a call, whose spec is one of the values.
     """
 
     def __init__(self) -> None:
         self.frames: dict[int, Sequence[Frame]] = {}
+        self.recurring = Recurring()
 
     def put(self, frames: Sequence[Buffer], *, inherit: bool = False) -> BroadcastKey:
         """Keep a value's frames; a worker gets them with the first task that refers to it.
@@ -231,6 +235,7 @@ class BroadcastValues:
     def drop(self, key: int) -> int:
         """Forget a value; return how many bytes it had."""
         inherited_values.pop(key, None)
+        self.recurring.calls.pop(key, None)
         return sum(map(size, self.frames.pop(key, ())))
 
     def clear(self) -> None:

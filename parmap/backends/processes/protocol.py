@@ -49,8 +49,10 @@ __all__ = [
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Frame: TypeAlias = "Buffer | Slot"
 
-# Kind, key, number of frames; then the size of each, negative where it lies in the block.
+# Kind, key, number of frames; then the size of each. Where it lies in a block, that is negative,
+# and less by `_NEXT` if the frame is the first one in its block.
 _HEADER = struct.Struct("<BQI")
+_NEXT = 1 << 60
 _SCRATCH = 1 << 16
 # Space for one descriptor beside each read: the kernel ends a read after one.
 _BESIDE = _socket.CMSG_SPACE(array.array("i").itemsize)
@@ -127,7 +129,7 @@ def encode(value: Any, what: str) -> list[Buffer]:
     return [head, *_raw(buffers)]
 
 
-def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> list[Buffer]:
+def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> list[Frame]:
     """Pickle a call.
 
     What is the user's has been packed by then, where the call is one of parmap's own: C pickle
@@ -135,8 +137,8 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     """
     packed = not kwargs and _PACKED.issuperset(map(type, args))
     if packed and type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker."):
-        return _plain((fn, args, kwargs))
-    return encode((fn, args, kwargs), "call")
+        return [*_plain((fn, args, kwargs))]
+    return [*encode((fn, args, kwargs), "call")]
 
 
 def _plain(value: Any) -> list[Buffer]:
@@ -165,28 +167,29 @@ def _raw(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
     return [buffer.raw() for buffer in buffers]
 
 
-def kept(frames: Sequence[Buffer], limit: int) -> list[Frame]:
+def kept(frames: Sequence[Frame], limit: int) -> list[Frame]:
     """Give frames that stay as they are, whatever becomes of the value that they view.
 
     Parameters
     ----------
-    frames : sequence of buffer
-        As from `encode`.
+    frames : sequence of frame
+        As from `encode`; some may lie in a block already.
     limit : int
         Frames of more bytes than this together go into a block, but for small ones.
     """
-    views = [memoryview(frame) for frame in frames]
+    views = [memoryview(frame) for frame in frames if not isinstance(frame, Slot)]
     large = sum(view.nbytes for view in views) > limit
     moved = [view for view in views if large and view.nbytes >= _SMALL]
     block = _block(moved) if moved else None
-    return [
-        Slot(block, view.nbytes)
-        if block is not None and view.nbytes >= _SMALL
-        else frame
-        if type(view.obj) is bytes
-        else bytes(view)
-        for frame, view in zip(frames, views, strict=True)
-    ]
+    stay: list[Frame] = []
+    for frame in frames:
+        if isinstance(frame, Slot):
+            stay.append(frame)
+        elif block is not None and memoryview(frame).nbytes >= _SMALL:
+            stay.append(Slot(block, memoryview(frame).nbytes))
+        else:
+            stay.append(frame if type(memoryview(frame).obj) is bytes else bytes(frame))
+    return stay
 
 
 def size(frame: Frame) -> int:
@@ -210,23 +213,25 @@ def send(channel: Socket, *messages: Message) -> None:
     """Write messages; blocks while the other end reads them."""
     small: list[Buffer] = []  # several small ones are one write, and one waking of the reader
     for kind, key, frames in messages:
-        block, views, sizes = None, [], []
+        blocks: list[Block] = []
+        views, sizes = [], []
         for frame in frames:
             if isinstance(frame, Slot):
-                block = frame.block
-                sizes.append(-frame.nbytes)
+                first = not blocks or blocks[-1] is not frame.block
+                blocks += [frame.block] * first
+                sizes.append(-frame.nbytes - _NEXT * first)
             else:
                 views.append(memoryview(frame))
                 sizes.append(views[-1].nbytes)
         head = _HEADER.pack(kind, key, len(sizes)) + struct.pack(f"<{len(sizes)}q", *sizes)
-        if block is None and sum(sizes) <= _JOIN:
+        if not blocks and sum(sizes) <= _JOIN:
             small += [head, *views]
             continue
         if small:
             channel.sendall(b"".join(small), QUIET)
             small.clear()
-        if block is not None:  # its descriptor goes with the first bytes
-            head = head[channel.sendmsg([head], _rights(block.descriptor), QUIET) :]
+        for block in blocks:  # each descriptor goes with a byte, of which there are more
+            head = head[channel.sendmsg([head[:1]], _rights(block.descriptor), QUIET) :]
         _gather(channel, [memoryview(head), *(view.cast("B") for view in views if view.nbytes)])
     if small:
         channel.sendall(b"".join(small), QUIET)
@@ -358,10 +363,16 @@ class Inbox:
             came = came[part:]
 
     def _with_block(self, sizes: Sequence[int], frames: list[Buffer]) -> list[Buffer]:
-        """Put the frames that lie in the message's block between the others."""
-        slots = [-size for size in sizes if size < 0]
-        lying, came = iter(mapped(self._descriptors.popleft(), slots)), iter(frames)
-        return [next(lying if size < 0 else came) for size in sizes]
+        """Put the frames that lie in the message's blocks between the others."""
+        blocks: list[list[int]] = []
+        for size in sizes:
+            if size <= -_NEXT:
+                blocks.append([-size - _NEXT])
+            elif size < 0:
+                blocks[-1].append(-size)
+        slots = [mapped(self._descriptors.popleft(), block) for block in blocks]
+        lying, came = itertools.chain.from_iterable(slots), iter(frames)
+        return [next(lying) if size < 0 else next(came) for size in sizes]
 
 
 def _room(size: int) -> Buffer:
