@@ -184,6 +184,7 @@ def _run_fast(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
                 _end_fork(spec, error)
             # An interrupt may come just after the last one: it is that one's then.
             offset = min(len(values), size - 1)
+            del values[offset:]
             element_errors.append(ElementError(offset, _failed(error, crosses=spec.crosses)))
             if spec.stop or isinstance(error, KeyboardInterrupt):
                 break
