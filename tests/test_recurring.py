@@ -163,3 +163,17 @@ def test_where_no_block_can_be_made_it_goes_by_the_channel(two):
     with mock.patch.object(recurring, "Block", side_effect=OSError(28, "No space left")):
         found = parmap.starmap(total, [(array, i) for i in range(4)])
     assert found == [SIZE + i for i in range(4)]
+
+
+def test_a_task_of_the_executors_own_users(two):
+    """Arrays by name beside a reference: it is no chunk of a call."""
+    arrays, executor = [np.ones(SIZE), np.full(SIZE, 2.0)], two.executor
+    reference = executor.put(3.0)
+    future = executor.submit(
+        lambda x, a, b: float(x + a.sum() + b.sum()),
+        reference,
+        **dict(zip("ab", arrays, strict=True)),
+    )
+    assert future.result() == 3 * SIZE + 3
+    assert executor._queue.broadcast.recurring.calls == {}
+    executor.drop(reference)

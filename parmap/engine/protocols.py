@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # to name a plan loads neither futures nor the engine
     from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +12,9 @@ if TYPE_CHECKING:  # to name a plan loads neither futures nor the engine
     from parmap.engine.traits import Traits
     from parmap.failures import Failure
     from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
+    from parmap.transport.payload import Known
 
-__all__ = ["Backend", "Known", "OpenSession", "ResultBuffer"]
-
-# What gives the numbers (`id`) of large objects that are known to recur in the elements of a call,
-# or None where the elements may change while the call runs.
-Known: TypeAlias = "Callable[[], frozenset[int] | None] | None"
+__all__ = ["Backend", "OpenSession", "ResultBuffer"]
 
 
 class Backend(Protocol):

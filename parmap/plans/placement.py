@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from parmap.engine.protocols import Backend, Known
+from parmap.engine.protocols import Backend
 from parmap.engine.traits import Traits
 from parmap.errors import SerializationError
 from parmap.transport.identity import Key
@@ -21,7 +21,7 @@ from parmap.transport.messages import (
     Outcome,
     cached_payload,
 )
-from parmap.transport.payload import ATOMS, PROTOCOL, Payload, pack
+from parmap.transport.payload import ATOMS, PROTOCOL, Known, Payload, pack
 from parmap.transport.shared import (
     HandleCollector,
     RemoteHandle,

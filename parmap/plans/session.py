@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from parmap.engine.callbacks import Callbacks
 from parmap.engine.loop import Call, Settings
-from parmap.engine.protocols import Known
 from parmap.engine.single_call import single
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
@@ -22,6 +21,7 @@ from parmap.plans.blocks import Block
 from parmap.plans.loans import Loans
 from parmap.plans.placement import BroadcastSpec, Values, placed, sent
 from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
+from parmap.transport.payload import Known
 from parmap.transport.shared import Shared, share
 from parmap.worker import native_threads
 from parmap.worker.run import run_chunk, run_remote

@@ -14,7 +14,7 @@ import io
 import pickle
 from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from parmap.transport.arrays import (
     HANDLES,
@@ -30,6 +30,7 @@ from parmap.transport.arrays import result as reduced_result
 __all__ = [
     "ATOMS",
     "PROTOCOL",
+    "Known",
     "PackedError",
     "Payload",
     "by_value",
@@ -45,6 +46,11 @@ PROTOCOL = 5
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
+# What gives the numbers (`id`) of large objects that are known to recur in the elements of a call.
+# None, and what gives None: the elements may change while the call runs.
+Known: TypeAlias = "Callable[[], frozenset[int] | None] | None"
+
+
 class Payload:
     """A packed value, which an executor may move as it likes.
 
@@ -57,16 +63,15 @@ class Payload:
 
     Attributes
     ----------
-    known : callable or None
-        What gives the numbers (`id`) of arrays that are known to recur in the call's elements, or
-        None where these may change while the call runs.
+    known : Known
+        Of the call that it is a chunk of.
     """
 
     __slots__ = ("buffers", "data", "known")
 
     def __init__(self, data: Any, *buffers: Any) -> None:
         self.data, self.buffers = data, buffers
-        self.known: Callable[[], frozenset[int] | None] | None = None
+        self.known: Known = None
 
     @property
     def size(self) -> int:

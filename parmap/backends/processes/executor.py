@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,7 +15,7 @@ from parmap.backends.mapping import MappingExecutor
 from parmap.backends.processes.forkserver import ForkServer
 from parmap.backends.processes.handles import Task
 from parmap.backends.processes.pool_thread import PoolThread
-from parmap.backends.processes.protocol import BroadcastKey, ImportPaths, encode, encode_call
+from parmap.backends.processes.protocol import BroadcastKey, Frame, ImportPaths, encode, encode_call
 from parmap.backends.processes.system_unix import unforked
 from parmap.errors import SerializationError
 from parmap.transport.messages import CoreShare
@@ -28,6 +28,11 @@ __all__ = ["ProcessExecutor"]
 _SMALL = 1 << 16
 # A task's frames without arrays: its own pickle, and that of its chunk.
 _PICKLES = 2
+
+
+def _is_chunk(args: tuple[Any, ...]) -> bool:
+    """Tell whether a task is a chunk of a call: a reference to its spec, and packed elements."""
+    return len(args) > 1 and type(args[0]) is BroadcastKey and type(args[1]) is Payload
 
 
 class ProcessExecutor(MappingExecutor):
@@ -107,10 +112,10 @@ class ProcessExecutor(MappingExecutor):
         if BroadcastKey in map(type, args):  # else a comprehension is a call for nothing
             keys = tuple([arg.key for arg in args if type(arg) is BroadcastKey])
         try:
-            frames = encode_call(fn, args, kwargs)
-            if len(frames) > _PICKLES and keys and type(args[1]) is Payload and args[1].known:
+            frames: Sequence[Frame] = encode_call(fn, args, kwargs)
+            if len(frames) > _PICKLES and _is_chunk(args):
                 recurring = self._queue.broadcast.recurring
-                frames = recurring.frames(keys[0], frames, args[1].known)
+                frames = recurring.frames(args[0].key, frames, args[1].known)
             here = ImportPaths.here()
             if here != self._paths:  # else they are the very frames that the workers know
                 # In this order: another thread that finds the new paths finds their frames, too.

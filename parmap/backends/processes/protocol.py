@@ -129,7 +129,7 @@ def encode(value: Any, what: str) -> list[Buffer]:
     return [head, *_raw(buffers)]
 
 
-def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> list[Frame]:
+def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> list[Buffer]:
     """Pickle a call.
 
     What is the user's has been packed by then, where the call is one of parmap's own: C pickle
@@ -137,8 +137,8 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     """
     packed = not kwargs and _PACKED.issuperset(map(type, args))
     if packed and type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker."):
-        return [*_plain((fn, args, kwargs))]
-    return [*encode((fn, args, kwargs), "call")]
+        return _plain((fn, args, kwargs))
+    return encode((fn, args, kwargs), "call")
 
 
 def _plain(value: Any) -> list[Buffer]:

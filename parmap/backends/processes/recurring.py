@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 from parmap.backends.processes.protocol import Frame
 from parmap.backends.processes.shared_memory import Block, Slot
 from parmap.transport.arrays import array_type
+from parmap.transport.payload import Known
+from parmap.transport.shared import is_large
 
 __all__ = ["Recurring"]
-
-# Below so many bytes a copy is as fast as a mapping, whose pages a task meets one by one.
-_LARGE = 1 << 20
 
 
 class _Seen(NamedTuple):
@@ -38,20 +37,18 @@ _KNOWN = _Seen(lambda: None, None)
 class Recurring:
     """What the tasks of each call that runs have had.
 
+    There is no lock: one thread sends the tasks of a call, and ends it; each change is one step.
+
     Attributes
     ----------
     calls : dict of int to dict or None
         By the keys of the calls' specs; who drops a spec drops what is here.
-
-    There is no lock: one thread sends the tasks of a call, and ends it; each change is one step.
     """
 
     def __init__(self) -> None:
         self.calls: dict[int, dict[int, _Seen] | None] = {}
 
-    def frames(
-        self, call: int, frames: Sequence[Frame], known: Callable[[], frozenset[int] | None]
-    ) -> list[Frame]:
+    def frames(self, call: int, frames: Sequence[Frame], known: Known) -> Sequence[Frame]:
         """Put slots in the places of arrays that an earlier task of the call had.
 
         Parameters
@@ -60,21 +57,20 @@ class Recurring:
             The key of the call's spec.
         frames : sequence of frame
             A task's, which view the caller's arrays.
-        known : callable
-            Gives the numbers (`id`) of objects that are known to recur; None where the arrays may
-            change while the call runs.
+        known : Known
+            What is known of the call.
         """
         if call not in self.calls:
-            recur = known()
+            recur = None if known is None else known()
             self.calls[call] = None if recur is None else dict.fromkeys(recur, _KNOWN)
         seen = self.calls[call]
-        return [*frames] if seen is None else [self._frame(seen, frame) for frame in frames]
+        return frames if seen is None else [self._frame(seen, frame) for frame in frames]
 
     def _frame(self, seen: dict[int, _Seen], frame: Frame) -> Frame:
-        if type(frame) is not memoryview or frame.nbytes < _LARGE:
+        if type(frame) is not memoryview:
             return frame
         array = frame.obj
-        if type(array) is not array_type():
+        if type(array) is not array_type() or not is_large(array):
             return frame
         before = seen.get(id(array))
         if before is None or (before is not _KNOWN and before.array() is not array):
