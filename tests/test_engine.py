@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import weakref
 from types import SimpleNamespace
 from unittest import mock
@@ -59,6 +60,32 @@ def test_results_come_in_the_inputs_order_whatever_lands_first(n, workers, chunk
     assert session.dropped == [call._spec]
 
 
+def noting(runs, bad):
+    """Make a function that notes each element, and fails for some."""
+
+    def fn(x):
+        runs.append(x)
+        if x in bad:
+            raise ValueError(x)
+        return -x
+
+    return fn
+
+
+def running_or_killing(session, data):
+    """Make a step that runs some chunk, whole or in part, or kills its worker."""
+    kills = iter(range(3))  # more in one place would convict an element
+
+    def step():
+        sent = data.draw(st.sampled_from(session.flying))
+        if data.draw(st.integers(0, 4)) == 0 and next(kills, None) is not None:
+            sent.die(exitcode=-9)
+        else:
+            sent.run(brief=data.draw(st.booleans()))
+
+    return step
+
+
 @given(
     n=st.integers(0, 60),
     workers=st.integers(1, 5),
@@ -69,21 +96,7 @@ def test_results_come_in_the_inputs_order_whatever_lands_first(n, workers, chunk
 )
 def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retries, data):
     session, runs = HandSession(workers, traits=Traits(replaces_workers=True)), []
-    kills = iter(range(3))  # more in one place would convict an element
-
-    def fn(x):
-        runs.append(x)
-        if x in bad:
-            raise ValueError(x)
-        return -x
-
-    def step():
-        sent = data.draw(st.sampled_from(session.flying))
-        if data.draw(st.integers(0, 4)) == 0 and next(kills, None) is not None:
-            sent.die(exitcode=-9)
-        else:
-            sent.run(brief=data.draw(st.booleans()))
-
+    fn, step = noting(runs, bad), running_or_killing(session, data)
     options = {"errors": "return", "retries": retries, "window": window}
     with mock.patch.object(chunkers.Learning, "_MANY", 1):
         results = collect(hand_call(session, step, fn, range(n), chunks=Auto(), **options))
@@ -102,27 +115,17 @@ def test_chunks_that_end_themselves_lose_nothing(n, workers, bad, window, retrie
 )
 def test_chunks_that_are_recalled_lose_nothing(n, workers, bad, window, errors, data):
     session, runs = HandSession(workers, traits=Traits(recalls=True, replaces_workers=True)), []
-    ticks, kills = itertools.count(step=0.01), iter(range(3))
+    ticks = itertools.count(step=0.01)
+    fn, run_or_kill = noting(runs, bad), running_or_killing(session, data)
 
     def recalled(chunk):
         if data.draw(st.booleans()):
             return None
         return data.draw(st.integers(1, chunk.size)), data.draw(st.booleans())
 
-    def fn(x):
-        runs.append(x)
-        if x in bad:
-            raise ValueError(x)
-        return -x
-
     def step():
-        if data.draw(st.booleans()):
-            return  # only time goes on
-        sent = data.draw(st.sampled_from(session.flying))
-        if data.draw(st.integers(0, 4)) == 0 and next(kills, None) is not None:
-            sent.die(exitcode=-9)
-        else:
-            sent.run(brief=data.draw(st.booleans()))
+        if data.draw(st.booleans()):  # else only time goes on
+            run_or_kill()
 
     session.recalled = recalled
     call = hand_call(session, step, fn, range(n), chunks=Auto(), errors=errors, window=window)
@@ -464,6 +467,14 @@ def test_an_interrupt_just_after_the_last_element_is_that_ones(monkeypatch):
     (element_error,) = outcome.element_errors
     assert element_error.offset == 1
     assert isinstance(element_error.error.error, KeyboardInterrupt)
+    # After the first part of a chunk it ends the chunk.
+    monkeypatch.setattr(run, "forks", Forks())
+    ran = []
+    spec, chunk = CallSpec(ran.append, crosses=False), Chunk(([1, 2, 3],), seconds=math.inf)
+    (element_error,) = run.run_chunk(spec, chunk).element_errors
+    assert element_error.offset == 0
+    assert isinstance(element_error.error.error, KeyboardInterrupt)
+    assert ran == [1]
 
 
 def test_retries_end():
