@@ -17,6 +17,8 @@ import json
 import math
 import multiprocessing
 import os
+import select
+import selectors
 import signal
 import socket
 import struct
@@ -37,11 +39,14 @@ from parmap.backends.once_future import OnceFuture, _Right
 from parmap.backends.pending import PendingFutures
 from parmap.backends.processes import recall, task_queue
 from parmap.backends.processes.deadlines import Deadlines
+from parmap.backends.processes.driving import Driving
 from parmap.backends.processes.executor import ProcessExecutor
 from parmap.backends.processes.handles import BroadcastValues, Channel, Task, Worker
 from parmap.backends.processes.notes import Notes
 from parmap.backends.processes.task_queue import TaskQueue
 from parmap.backends.remote.agent import Agent
+from parmap.engine import small as small_calls
+from parmap.engine.small import SmallMap, small_map
 from parmap.plans import current, registry
 from parmap.plans.placement import Values, _Broadcasting
 from parmap.transport.messages import CachedPayload, cached_payload
@@ -467,6 +472,71 @@ class Interrupted(AtTheQueue):
         self._values_of_idle_workers()
         assert self.session.executor.pids
         self._unknown()
+
+
+class Driven(InSession):
+    """A small map, whose caller hears the worker: the worker waits until it does."""
+
+    plan = parmap.plan("processes", workers=1)
+    functions: ClassVar = [
+        *(Driving.drive, Driving._take_over, Driving._hear, Driving._answered, Driving._release),
+        *(TaskQueue.with_tasks, TaskQueue.begin_reading, TaskQueue.answered),
+        *(small_map, SmallMap.values, SmallMap.abandon),
+    ]
+    kinds: ClassVar = ("handle", "interrupt")
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        self.stock = []  # where there are handles, no map is small
+        with tempfile.NamedTemporaryFile() as self.gate, self.plan as self.session:
+            yield
+
+    def run(self) -> None:
+        session = self.session
+        with self._opened_by_a_poll():
+            self._all(self._sent(abs))
+        with self._opened_by_a_poll():
+            small = self._sent(abs)
+            session.executor.submit(abs, -2)  # which waits: the worker goes back to the pool
+            self._all(small)
+        with self._opened_by_a_poll():
+            self._all(self._sent(os._exit))
+        assert session.submit(abs, -5).result(GUARD) == 5  # there is another worker
+        with closed(self.gate):
+            small = self._sent(abs)
+            session.drive(small.sent, seconds=0.0)
+        self._all(small)
+        with closed(self.gate):
+            self._sent(abs).abandon()
+        for others in ({1}, range(small_calls._MOST + 1), [()], [[]], range(0)):
+            assert small_map(session, abs, (others,), star=False) is None
+        assert small_map(session, lambda x: np.random.random(x), ([1],), star=False) is None
+        for star, elements in ((True, [(-1,)]), (False, range(-2, 0))):
+            self._all(small_map(session, abs, (elements,), star=star))
+        with contextlib.closing(Driving(session.executor._queue, selectors.SelectSelector())) as no:
+            no.drive(small.sent, seconds=GUARD)
+
+    def _sent(self, function: Callable[[int], Any]) -> SmallMap:
+        later = functools.partial(_later, self.gate.name, function)
+        small = small_map(self.session, later, ([-1],), star=False)
+        assert small is not None
+        return small
+
+    def _all(self, small: SmallMap) -> None:
+        """Get the result; None if what a handler has submitted came before, or the worker died."""
+        assert small.values() in ([1], [2, 1], None)
+        wait(small.sent, GUARD)
+
+    @contextlib.contextmanager
+    def _opened_by_a_poll(self) -> Iterator[None]:
+        poll = select.poll
+
+        def opened() -> Any:
+            fcntl.flock(self.gate, fcntl.LOCK_UN)
+            return poll()
+
+        with closed(self.gate), mock.patch.object(select, "poll", opened):
+            yield
 
 
 def _later(gate: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -995,6 +1065,7 @@ SECTIONS: dict[str, Callable[[], Section]] = {
     "restored": Restored,
     "queue": AtTheQueue,
     "interrupted": Interrupted,
+    "driven": Driven,
     "beginning": Beginning,
     "ends": Ends,
     "placing": Placing,

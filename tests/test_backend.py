@@ -19,7 +19,7 @@ from parmap.backends.threads import ThreadExecutor
 from parmap.plans import registry
 
 EXTRAS = {"traits", "workers", "per_node", "resolver", "dashboard"}
-METHODS = {"put", "drop", "run_remote", "abandon", "recall"}
+METHODS = {"put", "drop", "run_remote", "abandon", "drive", "recall"}
 
 
 class Bare:

@@ -37,10 +37,12 @@ KINDS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event",
 SWEPT = {name for name in SECTIONS if name not in ("joblib", "ray")}  # those need their library
 
 # The compiler gives this a `return` for each way out of its loops' conditions. One is taken only if
-# another thread comes in between two steps, with its hold.
-LEAST_SIGNALS = {"_Limits._drain": 0.9}
+# another thread comes in between two steps, with its hold. In `Driving._answered` two steps are for
+# a pool that has given up: it would not go on.
+LEAST_SIGNALS = {"_Limits._drain": 0.9, "Driving._answered": 0.9}
 SIGNALLED = [
     "beginning",
+    "driven",
     "ends",
     "generators",
     "importing",
@@ -100,7 +102,7 @@ def test_every_lock_says_who_may_come_in_between(file, name):
 
 @one_python
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("section", sorted(SWEPT - {"interrupted"}))
+@pytest.mark.parametrize("section", sorted(SWEPT - {"driven", "interrupted"}))
 def test_a_collection_at_each_step(section):
     """Its finalizers close a forgotten `imap`, drop handles, cancel and submit."""
     hits = swept(section, "collect")

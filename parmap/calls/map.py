@@ -12,6 +12,7 @@ from parmap.untouched import has, shown
 
 if TYPE_CHECKING:
     from parmap.calls.options import MapOptions
+    from parmap.engine.small import SmallMap
     from parmap.engine.waiting import Drive
 
 __all__ = ["Results", "collected", "imap", "pmap", "starmap"]
@@ -244,14 +245,22 @@ def collected(
     # First, if no option may be wrong: the workers of a new session, which are interpreters, start
     # while the engine is loaded here.
     session = None if options else current_session()
+    small: SmallMap | None = None
+    if session is not None and session.traits.recalls:
+        from parmap.engine.small import small_map
+
+        small = small_map(session, fn, iterables, star=star)
+        values = None if small is None else small.values()
+        if values is not None:
+            return values
     from parmap.calls.options import settings
     from parmap.engine.loop import Call
     from parmap.engine.source import Source
 
     chosen = settings(name, options, star=star)
-    source = Source(iterables, star=star, stable=True)
+    source = small.source() if small else Source(iterables, star=star, stable=True)
     call = Call(session or current_session(), fn, source, chosen)
-    results = list(chain.from_iterable(call.results()))
+    results = list(chain.from_iterable(call.results(small.sent if small else None)))
     if chosen.errors == "group" and call.failures:
         from parmap.failures import FailureGroup
 

@@ -8,12 +8,19 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from parmap.engine.protocols import OpenSession
 from parmap.transport.messages import Chunk, Outcome
 
-__all__ = ["ChunkPlan", "InFlight", "Recalls", "ReturnedChunks"]
+__all__ = ["ChunkPlan", "InFlight", "Recalls", "ReturnedChunks", "Sent", "next_number"]
+
+_numbers = itertools.count(1)
+
+
+def next_number() -> int:
+    """Give a number that no other chunk has: by it parts of the chunk can be recalled."""
+    return next(_numbers)
 
 
 class ChunkPlan(NamedTuple):
@@ -59,6 +66,10 @@ class ChunkPlan(NamedTuple):
         return self._replace(chunk=self.chunk._replace(careful=True, number=0))
 
 
+# Chunks by the futures of their outcomes, in the order in which they were sent.
+Sent: TypeAlias = "dict[Future[Outcome], ChunkPlan]"
+
+
 class InFlight:
     """The chunks that the session has.
 
@@ -82,20 +93,23 @@ class InFlight:
 
     def __init__(self, session: OpenSession) -> None:
         self._session = session
-        self.chunk_plans: dict[Future[Outcome], ChunkPlan] = {}
+        self.chunk_plans: Sent = {}
         self.landed: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self.recalls: Recalls | None = None
 
-    def send(self, chunk_plan: ChunkPlan, chunk: Chunk, broadcast: Any) -> None:
-        """Send `chunk`, which is the plan's or made from it, to be run as a broadcast spec says."""
-        send = self._session.run_remote if chunk_plan.keep else self._session.send
-        future = send(broadcast, chunk)
+    def add(self, future: Future[Outcome], chunk_plan: ChunkPlan, chunk: Chunk) -> None:
+        """Take in a chunk that was sent: the plan's, or made from it."""
         self.chunk_plans[future] = chunk_plan
         if chunk.number:
             self.recalls = self.recalls or Recalls(self._session, self.chunk_plans)
             if chunk.seconds is not None:
                 self.recalls.trials.add(future)
         future.add_done_callback(self.landed.put)
+
+    def take_over(self, sent: Sent) -> None:
+        """Take in chunks that were sent before there was a loop."""
+        for future, chunk_plan in sent.items():
+            self.add(future, chunk_plan, chunk_plan.chunk)
 
     def abandon(self, after: int | None = None) -> None:
         """Stop the chunks of which all elements come after that index. Default: all chunks."""
@@ -129,7 +143,7 @@ class Recalls:
     # are for each worker, but no less than 1 ms: one caller hands out all chunks.
     _SOON, _LEAST, _LONGEST = 1e-4, 1e-3, 0.05
 
-    def __init__(self, session: OpenSession, chunk_plans: dict[Future[Outcome], ChunkPlan]) -> None:
+    def __init__(self, session: OpenSession, chunk_plans: Sent) -> None:
         self._session, self._chunk_plans = session, chunk_plans
         self._since: float | None = None  # when the reason was seen
         self._pause = self._LEAST

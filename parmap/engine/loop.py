@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from parmap.engine.callspec import spec_for
-from parmap.engine.chunks import ChunkPlan, InFlight
+from parmap.engine.chunks import ChunkPlan, InFlight, Sent
 from parmap.engine.protocols import OpenSession, ResultBuffer
 from parmap.engine.recovery import Recovery, RetryQueue
 from parmap.engine.results import Collector, buffer_for
@@ -95,14 +95,15 @@ class Call:
         """Elements that failed for good, in the order of their failing."""
         return self._recovery.failures
 
-    def results(self) -> Generator[list[Any], None, None]:
-        """Run the call; give the results in lists, as they become ready.
+    def results(self, sent: Sent | None = None) -> Generator[list[Any], None, None]:
+        """Run the call, of which chunks may be sent; give the results in lists as they are ready.
 
         Raises
         ------
         Exception
             What an element raised (``errors="raise"``), or the input's own error.
         """
+        self._in_flight.take_over(sent or {})
         return self._run(waits=True)
 
     def steps(self, landed: SimpleQueue[Future[Outcome]]) -> Generator[list[Any], None, None]:
@@ -231,7 +232,8 @@ class Call:
             chunk = chunk._replace(indices=chunk_plan.indices)
         try:
             with Noticing() as found:
-                self._in_flight.send(chunk_plan, chunk, broadcast)
+                send = self._session.run_remote if chunk_plan.keep else self._session.send
+                self._in_flight.add(send(broadcast, chunk), chunk_plan, chunk)
         except SerializationError as error:
             self._recovery.unsendable(chunk_plan, error)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # to name a plan loads neither futures nor the engine
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from concurrent.futures import Future
 
     from parmap.engine.callbacks import Callbacks
@@ -162,6 +162,13 @@ class Backend(Protocol):
         """
         return None
 
+    def drive(self, futures: Collection[Future[Any]], /, *, seconds: float) -> None:  # noqa: ARG002
+        """Do in the calling thread what brings these results, for so many seconds at most.
+
+        It may return before. Default: it does so at once.
+        """
+        return
+
 
 class OpenSession(Protocol):
     """An open session, as the engine uses it; `parmap.Session` is one."""
@@ -196,6 +203,15 @@ class OpenSession(Protocol):
         is over if there is `known`: that gives the numbers (`id`) of large objects in them that
         are known to recur.
         """
+
+    def check(self, *, waits: bool = False) -> None:
+        """Refuse work that cannot be done: the session is over; or who `waits` would for ever."""
+
+    def drive(self, futures: Collection[Future[Outcome]], *, seconds: float) -> None:
+        """Do in this thread what brings these results, as `Backend.drive` does."""
+
+    def send_small(self, spec: bytes, fn: bytes, chunk: Chunk) -> Future[Any]:
+        """Have a worker run a chunk of a small call; give the future of what that comes to."""
 
     def send(self, broadcast: Any, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run a chunk as a broadcast spec says."""

@@ -16,7 +16,7 @@ from parmap.engine.unseeded import Unseeded
 from parmap.errors import SerializationError, SessionClosed, WorkerDied
 from parmap.failures import Failure
 from parmap.observe import events
-from parmap.transport.messages import Outcome
+from parmap.transport.messages import Outcome, whole_outcome
 from parmap.transport.payload import Payload
 
 __all__ = ["Collector", "buffer_for"]
@@ -82,7 +82,10 @@ class Collector:
         elif error is not None:
             raise error
         else:
-            self._unload(chunk_plan, future.result())
+            outcome: Any = future.result()
+            if type(outcome) is tuple:
+                outcome = whole_outcome(outcome)
+            self._unload(chunk_plan, outcome)
 
     def _unload(self, chunk_plan: ChunkPlan, outcome: Outcome) -> None:
         """Take in the results of a chunk."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from parmap.engine.chunks import ChunkPlan, ReturnedChunks
+from parmap.engine.chunks import ChunkPlan, ReturnedChunks, next_number
 from parmap.engine.iterables import (
     at_hand,
     in_both,
@@ -266,8 +266,6 @@ class Source:
 
 # So many elements after a slow one go singly.
 _SINGLY = 8
-# Each chunk of which parts can be recalled has a number of its own.
-_numbers = itertools.count(1)
 
 
 class SourceCutter:
@@ -375,7 +373,7 @@ class SourceCutter:
         """Give a chunk a number, so that parts of it can be recalled."""
         if chunk_plan.size == 1:
             return chunk_plan
-        return chunk_plan._replace(chunk=chunk_plan.chunk._replace(number=next(_numbers)))
+        return chunk_plan._replace(chunk=chunk_plan.chunk._replace(number=next_number()))
 
     def _next_ordered(self, order: list[int], at_most: int, below: int | None) -> ChunkPlan | None:
         while self._cut < len(order):

@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from parmap.transport.payload import Known
 from parmap.transport.shared import Shared, share
 from parmap.worker import native_threads
 from parmap.worker.run import run_chunk, run_remote
+from parmap.worker.small import run_small
 
 __all__ = ["Session"]
 
@@ -117,13 +118,7 @@ class Session:
 
         One for no more chunks than there are workers, if it is small, travels with each.
         """
-        self.check()
-        if waits and self._backend.resolver == threading.get_ident():
-            raise ParmapError(
-                f"this call on {self.plan} would wait forever: it is made in a callback of one of "
-                "the executor's own futures, in the thread that resolves all of them. Use a future "
-                "of parmap.submit or session.submit: its callbacks may wait for other calls"
-            )
+        self.check(waits=waits)
         traits = self.traits
         if traits.shares_memory:
             return BroadcastSpec(spec, hold=_hold(spec.core_share))
@@ -137,6 +132,15 @@ class Session:
             return self._backend.submit(run_chunk, broadcast.spec, chunk)
         submit = functools.partial(self._backend.submit, run_chunk)
         return sent(submit, broadcast, chunk, self._values, copies=self.traits.copies)
+
+    def send_small(self, spec: bytes, fn: bytes, chunk: Chunk) -> Future[Any]:
+        """Have a worker run a chunk of a small call; see `parmap.worker.small`."""
+        self.check()
+        return self._backend.submit(run_small, spec, fn, chunk.columns, chunk.seconds, chunk.number)
+
+    def drive(self, futures: Collection[Future[Outcome]], *, seconds: float) -> None:
+        """Do in this thread what brings these results, as `Backend.drive` does."""
+        self._backend.drive(futures, seconds=seconds)
 
     def run_remote(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
         """Have a worker run one element; a `RemoteHandle` stands for the result, which stays."""
@@ -166,7 +170,7 @@ class Session:
         """Take back elements of a chunk that have not begun, as `Backend.recall` does."""
         return self._backend.recall(future, chunk, only_slow=only_slow)
 
-    def check(self, *, begins: bool = False) -> None:
+    def check(self, *, begins: bool = False, waits: bool = False) -> None:
         """Refuse work after the end.
 
         Parameters
@@ -174,6 +178,8 @@ class Session:
         begins : bool, default False
             Whether it is for a new call. After the end of the block, only calls that have the
             session on loan go on.
+        waits : bool, default False
+            Whether the caller waits for its results.
 
         Raises
         ------
@@ -181,15 +187,11 @@ class Session:
             If the session is over, or belongs to the process that this one was forked from.
         """
         if self._values.closed or (begins and self.loans.over):
-            raise SessionClosed(
-                f"the session of {self.plan} is over: its `with` block has ended. "
-                "Enter the plan again"
-            )
+            raise _over(self.plan)
         if self._pid != os.getpid():
-            raise SessionClosed(
-                f"the session of {self.plan} belongs to process {self._pid}, of which this one "
-                f"({os.getpid()}) is a fork: enter a plan of its own here"
-            )
+            raise _foreign(self.plan, self._pid)
+        if waits and self._backend.resolver == threading.get_ident():
+            raise _waits_forever(self.plan)
 
     def leave(self, *, cancel: bool = False) -> None:
         """End the session's block: close it, unless calls of other threads have it on loan.
@@ -240,6 +242,27 @@ def _html(session: Session, *, closed: bool) -> str:
     if not closed and session.dashboard:
         rows += [("dashboard", session.dashboard)]
     return table("Session", rows)
+
+
+def _over(plan: Any) -> SessionClosed:
+    return SessionClosed(
+        f"the session of {plan} is over: its `with` block has ended. Enter the plan again"
+    )
+
+
+def _foreign(plan: Any, owner: int) -> SessionClosed:
+    return SessionClosed(
+        f"the session of {plan} belongs to process {owner}, of which this one ({os.getpid()}) is "
+        "a fork: enter a plan of its own here"
+    )
+
+
+def _waits_forever(plan: Any) -> ParmapError:
+    return ParmapError(
+        f"this call on {plan} would wait forever: it is made in a callback of one of the "
+        "executor's own futures, in the thread that resolves all of them. Use a future of "
+        "parmap.submit or session.submit: its callbacks may wait for other calls"
+    )
 
 
 def _hold(core_share: CoreShare | None) -> native_threads.Held | None:

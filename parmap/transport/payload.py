@@ -37,6 +37,7 @@ __all__ = [
     "dumps",
     "pack",
     "pack_result",
+    "pack_within",
     "plain_pickle",
     "unpack",
 ]
@@ -146,12 +147,16 @@ def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> by
 
 
 def by_value(
-    value: Any, buffer_callback: Callable[[Any], Any] | None = None, *, result: bool = False
+    value: Any,
+    buffer_callback: Callable[[Any], Any] | None = None,
+    *,
+    result: bool = False,
+    into: io.BytesIO | None = None,
 ) -> bytes:
     """Pickle by cloudpickle, and raise as that does."""
     from parmap.transport.generators import generator_types  # most results need none of it
 
-    with io.BytesIO() as file:
+    with into or io.BytesIO() as file:
         pickler = _pickler(array_type(), generator_types(), result)
         pickler(file, PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
@@ -255,6 +260,38 @@ def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Pa
         return Payload(dumps(value, what))
     buffers: list[pickle.PickleBuffer] = []
     return Payload(dumps(value, what, buffers, own=own), *buffers)
+
+
+def pack_within(value: Any, size: int) -> bytes | None:
+    """Pickle what the caller sends, in so many bytes; None if that takes more, or an array."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        packed = by_value(value, buffers.append, into=_Within(size))
+    except _TooLargeError:
+        return None
+    except Exception as error:
+        from parmap.transport import pickle_errors  # only to explain a failure
+
+        raise pickle_errors.explained(value, "", error) from error
+    return None if buffers else packed
+
+
+class _TooLargeError(Exception):
+    """A pickle is larger than it may be."""
+
+
+class _Within(io.BytesIO):
+    """Refuses bytes beyond a size, so that no large object is copied for nothing."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._left = size
+
+    def write(self, data: Any, /) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise _TooLargeError
+        return super().write(data)
 
 
 def pack_result(value: Any, *, views: bool) -> Payload:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from parmap.errors import SerializationError, TaskTimeout
 from parmap.transport import shared as sharing
@@ -20,6 +20,7 @@ from parmap.transport.messages import (
     CoreShare,
     ElementError,
     Location,
+    Move,
     Outcome,
     RemoteResult,
     ready,
@@ -32,7 +33,7 @@ from parmap.worker.random_state import RngUseDetector, inherited, isolated_rng, 
 if TYPE_CHECKING:
     from parmap.worker.watchdog import Blocks
 
-__all__ = ["run_chunk", "run_remote"]
+__all__ = ["inside", "outcome_of", "run_chunk", "run_remote"]
 
 
 def run_chunk(spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: Any) -> Outcome:
@@ -84,19 +85,29 @@ def _run(spec: CallSpec, chunk: Chunk | Payload, shared: tuple[Any, ...]) -> Out
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
             return Outcome([], (), 0.0, Location.here(), _failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
+    return outcome_of(spec, *inside(spec, chunk))
+
+
+_Ran: TypeAlias = "tuple[list[Any], list[ElementError], float, tuple[Move, ...]]"
+
+
+def inside(spec: CallSpec, chunk: Chunk) -> _Ran:
+    """Run the elements as part of a task of this worker."""
     if spec.crosses and inherited and not is_own(spec.fork):  # some backends fork their workers
         renew()
     if spec.root is not None and "torch" in spec.hints:
         load(("torch",))
     own = isolated_rng(load=spec.root is not None) if spec.isolated else _UNCHANGED
-    core_share = None if spec.core_share is None else spec.core_share.here()
+    core_share = spec.core_share
+    if core_share is not None and core_share.among is not None:
+        core_share = core_share.here()
     cores = None if core_share is None else core_share.cores
     with (
         context.Inside(spec.nested, threaded=spec.threaded, cores=cores),
         own,
         _guarded(core_share),
     ):
-        return _outcome(spec, chunk)
+        return _watched(spec, chunk)
 
 
 # One for all: it has no state.
@@ -122,9 +133,9 @@ def _restored(threads: int, *, exact: bool) -> Iterator[None]:
         native_threads.release(token)
 
 
-def _outcome(spec: CallSpec, chunk: Chunk) -> Outcome:
+def _watched(spec: CallSpec, chunk: Chunk) -> _Ran:
     """Run the elements, and watch what the function does to the generators of the process."""
-    work = _run_fast if chunk.seconds is None and not chunk.number else _run_parts
+    work = None if chunk.seconds is None and not chunk.number else _run_parts
     if spec.timeout is not None:
         # In the caller's process nothing runs after the element that took too long.
         work = _run_limited if spec.crosses else _run_each
@@ -134,9 +145,22 @@ def _outcome(spec: CallSpec, chunk: Chunk) -> Outcome:
     seeded = spec.root is not None and not spec.takes_rng
     detector = None if seeded else RngUseDetector(spec.hints if spec.root is None else _ALL)
     began = time.perf_counter()
-    values, element_errors = work(spec, chunk)
+    values, element_errors = ran = ([], []) if work is None else work(spec, chunk)
+    if work is None:
+        _run_part(spec, chunk, _calls(spec, chunk), chunk.size, ran)
     seconds = time.perf_counter() - began
     moves = detector.moves(max(1, len(values))) if detector else ()
+    return values, element_errors, seconds, moves
+
+
+def outcome_of(
+    spec: CallSpec,
+    values: list[Any],
+    element_errors: list[ElementError],
+    seconds: float,
+    moves: tuple[Move, ...],
+) -> Outcome:
+    """Tell what came of a chunk, packed where it leaves the process."""
     packed = _packed(spec, values, element_errors) if spec.crosses else values
     return Outcome(packed, tuple(element_errors), seconds, Location.here(), moves=moves)
 
@@ -163,16 +187,20 @@ def _calls(spec: CallSpec, chunk: Chunk) -> Iterator[Any]:
     return map(fn, *columns)
 
 
-def _run_fast(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
-    """Run all elements in C: an element costs its call and one append."""
-    values: list[Any] = []
-    element_errors: list[ElementError] = []
-    calls, born = _calls(spec, chunk), forks.generation
-    size = chunk.size
-    while len(values) < size:
+_Results: TypeAlias = "tuple[list[Any], list[ElementError]]"
+
+
+def _run_part(spec: CallSpec, chunk: Chunk, calls: Iterator[Any], stop: int, ran: _Results) -> bool:
+    """Run elements in C, up to before `stop`: one costs its call and one append.
+
+    Adds what comes of them; says whether others may follow.
+    """
+    values, element_errors = ran
+    born = forks.generation
+    while len(values) < stop:
         try:
-            values.extend(calls)
-            if len(values) < chunk.size:
+            values.extend(itertools.islice(calls, stop - len(values)))
+            if len(values) < stop and len(values) < chunk.size:
                 # map() takes a StopIteration from the function for its own end. Read anew:
                 # a chunk whose call is over may have been emptied meanwhile.
                 raise _stopped()  # noqa: TRY301 - the failure of an element like any other
@@ -183,13 +211,13 @@ def _run_fast(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
             if forks.generation != born:
                 _end_fork(spec, error)
             # An interrupt may come just after the last one: it is that one's then.
-            offset = min(len(values), size - 1)
+            offset = min(len(values), stop - 1)
             del values[offset:]
             element_errors.append(ElementError(offset, _failed(error, crosses=spec.crosses)))
             if spec.stop or isinstance(error, KeyboardInterrupt):
-                break
+                return False
             values.append(None)
-    return values, element_errors
+    return True
 
 
 # How long a part of a chunk should run, in seconds: what is begun cannot be recalled.
@@ -200,27 +228,22 @@ def _run_parts(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErr
     """Run parts of a chunk, until its time is over, or the rest is recalled.
 
     The size of a part follows the time of the one before: an element that took long, as the first
-    one often does, makes the next part small, and quick ones make the next twice as large.
+    one often does, makes the next part small. Quick ones make the next twice as large; or more, as
+    long as it would be short even if its elements took a hundred times as long.
     """
-    values: list[Any] = []
-    element_errors: list[ElementError] = []
+    ran: _Results = ([], [])
+    calls, whole = _calls(spec, chunk), chunk.size
     began = time.perf_counter()
     end = math.inf if chunk.seconds is None else began + chunk.seconds
     size = 1
-    while (start := len(values)) < chunk.size and (not start or began < end):
+    while (start := len(ran[0])) < whole and (not start or began < end):
         size = _begun(chunk, start, size)
-        if not size:
-            break
-        some, failed = _run_fast(spec, chunk.part(start, start + size))
-        values += some
-        element_errors += [
-            element_error._replace(offset=start + element_error.offset) for element_error in failed
-        ]
-        if len(some) < size:  # a failure has ended it, or the chunk
+        if not size or not _run_part(spec, chunk, calls, start + size, ran):
             break
         before, began = began, time.perf_counter()
-        size = max(1, int(size * min(2.0, _PART / max(began - before, 1e-9))))
-    return values, element_errors
+        times = _PART / max(began - before, 1e-9)
+        size = max(1, int(size * max(min(2.0, times), min(16.0, times / 100))))
+    return ran
 
 
 def _begun(chunk: Chunk, start: int, size: int) -> int:

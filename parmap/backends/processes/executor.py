@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -159,6 +159,11 @@ class ProcessExecutor(MappingExecutor):
     def abandon(self, future: Future[Any], /) -> None:
         """Stop a task that runs: interrupt it, and kill its worker if that does not help."""
         self._queue.abandon(future)
+
+    def drive(self, futures: Collection[Future[Any]], /, *, seconds: float) -> None:
+        """Hear the workers of these tasks in the calling thread, for so many seconds at most."""
+        if self._pool_thread.begun and not self._queue.state.foreign:
+            self._pool_thread.driving.drive(futures, seconds)
 
     @property
     def resolver(self) -> int | None:

@@ -19,12 +19,15 @@ from parmap.backends.processes.protocol import (
     Inbox,
     Kind,
     Message,
+    decode,
     kept,
     send,
     size,
 )
 from parmap.backends.processes.recurring import Recurring
 from parmap.backends.processes.worker import inherited_values
+from parmap.engine.callbacks import resolve
+from parmap.transport.error_payload import unpack_error
 from parmap.transport.sockets import Socket
 
 __all__ = ["BroadcastValues", "Channel", "Task", "Worker"]
@@ -79,6 +82,22 @@ class Task:
         """Have frames of its own."""
         self.frames, self.own = kept(self.frames, _LARGE), True
 
+    def resolve(self, kind: Kind, frames: Sequence[Buffer]) -> None:
+        """Resolve the future by a worker's answer."""
+        try:
+            value = decode(frames)
+            if kind is Kind.ERROR:
+                value = unpack_error(value)
+        except BaseException as error:  # noqa: BLE001 - a result's __setstate__ may raise anything
+            from parmap.transport.pickle_errors import unreadable  # only to explain a failure
+
+            resolve(self.future, error=unreadable(error))
+            return
+        if kind is Kind.ERROR:
+            resolve(self.future, error=value)
+        else:
+            resolve(self.future, value)
+
     def begin(self) -> bool:
         """Note that a worker gets it; False if it was cancelled before.
 
@@ -124,16 +143,18 @@ class Channel:
         task.frames = ()  # they may be large, and are not needed again
 
     def _give(self, task: Task, broadcast: Mapping[int, Sequence[Frame]]) -> None:
-        stale = [key for key in self.known if key not in broadcast]
-        new = [key for key in task.keys if key not in self.known and key in broadcast]
-        messages: list[Message] = [(Kind.DROP, key, ()) for key in stale]
+        messages: list[Message] = []
         if task.paths is not self._paths:
             messages.append((Kind.SYNC_PATHS, 0, task.paths))
-        # A value may be dropped at any time; the task that it was for does not wait for it.
-        messages += [(Kind.BROADCAST, key, broadcast.get(key, ())) for key in new]
-        self._paths = task.paths
-        self.known.difference_update(stale)
-        self.known.update(new)
+            self._paths = task.paths
+        if self.known or task.keys:  # most small calls broadcast nothing
+            stale = [key for key in self.known if key not in broadcast]
+            new = [key for key in task.keys if key not in self.known and key in broadcast]
+            messages += [(Kind.DROP, key, ()) for key in stale]
+            # A value may be dropped at any time; the task that it was for does not wait for it.
+            messages += [(Kind.BROADCAST, key, broadcast.get(key, ())) for key in new]
+            self.known.difference_update(stale)
+            self.known.update(new)
         self.send(*messages, (Kind.TASK, 0, task.frames))
 
     def forget(self, key: int) -> None:
@@ -166,7 +187,8 @@ class Channel:
 class Worker:
     """The parent's record of a worker process.
 
-    `task` changes only under the task queue's lock, and who sets it, sends it.
+    `task` changes only under the task queue's lock, and who sets it, sends it. `reader` is who
+    reads the channel, if anybody does; who sets it under that lock ends it.
 
     Parameters
     ----------
@@ -184,6 +206,7 @@ class Worker:
         self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
         self.pid = 0  # until the fork server tells
         self.task: Task | None = None
+        self.reader: object = None
         self.ready = self.leaving = False
 
     def interrupt(self) -> None:

@@ -9,16 +9,14 @@ import os
 import selectors
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Any
 
+from parmap.backends.processes.driving import Driving
 from parmap.backends.processes.forkserver import Exited, ForkServer
 from parmap.backends.processes.handles import Worker
 from parmap.backends.processes.limits import refused
-from parmap.backends.processes.protocol import Buffer, Frame, Kind, decode
+from parmap.backends.processes.protocol import Frame, Kind, decode
 from parmap.backends.processes.task_queue import TaskQueue
 from parmap.backends.processes.workers import PoolForkServer, Workers, broken
-from parmap.engine.callbacks import resolve
 from parmap.transport.error_payload import unpack_error
 from parmap.transport.sockets import QUIET, Socket, above_standard, pair
 
@@ -85,6 +83,8 @@ class PoolThread:
             hear=self._hear,
         )
         undo.callback(self._workers.abort)
+        self.driving = Driving(self.queue, self._selector)
+        undo.callback(self.driving.close)
         while self._workers.places.free:
             self._workers.spawn()
         # A daemon: the interpreter's exit must not wait for it before the pool has been told
@@ -105,6 +105,7 @@ class PoolThread:
         self._workers.disown()
         self._fork_server.current.disown()
         self._waker.close()
+        self.driving.close()
         self._selector.close()
 
     def _run(self) -> None:
@@ -117,6 +118,10 @@ class PoolThread:
                     key.data()
                 if forks.current.unread:
                     self._hear_fork_server()
+                while queue.returned:
+                    worker = queue.returned.popleft()
+                    if queue.named(worker.number) is worker:  # it lives
+                        queue.assign_next(worker)
                 for worker in queue.late():
                     forks.current.kill(worker.number)
                 for worker in queue.leaving():
@@ -127,14 +132,17 @@ class PoolThread:
             workers.dying.reap_all()
             raise
         queue.broadcast.clear()
-        for end in (self._selector, self._waker, forks.current):
+        for end in (self.driving, self._selector, self._waker, forks.current):
             end.close()
 
     def _hear(self, worker: Worker) -> None:
         if worker.channel.socket.fileno() < 0:  # taken out in this very turn
             return
+        if not self.queue.begin_reading(worker, self):  # a caller's thread reads it
+            return
         try:
             message = worker.channel.inbox.read()
+            worker.reader = None
         except EOFError:
             self._workers.lose(worker)
             return
@@ -153,7 +161,7 @@ class PoolThread:
         elif (task := worker.task) is not None:  # else the pool has given up
             # First keep the worker busy, then unpack what it sent.
             self.queue.assign_next(worker)
-            _resolve(task.future, kind, frames)
+            task.resolve(kind, frames)
         if self._workers.places.free:
             self._workers.fill()
 
@@ -218,19 +226,3 @@ class Waker:
         if self._writer is not None:
             self._writer.close()
             self.reader.close()
-
-
-def _resolve(future: Future[Any], kind: Kind, frames: list[Buffer]) -> None:
-    try:
-        value = decode(frames)
-        if kind is Kind.ERROR:
-            value = unpack_error(value)
-    except BaseException as error:  # noqa: BLE001 - a result's __setstate__ may raise anything
-        from parmap.transport.pickle_errors import unreadable  # only to explain a failure
-
-        resolve(future, error=unreadable(error))
-        return
-    if kind is Kind.ERROR:
-        resolve(future, error=value)
-    else:
-        resolve(future, value)

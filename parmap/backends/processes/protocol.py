@@ -135,8 +135,9 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     What is the user's has been packed by then, where the call is one of parmap's own: C pickle
     then does in 3 µs what takes cloudpickle 20, which looks at each class.
     """
-    packed = not kwargs and _PACKED.issuperset(map(type, args))
-    if packed and type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker."):
+    ours = type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker.")
+    # Of a small call all is of Python's own plain types.
+    if ours and (fn.__name__ == "run_small" or _PACKED.issuperset(map(type, args))) and not kwargs:
         return _plain((fn, args, kwargs))
     return encode((fn, args, kwargs), "call")
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -86,6 +86,7 @@ class TaskQueue:
         self._living: dict[int, Worker] = {}
         self.deadlines = Deadlines()
         self.broadcast = BroadcastValues()
+        self.returned: deque[Worker] = deque()  # those that the pool's thread is to give tasks
         self.state = PoolState()
 
     # -- any thread ------------------------------------------------------------------------
@@ -167,6 +168,46 @@ class TaskQueue:
                 if worker.task is not None and worker.task.future is future:
                     return recall(worker.notes.fd, chunk, only_slow=only_slow)
         return None
+
+    def with_tasks(self, futures: Collection[Future[Any]]) -> list[Worker]:
+        """List the workers that have the tasks of these futures."""
+        return [
+            worker
+            for worker in self.living()
+            if (task := worker.task) is not None and task.future in futures
+        ]
+
+    def begin_reading(
+        self, worker: Worker, reader: object, futures: Collection[Future[Any]] | None = None
+    ) -> bool:
+        """Make somebody the reader of a worker's channel, if nobody is.
+
+        A caller's thread names the futures it waits for: the worker must still have one's task.
+        Last comes the change: Ctrl-C strikes after any call.
+        """
+        with self._lock:
+            free = worker.reader is None
+            if futures is not None:
+                task = worker.task
+                free = free and task is not None and task.future in futures
+            if free:
+                worker.reader = reader
+        return free
+
+    def answered(self, worker: Worker) -> None:
+        """Let a worker idle whose answer a caller's thread has read, and end the reading.
+
+        Where tasks wait, the pool's thread gives it the next one, which is somebody else's. The end
+        of the reading comes last: whom Ctrl-C strikes before ends the worker.
+        """
+        with self._lock:
+            worker.task = None
+            if self._queue or self.state.closing or worker.leaving:
+                self.returned.append(worker)
+                self._wake()
+            else:
+                self._idle.append(worker)
+            worker.reader = None
 
     @property
     def pids(self) -> list[int]:

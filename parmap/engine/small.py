@@ -1,0 +1,209 @@
+"""Small calls: one message to each worker, and no loop where nothing goes wrong.
+
+A map of ten tiny elements takes as long as its preparations, and most of what the loop prepares is
+for what such a map rarely has: failures, deaths, slow elements. So the chunks that the loop would
+send first are sent before there is a loop. If all of them come back soon, and whole, the map is
+done. Else the loop is made after all, and finds its chunks in flight.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from parmap.engine.callspec import spec_for
+from parmap.engine.chunks import ChunkPlan, InFlight, Sent, next_number
+from parmap.engine.hints import look
+from parmap.engine.iterables import shortest
+from parmap.engine.protocols import OpenSession
+from parmap.engine.settings import Settings
+from parmap.engine.source import Source
+from parmap.errors import SerializationError
+from parmap.transport.generators import Noticing
+from parmap.transport.messages import CallSpec, Chunk, whole_outcome
+from parmap.transport.payload import ATOMS, PROTOCOL, pack_within
+from parmap.transport.shared import handles_exist
+from parmap.worker import forks
+
+__all__ = ["SmallMap", "of_atoms", "packed_small", "small_map"]
+
+# A small map has so many elements at most: each is looked at.
+_MOST = 4096
+# So many bytes may its function have, and so many characters its elements together.
+_SIZE = 1 << 14
+# Seconds that the results of all may take. Then something may be slow, and the loop takes over,
+# which takes elements back from a slow worker.
+_SOON = 0.001
+# Seconds after which a worker begins no other element, as in a trial of the loop's.
+_TRIAL = 0.001
+_SEQUENCES = frozenset({list, tuple, range})
+_NUMBERS = frozenset({int, float, complex, bool, type(None)})
+
+
+class SmallMap:
+    """The chunks of a small map, in flight.
+
+    Parameters
+    ----------
+    session : OpenSession
+        Where they are.
+
+    Attributes
+    ----------
+    sent : dict of Future to ChunkPlan
+        The chunks, in the input's order.
+    """
+
+    def __init__(self, session: OpenSession) -> None:
+        self._session = session
+        self.sent: Sent = {}
+
+    def values(self) -> list[Any] | None:
+        """Wait a moment for the results; None if the loop has to see to some of them."""
+        try:
+            self._session.drive(self.sent, seconds=_SOON)
+        except BaseException:  # Ctrl-C
+            self.abandon()
+            raise
+        parts = list(itertools.starmap(_whole, self.sent.items()))
+        if None in parts:
+            return None
+        return list(itertools.chain.from_iterable(parts))  # type: ignore[arg-type]
+
+    def abandon(self) -> None:
+        """Stop all chunks."""
+        in_flight = InFlight(self._session)
+        in_flight.take_over(self.sent)
+        in_flight.abandon()
+
+    def source(self) -> Source:
+        """Make the source for the loop that takes over: all of it has been cut."""
+        count = sum(chunk_plan.size for chunk_plan in self.sent.values())
+        source = Source((range(count),))
+        source.cut(count)
+        return source
+
+
+def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> list[Any] | None:
+    """Give the results of a chunk; None if there is more to say of it."""
+    if not future.done() or future.cancelled() or future.exception() is not None:
+        return None
+    outcome = future.result()
+    if type(outcome) is tuple:
+        outcome = whole_outcome(outcome)
+    if outcome.element_errors or outcome.moves:
+        return None
+    try:
+        values = outcome.unpacked()
+    except SerializationError:
+        return None
+    return values if len(values) == chunk_plan.size else None
+
+
+def small_map(
+    session: OpenSession, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], *, star: bool
+) -> SmallMap | None:
+    """Send the chunks of a small map; None for a call that is not one.
+
+    One that is has few elements, at hand and of Python's plain types, and a small function; and
+    elements can be recalled from the workers.
+
+    Parameters
+    ----------
+    session : OpenSession
+        Where it runs.
+    fn : callable
+        The user's function.
+    iterables : sequence of iterable
+        Its arguments.
+    star : bool
+        Whether the one iterable holds argument tuples.
+    """
+    if not _SEQUENCES.issuperset(map(type, iterables)):
+        return None
+    columns: Sequence[Sequence[Any]] = iterables  # type: ignore[assignment]
+    count = shortest(columns) or 0
+    if not 0 < count <= _MOST or not all(map(_are_rows if star else of_atoms, columns)):
+        return None
+    packed = packed_small(session, fn, star=star)
+    if packed is None:
+        return None
+    session.check(waits=True)
+    small, workers = SmallMap(session), min(count, session.workers)
+    try:
+        for place in range(workers):
+            start, stop = count * place // workers, count * (place + 1) // workers
+            parts = tuple([column[start:stop] for column in columns])
+            trial = (_TRIAL, next_number()) if stop - start > 1 else (None, 0)
+            chunk = Chunk(parts, False, (), *trial)
+            future = session.send_small(*packed, chunk)
+            small.sent[future] = ChunkPlan(range(start, stop), chunk)
+    except BaseException:
+        small.abandon()
+        raise
+    return small
+
+
+def packed_small(
+    session: OpenSession, fn: Callable[..., Any], *, star: bool
+) -> tuple[bytes, bytes] | None:
+    """Pack the function of a small call; None where there is more to say of it.
+
+    Parameters
+    ----------
+    session : OpenSession
+        Where it runs.
+    fn : callable
+        The user's function.
+    star : bool
+        Whether a chunk's elements are rows of arguments.
+
+    Returns
+    -------
+    tuple of (bytes, bytes) or None
+        The pickles of the spec, without the function, and of the function.
+    """
+    if session.nested or handles_exist() or forks.generation or any(look((fn,))):
+        return None
+    try:
+        with Noticing() as found:
+            packed = pack_within(fn, _SIZE)
+    except SerializationError:
+        return None  # the loop says what is wrong
+    if packed is None or found:
+        return None
+    spec = spec_for(session, _nobodys, _OF_ROWS if star else _OF_ELEMENTS)
+    return _packed_spec(spec), packed
+
+
+_OF_ELEMENTS, _OF_ROWS = Settings(), Settings(star=True)
+
+
+def _nobodys() -> None:
+    """Stand for the function in a spec that is packed without it."""
+
+
+@functools.lru_cache(maxsize=8)
+def _packed_spec(spec: CallSpec) -> bytes:
+    return pickle.dumps(CallSpec(_nobodys, *spec[1:]), PROTOCOL)
+
+
+def of_atoms(column: Sequence[Any]) -> bool:
+    """Whether these are few bytes, of which C pickle makes just what cloudpickle does."""
+    if type(column) is range or _NUMBERS.issuperset(map(type, column)):
+        return True
+    return ATOMS.issuperset(map(type, column)) and _size(column) <= _SIZE
+
+
+def _size(column: Sequence[Any]) -> int:
+    return sum(len(one) for one in column if type(one) not in _NUMBERS)
+
+
+def _are_rows(rows: Sequence[Any]) -> bool:
+    if not {tuple}.issuperset(map(type, rows)):
+        return False
+    return of_atoms(list(itertools.chain.from_iterable(rows)))
