@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import struct
 import sys
 import threading
 from concurrent.futures import Future, wait
@@ -357,6 +358,23 @@ def test_a_task_that_nobody_waits_for_does_not_hold_up_the_end(tmp_path):
         future.cancel()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pids.read_text()), 0)
+
+
+def test_half_a_result_of_a_killed_process_does_not_hold_up_the_end(tmp_path):
+    """The thread of loky's that reads results waited for the rest of it for ever."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def wait_for_ever():
+        fifo.read_bytes()
+        fifo.read_bytes()
+
+    with parmap.plan("joblib", workers=2) as session:
+        future = session.executor.submit(wait_for_ever)
+        fifo.write_bytes(b"it runs")
+        results = session.executor._instance._backend._parallel._backend._workers._result_queue
+        os.write(results._writer.fileno(), struct.pack("!i", 100) + b"half")
+        future.cancel()
 
 
 def test_a_lock_that_a_killed_process_has_taken_along_does_not_hold_up_the_end(run):

@@ -13,6 +13,9 @@ from typing import Any
 
 __all__ = ["owning"]
 
+# Within so many seconds loky cleans up after processes that were killed.
+_GRACE = 5.0
+
 
 def owning(joblib: Any, name: str) -> Any:
     """Give a backend that owns its workers, where joblib's would share them; else the name.
@@ -74,12 +77,21 @@ def _end(workers: Any, *, kill: bool) -> None:
     """End the workers; `kill` those that have something in hand."""
     from joblib.externals.loky.backend.utils import kill_process_tree
 
+    # The thread that reads results; none where no task was submitted.
+    reader, results = workers._executor_manager_thread, workers._result_queue  # noqa: SLF001
     if kill:
-        # Not by `shutdown`: its thread fails at the first future that was cancelled, and leaves
-        # the processes. Of their deaths that thread hears, and cleans up.
+        # Not by `shutdown`: that thread fails at the first future that was cancelled, and leaves
+        # the processes. Of their deaths it hears, and cleans up.
         with workers._processes_management_lock:  # noqa: SLF001
             processes = list(workers._processes.values())  # noqa: SLF001
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 kill_process_tree(process)
+        if reader is not None:
+            reader.join(_GRACE)
+        if reader is not None and reader.is_alive():
+            # It waits for the rest of a result, in the middle of which a process was killed. With
+            # this end closed the channel has no writer, and ends. Never before: two threads that
+            # close it at a time close a descriptor that may be another file's by then.
+            results._writer.close()  # noqa: SLF001
     workers.shutdown(wait=True)
