@@ -4,7 +4,8 @@ import io
 import math
 from pathlib import Path
 
-from tests.benchmarks.report import Finding, cell, quantity
+from tests.benchmarks.page import cell, quantity
+from tests.benchmarks.runs import Finding
 from tests.benchmarks.timing import Measured
 
 OURS, VARIANT, PEER, INK = "#c8102e", "#e8a3ad", "#a6a6a6", "#4d4d4d"
@@ -50,9 +51,14 @@ def draw(finding: Finding, path: Path) -> None:
         image.convert("RGB").quantize(64).save(path, optimize=True)
 
 
+def compared(finding: Finding) -> list[Measured]:
+    """Select the cases that a picture is worth: more than two take part."""
+    return [one for one in finding.cases if len(one.figures) > 2]
+
+
 def bars(plt, finding: Finding):
     """Draw a panel of horizontal bars for each case."""
-    panels = [one for one in finding.cases if one.figures]
+    panels = compared(finding)
     heights = [0.2 * len(one.figures) + 0.55 for one in panels]
     figure, axes = plt.subplots(
         *(len(panels), 1),
@@ -69,8 +75,8 @@ def bars(plt, finding: Finding):
 def panel(axis, one: Measured) -> None:
     """Draw the bars of a case, the best first, each with its number."""
     found = {name: figure for name, figure in one.figures.items() if figure.values}
-    best_last = one.case.unit != "of the optimum"  # the axis goes upwards
-    names = sorted(found, key=lambda name: found[name].median, reverse=best_last)
+    # The axis goes upwards.
+    names = sorted(found, key=lambda name: found[name].median, reverse=True)
     for name in (name for name in one.figures if name not in found):  # no number: it says why
         axis.barh(name, 0)
         axis.text(0.01, name, said(one, name), transform=axis.get_yaxis_transform(), va="center")

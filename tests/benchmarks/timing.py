@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.workload import Case, Sample, Workload, clocked
 
-# Seconds after which a contender sits out what rounds are left, once it has a result.
+ROUNDS = 9
+# A contender whose rounds take a second or more sits out once it has taken so many seconds.
 ENOUGH = 3.0
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -76,26 +78,44 @@ def interleaved(
     start: Callable[[str], Stage], names: Iterable[str], rounds: int, *, fresh: bool
 ) -> dict[str, Figure]:
     """Run rounds in which each contender has one turn; the first only warms up."""
+    names = list(names)
     stages = {} if fresh else {name: start(name) for name in names}
-    samples: dict[str, list[Sample]] = {name: [] for name in names}
-    spent = dict.fromkeys(samples, 0.0)
     try:
         for stage in stages.values():
             stage.ready()
-        for number in range(rounds if fresh else rounds + 1):
-            for name in turns(samples, number):
-                done = samples[name]
-                if (done and done[-1].failed) or (len(done) > 1 and spent[name] > ENOUGH):
-                    continue
-                took, sample = clocked(lambda name=name: turn(start, stages, name))
-                spent[name] += took
-                done.append(sample)
+        samples = played(
+            lambda name: turn(start, stages, name), names, rounds + (not fresh), fresh=fresh
+        )
     finally:
         for stage in stages.values():
             stage.end()
-    if not fresh:
-        samples = {n: done if done[-1].failed else done[1:] for n, done in samples.items()}
-    return {name: summed_up(done) for name, done in samples.items()}
+    return {
+        # The trials have warmed up, too: of a contender too slow for more rounds, all count.
+        name: summed_up(done if fresh or len(done) <= min(rounds, FEW) else done[1:])
+        for name, done in samples.items()
+    }
+
+
+def played(
+    play: Callable[[str], Sample], names: list[str], rounds: int, *, fresh: bool
+) -> dict[str, list[Sample]]:
+    """Run rounds; a contender that fails, or takes too long, sits out the rest."""
+    samples: dict[str, list[Sample]] = {name: [] for name in names}
+    spent, out = dict.fromkeys(names, 0.0), set()
+    for number in range(rounds):
+        for name in (name for name in turns(names, number) if name not in out):
+            took, sample = clocked(lambda name=name: play(name))
+            samples[name].append(sample)
+            spent[name] += took
+            if sample.failed or (spent[name] > ENOUGH and is_long(sample, took, fresh=fresh)):
+                out.add(name)
+    return samples
+
+
+def is_long(sample: Sample, took: float, *, fresh: bool) -> bool:
+    """Tell whether a round takes a second or more, without the start of a fresh process."""
+    value = sample.value
+    return (value or 0) >= 1 or (took >= 1 and not (fresh and value is not None))
 
 
 def turn(start: Callable[[str], Stage], stages: dict[str, Stage], name: str) -> Sample:
@@ -135,5 +155,5 @@ def measured(workload: Workload, case: Case, rounds: int, *, quick: bool) -> Mea
 
 
 def stamp() -> str:
-    """Give the date, in UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime())
+    """Return the time, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())

@@ -1,4 +1,4 @@
-"""What a workload is: cases, who takes part in them, and the budgets it is held against."""
+"""A workload: its cases, the libraries that take part in them, and the targets they have."""
 
 import importlib
 import importlib.util
@@ -8,59 +8,68 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.benchmarks.contenders import POOLS
+from tests.benchmarks.targets import Target, by_best_peer
 
 WORKERS = 2
+# Shown for comparison, and no peer: arithmetic, a single core, or no call on a warm pool.
+FLOORS = frozenset(
+    {
+        *("lower bound", "one by one, no overhead", "list comprehension", "bare interpreter"),
+        *("bare pipe", "multiprocessing.Pool, forked in the call"),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One column of a table.
+    """One row of a table.
 
-    `peak` cases are not timed: it is watched how much memory their call takes at most, which is
-    given in units of `size` bytes. `data` is the workload's own.
+    Attributes
+    ----------
+    key : str
+        The same with ``--quick``, so that targets find it.
+    contenders : tuple of str
+        All that take part. Peers are those that are neither parmap nor in `FLOORS`.
+    reference, floor : str
+        The table divides by their times.
+    at_most : float, optional
+        The target: the time of `ours` divided by that of the fastest peer.
+    ours : str
+        The contender that the target and the first picture are about.
+    peak : bool
+        Do not time the call: watch how much memory it takes at most, in units of `size` bytes.
+    data
+        The workload's own.
     """
 
-    key: str  # the same with --quick, so that budgets find it
+    key: str
     label: str
     size: int
     contenders: tuple[str, ...]
     reference: str = ""
-    floor: str = ""  # a second reference
+    floor: str = ""
     unit: str = "s"
     peak: bool = False
     data: Any = None
+    at_most: float | None = None
+    ours: str = "parmap"
+
+    def peers(self) -> tuple[str, ...]:
+        """List the other libraries."""
+        others = (name for name in self.contenders if not name.startswith("parmap"))
+        return tuple(name for name in others if name not in FLOORS)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one round gave."""
+    """The outcome of one round."""
 
     value: float | None = None
     note: str = ""
     failed: str = ""
 
 
-Lookup = Callable[[str, str], float]
 Trial = Generator[Sample | None, None, None]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A bound on a number that is made of medians: at most, or at least, so much."""
-
-    text: str
-    limit: float
-    value: Callable[[Lookup], float]
-    least: bool = False
-
-    def verdict(self, lookup: Lookup) -> tuple[str, float | None]:
-        """Say whether it is reached, and the number; a case that did not run is no failure."""
-        try:
-            value = self.value(lookup)
-        except KeyError:
-            return "not measured", None
-        good = value >= self.limit if self.least else value <= self.limit
-        return ("reached" if good else "not reached"), value
 
 
 @dataclass(frozen=True)
@@ -72,19 +81,25 @@ class Workload:
     """
 
     name: str
+    title: str
     what: str
     cases: Callable[[bool], list[Case]]
     trial: Callable[[Case, str], Trial]
-    budgets: tuple[Budget, ...] = ()
+    targets: tuple[Target, ...] = ()  # beyond those of the cases
     packages: Mapping[str, str] = field(default_factory=dict)  # of contenders of its own
-    lines: str = ""  # cases of this unit are drawn as lines over their sizes
+    lines: str = ""  # cases with such keys are drawn as lines over their sizes
     fresh: bool = False
 
     def missing(self, contender: str) -> str:
-        """Give the package that a contender needs and that is not there, or nothing."""
+        """Name the package that a contender needs and that is not installed, or nothing."""
         pool = POOLS.get(contender)
         package = self.packages.get(contender, pool.package if pool else "")
         return package if package and importlib.util.find_spec(package) is None else ""
+
+    def all_targets(self) -> tuple[Target, ...]:
+        """List the targets of the cases, then its own."""
+        cases = (case for case in self.cases(False) if case.at_most is not None)
+        return (*(by_best_peer(case) for case in cases), *self.targets)
 
 
 def load(name: str) -> Workload:
@@ -93,7 +108,7 @@ def load(name: str) -> Workload:
 
 
 def clocked(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Give the seconds that a call takes, and its result."""
+    """Return the seconds that a call takes, and its result."""
     began = time.perf_counter()
     result = call()
     return time.perf_counter() - began, result

@@ -1,6 +1,6 @@
 """The workloads, one a file; each is imported alone, by name."""
 
 NAMES = (
-    *("fine", "latency", "cold", "uneven", "millis", "constant", "results", "buffers", "blas"),
-    *("generator", "graph", "options", "engines", "killed", "floors"),
+    *("fine", "latency", "cold", "dispatch", "uneven", "constant", "results", "blas"),
+    *("generator", "graph", "options", "engines", "killed", "buffers", "floors"),
 )

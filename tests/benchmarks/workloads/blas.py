@@ -5,13 +5,14 @@ import os
 import numpy as np
 
 from tests.benchmarks.contenders import POOLS
-from tests.benchmarks.workload import Budget, Case, Sample, Workload, clocked
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workload import Case, Sample, Workload, clocked
 
 # Sizes of matrices, and so many products that a map takes some tenths of a second.
 WORK = {200: 600, 1_000: 16}
 DEFAULT = "parmap"
 MANUAL = {
-    **{f"parmap, threads_per_worker={n}": n for n in sorted({1, 2, 4, os.cpu_count() or 1})},
+    **{f"parmap, threads_per_worker={n}": n for n in sorted({1, 2, os.cpu_count() or 1})},
     "parmap, threads_per_worker=None": None,
 }
 PEERS = ("multiprocessing.Pool", "joblib")
@@ -84,12 +85,13 @@ def worst(lookup):
 
 WORKLOAD = Workload(
     name="blas",
+    title="matrix products",
     what="Matrix products of float64 by workers whose BLAS has so many threads each; "
     "`parmap` alone is the default, which shares out the cores.",
     cases=cases,
     trial=trial,
     packages=dict.fromkeys(MANUAL, "parmap"),
-    budgets=(
-        Budget("matrix products, the default by the best setting by hand, worst case", 1.05, worst),
+    targets=(
+        Target("matrix products: the default by the best setting by hand, worst case", 1.05, worst),
     ),
 )

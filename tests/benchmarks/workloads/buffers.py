@@ -131,6 +131,7 @@ def serve(channel, size, send, get):
 
 WORKLOAD = Workload(
     name="buffers",
+    title="one buffer to another process",
     what="One buffer from this process to another one, which lets go of it as a worker does of an "
     "argument, and back to this one, which keeps it as a caller does a result.",
     cases=cases,

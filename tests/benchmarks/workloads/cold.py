@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.workload import Budget, Case, Sample, Workload
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workload import Case, Sample, Workload
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def trial(case, name):
 
 WORKLOAD = Workload(
     name="cold",
+    title="a script from its start",
     what="A script from the start of the interpreter to the first result of two workers, with a "
     "`__main__` guard where the library needs one (spawn); and how long the import takes.",
     cases=cases,
@@ -117,12 +119,12 @@ WORKLOAD = Workload(
         **{name: name for name in ("loky", "joblib", "mpire", "distributed", "ray")},
         "parmap": "parmap",
     },
-    budgets=(
-        Budget(
-            "first result of a cold script, two workers, no guard: seconds beyond the interpreter",
+    targets=(
+        Target(
+            "cold script, two workers, no guard: seconds beyond the interpreter",
             0.075,
             lambda m: m("first result", "parmap") - m("first result", "bare interpreter"),
         ),
-        Budget("`import parmap`: seconds", 0.010, lambda m: m("import", "parmap")),
+        Target("`import parmap`: seconds", 0.010, lambda m: m("import", "parmap")),
     ),
 )

@@ -3,21 +3,25 @@
 import multiprocessing
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks.contenders import POOLS
-from tests.benchmarks.workload import WORKERS, Budget, Case, Sample, Workload, clocked
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workload import WORKERS, Case, Sample, Workload, clocked
 
 READS = 8
 PEERS = ("multiprocessing.Pool", "concurrent.futures", "loky", "joblib", "mpire")
+THREADS = "parmap, threads"
 MAPPED, GLOBAL, OBJECTS = (
     "joblib, memory-mapped file",
     "multiprocessing.Pool, a global before fork",
     "mpire, shared_objects",
 )
+FORKED = "multiprocessing.Pool, forked in the call"  # no warm pool: a floor
 
 _array = None  # what forked workers inherit
 
@@ -30,26 +34,90 @@ def global_total(_):
     return float(_array.sum())
 
 
+def by_closure(parmap, array):
+    return parmap.pmap(lambda i: total(array, i), range(READS))
+
+
+def by_list(parmap, array):
+    return parmap.pmap(total, [array] * READS, range(READS))
+
+
+def by_rows(parmap, array):
+    return parmap.starmap(total, [(array, i) for i in range(READS)])
+
+
+def by_delayed(parmap, array):
+    return parmap.compute([parmap.delayed(total)(array, i) for i in range(READS)])
+
+
+def by_grid(parmap, array):
+    return [value for _, value in parmap.pgrid(total, {"array": [array], "_": range(READS)})]
+
+
+WAYS = {
+    "closure": by_closure,
+    "list": by_list,
+    "starmap": by_rows,
+    "delayed": by_delayed,
+    "pgrid": by_grid,
+}
+
+
 def cases(quick):
     size = (40 if quick else 400) * 10**6
-    first = ("parmap, threads", "parmap", GLOBAL, *PEERS)
-    shared = ("parmap, threads", "parmap", GLOBAL, MAPPED, OBJECTS)
+    first = (THREADS, "parmap", FORKED, *PEERS)
+    shared = (THREADS, "parmap", GLOBAL, MAPPED, OBJECTS)
     label = f"{size // 10**6} MB, "
-    return [
-        Case("first", f"{label}first call", size, first, reference="parmap, threads"),
-        Case("shared", f"{label}shared before", size, shared, reference="parmap, threads"),
-        Case("first, memory", "extra copies", size, first, unit="copies", peak=True),
-        Case(
-            *("shared, memory", "extra copies, shared before", size, shared),
+    timed = [
+        Case("first", f"{label}first call", size, first, reference=THREADS),
+        Case("shared", f"{label}shared before", size, shared, reference=THREADS),
+        *(
+            Case(
+                *(f"{when} {way}", f"{label}{when}, {way}", size, (THREADS, "parmap")),
+                reference=THREADS,
+                data=way,
+            )
+            for when in ("first", "again")
+            for way in WAYS
+        ),
+    ]
+    watched = (THREADS, "parmap", FORKED, "multiprocessing.Pool", "joblib")
+    some = {"first": watched, "shared": shared}
+    return timed + [
+        replace(
+            case,
+            key=f"{case.key}, memory",
+            label=f"{case.label.removeprefix(label)}: extra copies",
+            contenders=some.get(case.key, ("parmap",)),
+            reference="",
             unit="copies",
             peak=True,
-        ),
+        )
+        for case in timed
     ]
 
 
 def trial(case, name):
-    run = shared_before if case.key.startswith("shared") else first_calls
-    return run(case, name)
+    if case.key.startswith("shared"):
+        return shared_before(case, name)
+    return again(case, name) if case.key.startswith("again") else first_calls(case, name)
+
+
+def again(case, name):
+    """The calls get an array that an earlier call had."""
+    contender, way = POOLS[name], WAYS[case.data]
+    pool = contender.open(WORKERS)
+    array = fresh(case, number=1)
+    wanted = [case.size // 8] * READS
+    assert way(pool[0], array) == wanted
+    try:
+        yield None
+        while True:
+            took, found = clocked(lambda: way(pool[0], array))
+            assert found == wanted
+            yield Sample(took)
+    finally:
+        contender.close(pool)
 
 
 def fresh(case, number):
@@ -62,7 +130,7 @@ def fresh(case, number):
 def first_calls(case, name):
     """Each call gets a new array, which is made before the clock runs."""
     global _array
-    forks = name == GLOBAL  # its pool must start after the array is there: in the call
+    forks = name == FORKED  # its pool must start after the array is there: in the call
     contender = POOLS["multiprocessing.Pool" if forks else name]
     pool = None if forks else contender.open(WORKERS)
     if pool is not None:
@@ -75,7 +143,7 @@ def first_calls(case, name):
             if forks:
                 took, found = clocked(forked)
             else:
-                took, found = clocked(lambda array=array: read(name, pool, array))
+                took, found = clocked(lambda array=array: read(case, name, pool, array))
             assert found == [case.size // 8 - 1 + number] * READS
             array = _array = None
             number += 1
@@ -91,10 +159,12 @@ def forked():
         return pool.map(global_total, range(READS), 1)
 
 
-def read(name, pool, array):
+def read(case, name, pool, array):
     """Have an array read by all tasks, the way that a library offers for it."""
     if name.startswith("parmap"):
         parmap, _ = pool
+        if case.data:
+            return WAYS[case.data](parmap, array)
         return parmap.pmap(total, repeat(array), range(READS))
     if name in ("concurrent.futures", "loky"):
         return list(pool.map(total, repeat(array), range(READS)))
@@ -167,30 +237,37 @@ def by_objects(_, array, __):
 SHARING = {GLOBAL: by_global, MAPPED: by_file, OBJECTS: by_objects}
 
 
-def to_threads(case):
-    return lambda m: m(case, "parmap") / m(case, "parmap, threads")
+def to_threads(key):
+    return lambda m: m(key, "parmap") / m(key, THREADS)
+
+
+def copies(key):
+    return lambda m: m(f"{key}, memory", "parmap")
+
+
+def targets():
+    ways = {"": "an argument"} | {f" {way}": way for way in WAYS}
+    for way, name in ways.items():
+        for key, when, limit, most in (
+            (f"first{way}", "first call", 1.9, 1.01),
+            (f"again{way}" if way else "shared", "again" if way else "shared before", 0.9, 0.01),
+        ):
+            yield Target(f"400 MB, {name}, {when}: by threads", limit, to_threads(key))
+            # A hundredth is what the interpreter itself needs meanwhile.
+            yield Target(f"400 MB, {name}, {when}: extra copies", most, copies(key))
 
 
 WORKLOAD = Workload(
     name="constant",
-    what="An array that eight tasks read on a warm pool: in the first call with it, and where it "
-    "was shared before, by `parmap.share` and what peers have for that. Threads copy nothing. "
-    "Extra copies are the most memory held at any time during the call, beyond what was held "
-    "before it, in arrays.",
+    title="an array that all tasks read",
+    what="An array that eight tasks read on a warm pool: in the first call with it, as an argument "
+    "of each library; where it was shared before, by `parmap.share` and what peers have for that; "
+    "and by each way to write it with parmap, in the first call and in a later one. Threads copy "
+    "nothing. A Pool that is forked in the call has the array, and is no warm pool. Extra copies "
+    "are the most memory held at any time during the call, beyond what was held before it, in "
+    "arrays.",
     cases=cases,
     trial=trial,
     packages={MAPPED: "joblib", OBJECTS: "mpire"},
-    budgets=(
-        Budget("array read by 8 tasks, first call, by threads", 2.2, to_threads("first")),
-        Budget("array read by 8 tasks, shared before, by threads", 1.1, to_threads("shared")),
-        Budget(
-            # A hundredth is what the interpreter itself needs meanwhile.
-            *("first call: extra copies of the array", 1.01),
-            lambda m: m("first, memory", "parmap"),
-        ),
-        Budget(
-            *("shared before: extra copies of the array", 0.01),
-            lambda m: m("shared, memory", "parmap"),
-        ),
-    ),
+    targets=tuple(targets()),
 )

@@ -1,8 +1,9 @@
 """What an engine costs by itself, and with parmap in front of it."""
 
 from tests.benchmarks.contenders import POOLS
+from tests.benchmarks.targets import Target
 from tests.benchmarks.timing import repeated
-from tests.benchmarks.workload import WORKERS, Budget, Case, Sample, Workload, power
+from tests.benchmarks.workload import WORKERS, Case, Sample, Workload, power
 
 # Their cost for each element does not fall with more of them, and it is large.
 LIMITS = {"client.map": 2_000, "Ray remote call": 2_000}
@@ -27,10 +28,12 @@ def cases(quick):
             Case(
                 *(f"{engine} fine", f"{engine}: {power(count)} × x + 1", count, everybody),
                 reference=f"parmap on {engine}",
+                ours=f"parmap on {engine}",
             ),
             Case(
                 *(f"{engine} one", f"{engine}: one task", 1, singly),
                 reference=f"parmap on {engine}",
+                ours=f"parmap on {engine}",
             ),
         ]
     return found
@@ -57,35 +60,33 @@ def trial(case, name):
         contender.close(pool)
 
 
-def to_engine(engine, contender):
+def faster(engine, contender):
     return lambda m: m(f"{engine} fine", contender) / m(f"{engine} fine", f"parmap on {engine}")
 
 
-def dask_to_processes(m):
-    return m("dask fine", "parmap on dask") / m("dask fine", "parmap")
+def to_processes(engine):
+    return lambda m: m(f"{engine} fine", f"parmap on {engine}") / m(f"{engine} fine", "parmap")
 
 
 WORKLOAD = Workload(
     name="engines",
+    title="tiny tasks on Dask and Ray",
     what="Tiny tasks on two running workers of an engine: by parmap, in batches as the engine "
     "offers them, and by one task for each element. parmap on its own processes for comparison.",
     cases=cases,
     trial=trial,
     packages={"parmap on dask": "distributed", "parmap on ray": "ray"},
-    budgets=(
-        *(
-            Budget(
-                f"fine-grained work on plan {engine}: times faster than {contender}",
+    targets=tuple(
+        target
+        for engine, contender in (("dask", "client.map"), ("ray", "Ray remote call"))
+        for target in (
+            Target(
+                f"fine-grained, plan {engine}: times faster than {contender}",
                 50,
-                to_engine(engine, contender),
+                faster(engine, contender),
                 least=True,
-            )
-            for engine, contender in (("dask", "client.map"), ("ray", "Ray remote call"))
-        ),
-        Budget(
-            "fine-grained work on plan dask: times as long as on plan processes",
-            1.6,
-            dask_to_processes,
-        ),
+            ),
+            Target(f"fine-grained, plan {engine}: by plan processes", 1.5, to_processes(engine)),
+        )
     ),
 )

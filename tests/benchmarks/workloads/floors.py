@@ -137,6 +137,7 @@ def trial(case, name):
 
 WORKLOAD = Workload(
     name="floors",
+    title="what parts of a call cost",
     what="What parts of the work cost by themselves: one call where all processes share one core, "
     "so that nobody has to be woken; a large array that comes into memory which processes share, "
     "and its sum where it lies; and what 16 uneven tasks lose on two workers.",

@@ -2,7 +2,8 @@
 
 from tests.benchmarks.contenders import POOLS
 from tests.benchmarks.memory import resident
-from tests.benchmarks.workload import WORKERS, Budget, Case, Sample, Workload, clocked, power
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workload import WORKERS, Case, Sample, Workload, clocked, power
 
 PEERS = ("multiprocessing.Pool", "concurrent.futures", "joblib", "mpire")
 LIMITS = {"joblib": 10**5, "mpire": 10**5}  # ten million would take minutes
@@ -26,7 +27,12 @@ def cases(quick):
         for size in sizes
     ]
     size = sizes[-1]
-    return [*timed, Case("growth", f"{power(size)}, growth", size, everybody, unit="MB")]
+    ahead = (("parmap",), "", "", "MB")
+    return [
+        *timed,
+        Case("growth", f"{power(size)}, growth", size, everybody, unit="MB"),
+        Case("ahead", "elements of 1 MB, read ahead", 50 if quick else 300, *ahead),
+    ]
 
 
 def consumed(results, before=None):
@@ -37,6 +43,23 @@ def consumed(results, before=None):
         if before is not None and not number % LOOK:
             most = max(most, resident() - before)
     return total, most
+
+
+def ahead(stream, count):
+    """Consume large elements; count how many are read, and not yet consumed, at most."""
+    read = 0
+
+    def elements():
+        nonlocal read
+        for number in range(count):
+            read += 1
+            yield bytes([number % 256]) * MB
+
+    most = 0
+    for number, result in enumerate(stream(len, elements())):
+        assert result == MB
+        most = max(most, read - number)
+    return most
 
 
 def trial(case, name):
@@ -55,7 +78,9 @@ def trial(case, name):
     try:
         yield None
         while True:
-            if case.key == "growth":
+            if case.key == "ahead":
+                yield Sample(ahead(lambda f, items: contender.stream(pool, f, items), case.size))
+            elif case.key == "growth":
                 yield Sample(run(count, resident()) / MB, note)
             else:
                 # A short one is over before the clock is sure.
@@ -68,15 +93,18 @@ def trial(case, name):
 
 WORKLOAD = Workload(
     name="generator",
+    title="x + 1 for all that a generator gives",
     what="x + 1 for all that a generator gives, by the lazy map of each library (for peers in "
     "chunks of 1,000): the time by the number of elements, and by how much the memory of caller "
-    "and workers grows at most.",
+    "and workers grows at most. Of elements of 1 MB, how much parmap reads ahead at most of the "
+    "results that are consumed; the peers read all that there is.",
     cases=cases,
     trial=trial,
     lines="cost",
-    budgets=(
-        Budget("10⁷ elements through imap: growth in MB", 50, lambda m: m("growth", "parmap")),
-        Budget(
+    targets=(
+        Target("10⁷ elements through imap: growth in MB", 50, lambda m: m("growth", "parmap")),
+        Target("elements of 1 MB through imap: MB ahead", 64, lambda m: m("ahead", "parmap")),
+        Target(
             "imap, cost of an element of 10⁷, by that of one of 10³",
             1.1,
             lambda m: m(f"cost {LARGE}", "parmap") / m(f"cost {SMALL}", "parmap"),

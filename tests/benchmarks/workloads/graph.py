@@ -107,6 +107,7 @@ OPENED = {"parmap": by_parmap, CLIENT: by_client}
 
 WORKLOAD = Workload(
     name="graph",
+    title="graphs of delayed calls",
     what="Graphs of tiny lazy calls, made and computed: each needs the one before; a tree of "
     "sums; none needs another one.",
     cases=cases,

@@ -4,7 +4,9 @@ import contextlib
 import io
 
 import parmap
-from tests.benchmarks.workload import WORKERS, Budget, Case, Sample, Workload, clocked, power
+from parmap.calls.options import MapOptions
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workload import WORKERS, Case, Sample, Workload, clocked, power
 
 OPTIONS = {
     "plain": {},
@@ -12,8 +14,10 @@ OPTIONS = {
     "errors": {"errors": "return"},
     "retries": {"retries": 2},
     "progress": {"progress": True},
+    "capture": {"capture": "replay"},  # nothing is said
     "rng": {"rng": 1},
 }
+OPTIONS = {name: some for name, some in OPTIONS.items() if {*some} <= {*MapOptions.__annotations__}}
 
 
 def add_one(x, rng=None):
@@ -54,16 +58,18 @@ def by_plain(name):
 
 WORKLOAD = Workload(
     name="options",
+    title="what options cost",
     what=f"x + 1 for {power(10**5)} elements on processes, with one option after the other: what "
     "each adds to the call without any. An element with `rng=` gets a generator of its own.",
     cases=cases,
     trial=trial,
-    budgets=(
+    targets=(
         *(
-            Budget(f"{name}=, by the call without options", 1.5, by_plain(name))
-            for name in ("timeout", "errors", "retries", "progress")
+            Target(f"{name}=: by the call without options", 1.5, by_plain(name))
+            for name in OPTIONS
+            if name not in ("plain", "rng")
         ),
-        Budget(
+        Target(
             "rng=, µs for each of 10⁵ elements",
             4,
             lambda m: (m("rng", "parmap") - m("plain", "parmap")) / 10**5 * 1e6,

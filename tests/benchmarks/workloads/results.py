@@ -8,7 +8,8 @@ from tests.benchmarks.contenders import POOLS, SINGLY
 from tests.benchmarks.workload import WORKERS, Case, Sample, Workload, clocked
 
 MB = 10**6
-LENGTH = 12_500  # numbers in 100 kB
+COUNT = 16
+LENGTHS = {"100 kB": 12_500, "80 B": 10}  # in numbers
 
 
 def make(i, size):
@@ -20,53 +21,64 @@ def double(array):
 
 
 def cases(quick):
-    size, count = (MB, 1_000) if quick else (8 * MB, 10_000)
+    small, large, arrays, many = (1, 2, 500, 10_000) if quick else (8, 50, 2_000, 300_000)
     everybody = ("parmap, threads", *SINGLY)
+    by_threads = {"reference": "parmap, threads", "at_most": 1.0}
+    results = [
+        Case(
+            *(f"results {key}", f"{COUNT} results of {size} MB", size * MB, everybody),
+            **by_threads,
+        )
+        for key, size in {"large": large, "small": small}.items()
+    ]
     return [
+        *results,
         Case(
-            *("large", f"20 results of {size // MB} MB", 20 * size, everybody),
-            reference="parmap, threads",
-        ),
-        Case(
-            *("large, memory", "memory at most, by their size", 20 * size, everybody),
+            *("memory", f"{COUNT} of {small} MB: memory at most", COUNT * small * MB, everybody),
             unit="× their size",
             peak=True,
         ),
-        Case(
-            *("many", f"{count:,} arrays of 100 kB, both ways", count, everybody),
-            reference="parmap, threads",
-        ),
+        Case("100 kB", f"{arrays:,} arrays of 100 kB, both ways", arrays, everybody, **by_threads),
+        Case("80 B", f"{many:,} arrays of 80 bytes, both ways", many, everybody, **by_threads),
     ]
 
 
 def large(contender, pool, size):
-    found = contender.starmap(pool, make, [(i, size) for i in range(20)])
-    assert [float(one[-1]) for one in found] == list(range(20))
+    found = contender.starmap(pool, make, [(i, size) for i in range(COUNT)])
+    assert [float(one[-1]) for one in found] == list(range(COUNT))
 
 
 def large_held(contender, pool, size):
     """Keep the results until who watches the memory has seen them."""
-    found = contender.starmap(pool, make, [(i, size) for i in range(20)])
+    found = contender.starmap(pool, make, [(i, size) for i in range(COUNT)])
     time.sleep(0.3)
-    assert len(found) == 20
+    assert len(found) == COUNT
 
 
 def many(contender, pool, arrays):
     found = contender.map(pool, double, arrays)
-    ends = [float(one[-1]) for one in found]
-    assert ends == [2.0 * (i + LENGTH - 1) for i in range(len(arrays))]
+    assert len(found) == len(arrays)
+    for i in (0, len(arrays) // 2, -1):
+        assert float(found[i][-1]) == 2 * float(arrays[i][-1])
+
+
+def work_of(case):
+    """Give what a case calls, with its data, and with little data."""
+    if case.peak:
+        return large_held, case.size // COUNT, 8
+    if case.key.startswith("results"):
+        return large, case.size, 8
+    # Windows on one array: each is pickled by itself, and all together take no memory.
+    length = LENGTHS[case.key]
+    base = np.arange(float(length + case.size))
+    arrays = [base[i : i + length] for i in range(case.size)]
+    return many, arrays, arrays[:20]
 
 
 def trial(case, name):
     contender = POOLS[name]
     pool = contender.open(WORKERS)
-    if case.key.startswith("large"):
-        run, data, little = (large_held if case.peak else large), case.size // 20, 8
-    else:
-        # Windows on one array: each is pickled by itself, and all together take no memory.
-        base = np.arange(float(LENGTH + case.size))
-        run, data = many, [base[i : i + LENGTH] for i in range(case.size)]
-        little = data[:20]
+    run, data, little = work_of(case)
     run(contender, pool, little)
     try:
         yield None
@@ -78,9 +90,10 @@ def trial(case, name):
 
 WORKLOAD = Workload(
     name="results",
-    what="Tasks that give large arrays; and tasks that take an array and give one, on a warm pool. "
-    "On threads nothing is copied. The memory is the most that caller and workers held at any "
-    "time, beyond what they held before; the results themselves are 1.",
+    title="large results, and many arrays",
+    what="Tasks that return large arrays; and tasks that take an array and return one, on a warm "
+    "pool. On threads nothing is copied. The memory is the most that caller and workers held at "
+    "any time, beyond what they held before; the results themselves are 1.",
     cases=cases,
     trial=trial,
 )

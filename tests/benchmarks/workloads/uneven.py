@@ -1,14 +1,16 @@
-"""Tasks of unequal length: how near is the time to the best that two workers can do?"""
+"""Tasks of some milliseconds, of equal and of unequal length: how near is the best time?"""
 
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from tests.benchmarks.contenders import POOLS, SINGLY
-from tests.benchmarks.workload import WORKERS, Budget, Case, Sample, Workload, clocked
+from tests.benchmarks.contenders import LOCAL, POOLS, SINGLY
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workload import WORKERS, Case, Sample, Workload, clocked
 
-IDEAL = "no overhead, in this order"
+LOWER, IN_ORDER = "lower bound", "one by one, no overhead"
 KNOWN = "parmap, costs given"
 SHORT, LONG = 0.02, 0.08
 ORDERS = {
@@ -27,11 +29,6 @@ def spin(seconds):
     return seconds
 
 
-def nap(seconds):
-    time.sleep(seconds)
-    return seconds
-
-
 def lognormal(count):
     """Draw costs of 5 ms on average, a few of which are many times that."""
     costs = np.random.default_rng(7).lognormal(0, 1, count)
@@ -39,12 +36,12 @@ def lognormal(count):
 
 
 def optimum(costs, workers=WORKERS):
-    """Give the least time that any schedule can take."""
+    """Compute a time that no schedule can beat."""
     return max(sum(costs) / workers, *costs)
 
 
 def in_order(costs, workers=WORKERS):
-    """Give the time if each worker takes the next task at no cost."""
+    """Compute the time if each worker takes the next task at no cost."""
     busy = [0.0] * workers
     for cost in costs:
         first = busy.index(min(busy))
@@ -53,62 +50,67 @@ def in_order(costs, workers=WORKERS):
 
 
 def cases(quick):
-    count = 40 if quick else 200
-    work = {f"slow {name}": (spin, costs) for name, costs in ORDERS.items()}
-    work["lognormal, busy"] = (spin, lognormal(count))
-    work["lognormal, asleep"] = (nap, lognormal(count))
-    return [
-        Case(
-            *(key, key, len(data[1]), (IDEAL, KNOWN, *SINGLY)),
-            unit="of the optimum",
-            data=data,
-        )
-        for key, data in work.items()
+    count, few, many = (40, 20, 200) if quick else (200, 100, 2_000)
+    work = {f"slow {name}": (f"slow {name}", costs) for name, costs in ORDERS.items()}
+    work["lognormal"] = (f"{count} lognormal", lognormal(count))
+    work["rising"] = (f"{count} rising", [1e-4 * (i + 1) * 100 / count for i in range(count)])
+    work["tens"] = (f"{few} × 10 ms", [0.01] * few)
+    found = [
+        Case(key, label, len(costs), (LOWER, IN_ORDER, KNOWN, *SINGLY), LOWER, data=costs)
+        for key, (label, costs) in work.items()
     ]
+    # So many go in each library's own chunks.
+    found.append(
+        Case("millis", f"{many:,} × 1 ms", many, (LOWER, *LOCAL), LOWER, data=[0.001] * many)
+    )
+    return [replace(case, at_most=1.0) for case in found]
 
 
 def trial(case, name):
-    f, costs = case.data
-    best = optimum(costs)
-    if name == IDEAL:
+    costs = case.data
+    if name in (LOWER, IN_ORDER):
         yield None
         while True:
-            yield Sample(best / in_order(costs))
+            yield Sample((optimum if name == LOWER else in_order)(costs))
     contender = POOLS["parmap" if name == KNOWN else name]
     pool = contender.open(WORKERS)
-    assert contender.each(pool, f, [0.001] * 8) == [0.001] * 8
+    run = contender.map if case.key == "millis" else contender.each
+    if name == KNOWN:
+        run = by_cost
+    assert run(pool, spin, [0.001] * 8) == [0.001] * 8
     try:
         yield None
         while True:
-            took, found = clocked(lambda: mapped(name, pool, f, costs))
+            took, found = clocked(lambda: run(pool, spin, costs))
             assert found == costs
-            yield Sample(best / took)
+            yield Sample(took)
     finally:
         contender.close(pool)
 
 
-def mapped(name, pool, f, costs):
-    if name == KNOWN:
-        parmap, _ = pool
-        return parmap.pmap(f, costs, chunks=parmap.Dynamic(cost=costs))
-    return POOLS[name].each(pool, f, costs)
+def by_cost(pool, f, costs):
+    parmap, _ = pool
+    return parmap.pmap(f, costs, chunks=parmap.Dynamic(cost=costs))
+
+
+def share(key):
+    """Compute how much of the time no schedule can spare."""
+    return lambda m: m(key, LOWER) / m(key, "parmap")
 
 
 WORKLOAD = Workload(
     name="uneven",
-    what="16 tasks, four of them of 80 ms and the rest of 20 ms, in four orders, and tasks of "
-    "lognormal length, 5 ms on average: the least time that two workers can take, by the time "
-    "they took; 1 is the best. Peers get the tasks one by one. Without overhead is arithmetic: "
-    "what taking the next task at no cost would give.",
+    title="tasks of some milliseconds",
+    what="Tasks that are busy: 16 tasks, four of them of 80 ms and the rest of 20 ms, in four "
+    "orders; tasks of lognormal length, 5 ms on average; tasks that grow from nothing to 10 ms; "
+    "and many of equal length. The lower bound is arithmetic: the work, shared out, or the "
+    "longest task. So is what taking the next task at no cost would give. Peers get the tasks one "
+    "by one, those of 1 ms in their own chunks.",
     cases=cases,
     trial=trial,
     packages={KNOWN: "parmap"},
-    budgets=(
-        Budget(
-            "16 uneven tasks, worst of four orders: share of the best that two workers can do",
-            0.97,
-            lambda m: min(m(f"slow {order}", "parmap") for order in ORDERS),
-            least=True,
-        ),
+    targets=tuple(
+        Target(f"{case.label}: the lower bound by the time", 0.985, share(case.key), least=True)
+        for case in cases(quick=False)
     ),
 )
