@@ -6,6 +6,7 @@ only clocks are guards against a hang, and the second within which orphans must 
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import ctypes
 import gc
@@ -114,9 +115,16 @@ def _slow_square(x):
     return x * x
 
 
-def test_twenty_killed_workers_cost_no_result():
-    """Twenty workers are killed over one call, and all results come in order."""
-    count, kills = 1000, 20
+def _times(few, many):
+    """Run a test so many times over for each commit, and many more in the session `long`."""
+    marks = (pytest.mark.long, pytest.mark.timeout(1800))
+    return pytest.mark.parametrize("times", [few, pytest.param(many, marks=marks)])
+
+
+@_times(20, 1000)
+def test_killed_workers_cost_no_result(times):
+    """Many workers are killed over one call, and all results come in order."""
+    count, kills = 50 * times, times
     results = []
     with parmap.plan("processes", workers=4) as session, _Killer(session.executor) as killer:
         # The window keeps the pulling near the taking, so the kills spread over the call.
@@ -287,14 +295,14 @@ def test_fifty_pools_leave_nothing():
         assert _holdings() == before
 
 
-def test_many_threads_share_a_session_while_workers_are_killed():
+@_times(20, 1000)
+def test_many_threads_share_a_session_while_workers_are_killed(times):
     """Eight threads call at once; nothing is wrong but a submitted task whose worker was killed."""
-    rounds = 20
     with parmap.plan("processes", workers=4) as session, _Killer(session.executor) as killer:
 
         def caller(start):
             lost = 0
-            for turn in range(rounds):
+            for turn in range(times):
                 data = range(start + turn, start + turn + 50)
                 assert parmap.pmap(_slow_square, data) == [x * x for x in data]
                 try:
@@ -310,7 +318,7 @@ def test_many_threads_share_a_session_while_workers_are_killed():
                 threads.submit(contextvars.copy_context().run, caller, 1000 * i) for i in range(8)
             ]
             lost = sum(task.result() for task in callers)
-        _until(lambda: len(killer.killed) == 8 * (rounds // 8))
+        _until(lambda: len(killer.killed) == 8 * (times // 8))
     assert lost <= len(killer.killed)
 
 
@@ -438,10 +446,24 @@ def test_an_answer_that_comes_together_with_readiness(tmp_path):
         assert [task.result(_GUARD) for task in tasks] == [7, 7]
 
 
-def test_forks_of_the_parent_in_the_middle_of_a_call():
+def _printed(script, *arguments):
+    """Run a script to its good end; return what it prints."""
+    run = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": _CHECKOUT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.stderr, run.returncode) == ("", 0)
+    return run.stdout
+
+
+@_times(100, 10_000)
+def test_forks_of_the_parent_in_the_middle_of_a_call(times):
     """A fork, whatever lock is held when it is made, can leave, and the call is not disturbed."""
     script = """
-import os, threading, warnings
+import os, sys, threading, warnings
 import parmap
 warnings.simplefilter("ignore", DeprecationWarning)
 
@@ -449,7 +471,7 @@ with parmap.plan("processes", workers=2) as session:
     busy = threading.Thread(target=session.map, args=(abs, range(10**7)))
     futures = [session.submit(abs, -i) for i in range(2000)]
     statuses = set()
-    for _ in range(100):
+    for _ in range(int(sys.argv[1])):
         pid = os.fork()
         if pid == 0:
             try:
@@ -460,12 +482,108 @@ with parmap.plan("processes", workers=2) as session:
         statuses.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     print(statuses, [f.result() for f in futures] == list(range(2000)))
 """
-    environment = os.environ | {"PYTHONPATH": _CHECKOUT}
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=_GUARD, check=False
-    )
-    assert (run.stdout, run.stderr, run.returncode) == ("{7} True\n", "", 0)
+    assert _printed(script, times) == "{7} True\n"
+
+
+@_times(30, 2000)
+def test_interrupts_in_the_middle_of_calls(times):
+    """Each Ctrl-C ends its call; the next call is right, and nothing has piled up at the end."""
+    script = """
+import os, signal, sys, threading
+import psutil, parmap
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+script = os.getpid()
+
+def strike(x, at):
+    if x == at:
+        os.kill(script, signal.SIGINT)
+        threading.Event().wait()  # until it is stopped
+    return x
+
+def held():
+    return sorted(os.listdir("/proc/self/fd")), len(psutil.Process().children(recursive=True))
+
+with parmap.plan("processes", workers=3) as session:
+    assert parmap.pmap(abs, range(-50, 0)) == list(range(50, 0, -1))
+    before, ended = held(), 0
+    for turn in range(int(sys.argv[1])):
+        at = [turn * 7 % 100] * 100
+        calls = (
+            lambda: parmap.pmap(strike, range(100), at),
+            lambda: parmap.pmap(strike, range(100), at, chunks=1),
+            lambda: list(parmap.imap(strike, range(100), at, window=10)),
+        )
+        try:
+            calls[turn % 3]()
+        except KeyboardInterrupt:
+            ended += 1
+        assert parmap.pmap(abs, range(-50, 0)) == list(range(50, 0, -1))
+        while len(session.executor.pids) < 3:  # those that were stopped are replaced
+            assert parmap.pmap(abs, [-1]) == [1]
+    print(ended, held()[1] - before[1], len(held()[0]) - len(before[0]))
+"""
+    assert _printed(script, times) == f"{times} 0 0\n"
+
+
+@_times(3, 100)
+def test_descriptors_that_run_out_again_and_again(times):
+    """Calls go on without any to spare, also where a worker is killed; then all are back."""
+    script = """
+import os, resource, signal, sys
+import numpy as np
+import parmap
+
+def end_at(x):
+    if x == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+array = np.ones(1 << 20)
+with parmap.plan("processes", workers=3) as session:
+    parmap.pmap(abs, range(10))
+    for _ in range(int(sys.argv[1])):
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            pass
+        assert [x.sum() for x in parmap.pmap(np.full, [1 << 18] * 6, range(6))] == [
+            i * (1 << 18) for i in range(6)
+        ]
+        assert parmap.pmap(lambda i: array[i], range(6)) == [1.0] * 6
+        ends = parmap.pmap(end_at, range(9), errors="return")
+        assert [end for i, end in enumerate(ends) if i != 4] == [0, 1, 2, 3, 5, 6, 7, 8]
+        assert isinstance(ends[4].error, parmap.WorkerDied)
+        for descriptor in taken:
+            os.close(descriptor)
+        while len(session.executor.pids) < 3:
+            parmap.pmap(abs, range(3))
+    print("three again")
+"""
+    assert _printed(script, times) == "three again\n"
+
+
+@_times(20_000, 1_000_000)
+def test_many_submits_hold_nothing_back(times):
+    """Single tasks, a thousand under way at a time: all results, and no more memory than before."""
+    with parmap.plan("processes", workers=2) as session:
+        pids = _until(lambda: len(session.executor.pids) == 2 and session.executor.pids)
+        family = [psutil.Process(), *map(psutil.Process, pids)]
+        under_way, done, before = collections.deque(), 0, None
+        for x in range(times):
+            under_way.append(session.submit(abs, -x))
+            if len(under_way) == 1000:
+                assert under_way.popleft().result(_GUARD) == done
+                done += 1
+            if x == times // 10:  # by now all that is kept is there
+                before = [one.memory_info().rss for one in family]
+        assert [task.result(_GUARD) for task in under_way] == list(range(done, times))
+        after = [one.memory_info().rss for one in family]
+    grown = [now - then for now, then in zip(after, before, strict=True)]
+    assert max(grown) < 20 << 20
 
 
 # -- messages -------------------------------------------------------------------------------
