@@ -10,7 +10,7 @@ from tests.benchmarks.workload import Case, Sample, Workload, clocked
 
 ROUNDS = 9
 # A contender whose rounds take a second or more sits out once it has taken so many seconds.
-ENOUGH = 3.0
+ENOUGH = 2.0
 FEW = 3
 
 

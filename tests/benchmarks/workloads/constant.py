@@ -64,11 +64,15 @@ WAYS = {
 
 
 def cases(quick):
-    size = (40 if quick else 400) * 10**6
+    timed = timed_cases((40 if quick else 400) * 10**6)
+    return [*timed, *map(watched, timed)]
+
+
+def timed_cases(size):
     first = (THREADS, "parmap", FORKED, *PEERS)
     shared = (THREADS, "parmap", GLOBAL, MAPPED, OBJECTS)
     label = f"{size // 10**6} MB, "
-    timed = [
+    return [
         Case("first", f"{label}first call", size, first, reference=THREADS),
         Case("shared", f"{label}shared before", size, shared, reference=THREADS),
         *(
@@ -81,20 +85,20 @@ def cases(quick):
             for way in WAYS
         ),
     ]
-    watched = (THREADS, "parmap", FORKED, "multiprocessing.Pool", "joblib")
-    some = {"first": watched, "shared": shared}
-    return timed + [
-        replace(
-            case,
-            key=f"{case.key}, memory",
-            label=f"{case.label.removeprefix(label)}: extra copies",
-            contenders=some.get(case.key, ("parmap",)),
-            reference="",
-            unit="copies",
-            peak=True,
-        )
-        for case in timed
-    ]
+
+
+def watched(case):
+    """Make the case that watches the memory of a timed one; without peers that take very long."""
+    slow = ("concurrent.futures", "loky", "mpire", THREADS if case.data else "")
+    return replace(
+        case,
+        key=f"{case.key}, memory",
+        label=f"{case.label.partition(', ')[2]}: extra copies",
+        contenders=tuple(name for name in case.contenders if name not in slow),
+        reference="",
+        unit="copies",
+        peak=True,
+    )
 
 
 def trial(case, name):

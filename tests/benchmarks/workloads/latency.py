@@ -10,7 +10,7 @@ SIZES = (1, 2, 10, 100, 1_000)
 POOLS_ALONE = ("parmap", "multiprocessing.Pool", "concurrent.futures", "loky")
 # A lambda cannot be pickled by these: in its rows they have the importable function, as a note
 # says. loky is there with either.
-FUNCTION_ONLY = "an importable function: it cannot pickle a lambda"
+FUNCTION_ONLY = "with a function: it cannot pickle a lambda"
 WITH_FUNCTION = "loky, a function"
 
 
@@ -72,7 +72,7 @@ def trial(case, name):
     try:
         yield None
         while True:
-            yield Sample(repeated(call, least=0.1), note)
+            yield Sample(repeated(call, least=0.07), note)
     finally:
         contender.close(pool)
 
