@@ -83,11 +83,7 @@ class Call:
         self._buffer = buffer or buffer_for(ordered=settings.ordered)
         self._in_flight, self._retries = InFlight(session), RetryQueue()
         self._recovery = Recovery(
-            settings,
-            self._buffer,
-            self._retries,
-            self._in_flight,
-            noted=session.traits.sees_deaths,
+            settings, self._buffer, self._retries, self._in_flight, noted=session.traits.sees_deaths
         )
 
     @property
@@ -103,7 +99,8 @@ class Call:
         Exception
             What an element raised (``errors="raise"``), or the input's own error.
         """
-        self._in_flight.take_over(sent or {})
+        if sent:
+            self._in_flight.take_over(sent)
         return self._run(waits=True)
 
     def steps(self, landed: SimpleQueue[Future[Outcome]]) -> Generator[list[Any], None, None]:
