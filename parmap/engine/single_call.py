@@ -14,12 +14,13 @@ from parmap.engine.callspec import spec_for
 from parmap.engine.naming import ByName
 from parmap.engine.protocols import OpenSession
 from parmap.engine.settings import Settings
+from parmap.engine.small import of_atoms, packed_small
 from parmap.engine.streams import root_of
 from parmap.engine.unseeded import Unseeded, users_line
 from parmap.failures import Failure
 from parmap.transport.error_payload import unpack_error
 from parmap.transport.generators import Noticing
-from parmap.transport.messages import Chunk, Outcome
+from parmap.transport.messages import Chunk, Outcome, whole_outcome
 
 __all__ = ["single"]
 
@@ -47,13 +48,18 @@ def single(
     unseeded = Unseeded(
         [fn], session.traits, streams=root is not None, alone=False, where=users_line()
     )
+    if not kwargs and not unseeded.hints and session.traits.recalls and of_atoms(args):
+        packed = packed_small(session, fn, star=True)
+        if packed is not None:
+            chunk = Chunk(([args],))
+            session.check()
+            return _answer(session, session.send_small(*packed, chunk), chunk, unseeded)
     spec = spec_for(
         session,
         ByName(fn, tuple(given)) if given else fn,
         _SETTINGS if root is None else _SETTINGS._replace(root=root),
         hints=unseeded.hints,
     )
-    outer = Answer()
     chunk = Chunk(([(*args, *given.values())],), indices=(0,) if root else ())
     with Noticing() as found:
         broadcast = session.broadcast(spec, 1, waits=False)
@@ -64,16 +70,34 @@ def single(
         except BaseException:
             session.drop(broadcast)
             raise
+    outer = _answer(session, inner, chunk, unseeded, broadcast)
+    if found:
+        _note(session, found, unseeded)
+    return outer
 
-    def resolve(inner: Future[Outcome]) -> None:
+
+def _answer(
+    session: OpenSession,
+    inner: Future[Any],
+    chunk: Chunk,
+    unseeded: Unseeded,
+    broadcast: Any = None,
+) -> Answer:
+    """Make the future of a call's result from that of its outcome."""
+    outer = Answer()
+
+    def resolve(inner: Future[Any]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
         # is an error: this, the end of the inner future, is the one path to it.
-        session.drop(broadcast)
+        if broadcast is not None:
+            session.drop(broadcast)
         if inner.cancelled():
             outer.cancel()
         if outer.set_running_or_notify_cancel():
             try:
                 outcome = inner.result()
+                if type(outcome) is tuple:
+                    outcome = whole_outcome(outcome)
                 if outcome.moves:
                     unseeded.hear(outcome.moves)
                 outer.set_result(_value(outcome))
@@ -91,8 +115,6 @@ def single(
 
     outer.notify(pass_back)
     inner.add_done_callback(lambda inner: session.callbacks.collect(partial(resolve, inner)))
-    if found:
-        _note(session, found, unseeded)
     return outer
 
 

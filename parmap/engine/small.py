@@ -176,20 +176,17 @@ def packed_small(
         return None  # the loop says what is wrong
     if packed is None or found:
         return None
-    spec = spec_for(session, _nobodys, _OF_ROWS if star else _OF_ELEMENTS)
+    # A built-in stands for the function: a worker loads nothing for it.
+    spec = spec_for(session, callable, _OF_ROWS if star else _OF_ELEMENTS)
     return _packed_spec(spec), packed
 
 
 _OF_ELEMENTS, _OF_ROWS = Settings(), Settings(star=True)
 
 
-def _nobodys() -> None:
-    """Stand for the function in a spec that is packed without it."""
-
-
 @functools.lru_cache(maxsize=8)
 def _packed_spec(spec: CallSpec) -> bytes:
-    return pickle.dumps(CallSpec(_nobodys, *spec[1:]), PROTOCOL)
+    return pickle.dumps(spec, PROTOCOL)
 
 
 def of_atoms(column: Sequence[Any]) -> bool:
