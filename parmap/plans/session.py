@@ -24,8 +24,7 @@ from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
 from parmap.transport.payload import Known
 from parmap.transport.shared import Shared, share
 from parmap.worker import native_threads
-from parmap.worker.run import run_chunk, run_remote
-from parmap.worker.small import run_small
+from parmap.worker.run import run_chunk, run_remote, run_small
 
 __all__ = ["Session"]
 
@@ -134,7 +133,7 @@ class Session:
         return sent(submit, broadcast, chunk, self._values, copies=self.traits.copies)
 
     def send_small(self, spec: bytes, fn: bytes, chunk: Chunk) -> Future[Any]:
-        """Have a worker run a chunk of a small call; see `parmap.worker.small`."""
+        """Have a worker run a chunk of a small call; see `parmap.worker.run`."""
         self.check()
         return self._backend.submit(run_small, spec, fn, chunk.columns, chunk.seconds, chunk.number)
 

@@ -23,17 +23,28 @@ from parmap.transport.messages import (
     Move,
     Outcome,
     RemoteResult,
+    SmallOutcome,
     ready,
     unwrap,
 )
-from parmap.transport.payload import PackedError, Payload, pack_result, unpack
+from parmap.transport.payload import ATOMS, PackedError, Payload, pack_result, unpack
 from parmap.worker import context, forks, native_threads
 from parmap.worker.random_state import RngUseDetector, inherited, isolated_rng, load, renew
 
 if TYPE_CHECKING:
-    from parmap.worker.watchdog import Blocks
+    pass
 
-__all__ = ["inside", "outcome_of", "run_chunk", "run_remote"]
+__all__ = [
+    "begin",
+    "calls_of",
+    "end_fork",
+    "failed",
+    "run_chunk",
+    "run_remote",
+    "run_small",
+    "stopped",
+    "too_late",
+]
 
 
 def run_chunk(spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: Any) -> Outcome:
@@ -77,21 +88,58 @@ def run_remote(
     return RemoteResult(outcome.values)
 
 
+def run_small(
+    packed: bytes, fn: bytes, columns: tuple[Any, ...], seconds: float | None, number: int
+) -> SmallOutcome | Outcome:
+    """Run a chunk of a small call, which brings its spec and its function.
+
+    Parameters
+    ----------
+    packed : bytes
+        The pickle of a `CallSpec` without its function.
+    fn : bytes
+        That of the function.
+    columns, seconds, number
+        See `Chunk`; the elements are of Python's plain types.
+
+    Returns
+    -------
+    SmallOutcome or Outcome
+        The former where there is no more to tell, and results are of plain types, too: C pickle
+        makes of them, and of all that is given here, just what cloudpickle does.
+    """
+    spec = _specs.get(packed)
+    if spec is None:
+        if len(_specs) >= _MOST_SPECS:
+            _specs.clear()
+        spec = _specs[packed] = unpack(Payload(packed))
+    spec = CallSpec(unpack(Payload(fn)), *spec[1:])
+    values, element_errors, took, moves = _inside(spec, Chunk(columns, False, (), seconds, number))
+    if not element_errors and not moves and ATOMS.issuperset(map(type, values)):
+        return values, took
+    return _outcome(spec, values, element_errors, took, moves)
+
+
+# The specs of small calls, without their functions, by their pickles: a session has few.
+_specs: dict[bytes, CallSpec] = {}
+_MOST_SPECS = 16
+
+
 def _run(spec: CallSpec, chunk: Chunk | Payload, shared: tuple[Any, ...]) -> Outcome:
     if isinstance(chunk, Payload):
         try:
             with sharing.arrived(shared) if shared else _UNCHANGED:
                 chunk = unpack(chunk)
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may even exit
-            return Outcome([], (), 0.0, Location.here(), _failed(error, crosses=True))
+            return Outcome([], (), 0.0, Location.here(), failed(error, crosses=True))
     assert isinstance(chunk, Chunk)
-    return outcome_of(spec, *inside(spec, chunk))
+    return _outcome(spec, *_inside(spec, chunk))
 
 
 _Ran: TypeAlias = "tuple[list[Any], list[ElementError], float, tuple[Move, ...]]"
 
 
-def inside(spec: CallSpec, chunk: Chunk) -> _Ran:
+def _inside(spec: CallSpec, chunk: Chunk) -> _Ran:
     """Run the elements as part of a task of this worker."""
     if spec.crosses and inherited and not is_own(spec.fork):  # some backends fork their workers
         renew()
@@ -138,7 +186,9 @@ def _watched(spec: CallSpec, chunk: Chunk) -> _Ran:
     work = None if chunk.seconds is None and not chunk.number else _run_parts
     if spec.timeout is not None:
         # In the caller's process nothing runs after the element that took too long.
-        work = _run_limited if spec.crosses else _run_each
+        work = _run_each
+        if spec.crosses:
+            from parmap.worker.limited import run_limited as work  # no other call needs it
     if chunk.careful:
         work = _run_each
     # What is seeded for each element needs no watch; what takes a stream of its own does.
@@ -147,20 +197,19 @@ def _watched(spec: CallSpec, chunk: Chunk) -> _Ran:
     began = time.perf_counter()
     values, element_errors = ran = ([], []) if work is None else work(spec, chunk)
     if work is None:
-        _run_part(spec, chunk, _calls(spec, chunk), chunk.size, ran)
+        _run_part(spec, chunk, calls_of(spec, chunk), chunk.size, ran)
     seconds = time.perf_counter() - began
     moves = detector.moves(max(1, len(values))) if detector else ()
     return values, element_errors, seconds, moves
 
 
-def outcome_of(
+def _outcome(
     spec: CallSpec,
     values: list[Any],
     element_errors: list[ElementError],
     seconds: float,
     moves: tuple[Move, ...],
 ) -> Outcome:
-    """Tell what came of a chunk, packed where it leaves the process."""
     packed = _packed(spec, values, element_errors) if spec.crosses else values
     return Outcome(packed, tuple(element_errors), seconds, Location.here(), moves=moves)
 
@@ -168,7 +217,8 @@ def outcome_of(
 _ALL = ("random",)  # and NumPy's and torch's, which are always watched
 
 
-def _calls(spec: CallSpec, chunk: Chunk) -> Iterator[Any]:
+def calls_of(spec: CallSpec, chunk: Chunk) -> Iterator[Any]:
+    """Give an iterator whose each step calls the function on the next element."""
     columns: list[Any] = list(chunk.columns)
     for place, value in spec.constants:
         columns[place] = itertools.repeat(sharing.unwrapped([value])[0], chunk.size)
@@ -203,17 +253,17 @@ def _run_part(spec: CallSpec, chunk: Chunk, calls: Iterator[Any], stop: int, ran
             if len(values) < stop and len(values) < chunk.size:
                 # map() takes a StopIteration from the function for its own end. Read anew:
                 # a chunk whose call is over may have been emptied meanwhile.
-                raise _stopped()  # noqa: TRY301 - the failure of an element like any other
+                raise stopped()  # noqa: TRY301 - the failure of an element like any other
             if forks.generation != born:
-                _end_fork(spec)
+                end_fork(spec)
             break
         except BaseException as error:  # noqa: BLE001 - even SystemExit is that element's failure
             if forks.generation != born:
-                _end_fork(spec, error)
+                end_fork(spec, error)
             # An interrupt may come just after the last one: it is that one's then.
             offset = min(len(values), stop - 1)
             del values[offset:]
-            element_errors.append(ElementError(offset, _failed(error, crosses=spec.crosses)))
+            element_errors.append(ElementError(offset, failed(error, crosses=spec.crosses)))
             if spec.stop or isinstance(error, KeyboardInterrupt):
                 return False
             values.append(None)
@@ -232,12 +282,12 @@ def _run_parts(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErr
     long as it would be short even if its elements took a hundred times as long.
     """
     ran: _Results = ([], [])
-    calls, whole = _calls(spec, chunk), chunk.size
+    calls, whole = calls_of(spec, chunk), chunk.size
     began = time.perf_counter()
     end = math.inf if chunk.seconds is None else began + chunk.seconds
     size = 1
     while (start := len(ran[0])) < whole and (not start or began < end):
-        size = _begun(chunk, start, size)
+        size = begin(chunk, start, size)
         if not size or not _run_part(spec, chunk, calls, start + size, ran):
             break
         before, began = began, time.perf_counter()
@@ -246,67 +296,18 @@ def _run_parts(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErr
     return ran
 
 
-def _begun(chunk: Chunk, start: int, size: int) -> int:
+def begin(chunk: Chunk, start: int, size: int) -> int:
     """Begin the next part of a chunk; say how many elements it has: none if they were recalled."""
     if not chunk.number:
         return size
     return int(context.worker.begun.begin(chunk.number, chunk.size, start + size)) - start
 
 
-def _run_limited(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
-    """Run blocks of elements in C, each element timed; the time limit ends one that hangs."""
-    from parmap.worker.watchdog import Blocks  # no other call needs it
-
-    values: list[Any] = []
-    element_errors: list[ElementError] = []
-    assert spec.timeout is not None
-    end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
-    blocks = Blocks(_calls(spec, chunk), spec.timeout, ends=spec.expendable)
-    try:
-        while (start := len(values)) < chunk.size and (not start or time.perf_counter() < end):
-            size = _begun(chunk, start, min(blocks.size, chunk.size - start))
-            if not size:
-                break
-            error = _block_error(spec, blocks, values, size)
-            for offset, took in blocks.late(start, len(values) - start):
-                late = _failed(_late(took, spec.timeout), crosses=True)
-                element_errors.append(ElementError(offset, late))
-                values[offset] = None
-                if spec.stop:
-                    return values[:offset], element_errors
-            if error is not None:
-                offset = min(len(values), chunk.size - 1)  # as above
-                element_errors.append(ElementError(offset, _failed(error, crosses=True)))
-                if spec.stop or isinstance(error, KeyboardInterrupt):
-                    break
-                values.append(None)
-    finally:
-        blocks.close()
-    return values, element_errors
-
-
-def _block_error(
-    spec: CallSpec, blocks: Blocks, values: list[Any], size: int
-) -> BaseException | None:
-    """Run a block of elements, add their values, and give the error that has ended it."""
-    error: BaseException | None = None
-    start, born = len(values), forks.generation
-    try:
-        blocks.run(start, size, values)
-        if len(values) - start < size:
-            error = _stopped()
-    except BaseException as caught:  # noqa: BLE001 - as above
-        error = caught
-    if forks.generation != born:
-        _end_fork(spec, error)
-    return error
-
-
 def _run_each(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementError]]:
     """Run element by element, noting each before it runs and timing it."""
     values: list[Any] = []
     element_errors: list[ElementError] = []
-    calls, born = _calls(spec, chunk), forks.generation
+    calls, born = calls_of(spec, chunk), forks.generation
     end = math.inf if chunk.seconds is None else time.perf_counter() + chunk.seconds
     for offset in range(chunk.size):
         if offset and time.perf_counter() >= end:
@@ -314,11 +315,11 @@ def _run_each(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
         try:
             values.append(_one(spec, calls, offset))
             if forks.generation != born:
-                _end_fork(spec)
+                end_fork(spec)
         except BaseException as error:  # noqa: BLE001 - as above
             if forks.generation != born:
-                _end_fork(spec, error)
-            element_errors.append(ElementError(offset, _failed(error, crosses=spec.crosses)))
+                end_fork(spec, error)
+            element_errors.append(ElementError(offset, failed(error, crosses=spec.crosses)))
             if spec.stop or isinstance(error, KeyboardInterrupt):
                 break
             values.append(None)
@@ -343,13 +344,13 @@ def _one(spec: CallSpec, calls: Iterator[Any], offset: int) -> Any:
         if watched:
             watchdog.stop()
     if value is _NOTHING:
-        raise _stopped()
+        raise stopped()
     if limit is not None and (took := time.perf_counter() - began) > limit:
-        raise _late(took, limit)
+        raise too_late(took, limit)
     return value
 
 
-def _late(took: float, limit: float) -> TaskTimeout:
+def too_late(took: float, limit: float) -> TaskTimeout:
     """Make the error of an element that took too long, and came to its end."""
     return TaskTimeout(f"it took {took:.3g} s; timeout={limit:g} allows no more")
 
@@ -357,19 +358,21 @@ def _late(took: float, limit: float) -> TaskTimeout:
 _NOTHING = object()
 
 
-def _end_fork(spec: CallSpec, error: BaseException | None = None) -> None:
+def end_fork(spec: CallSpec, error: BaseException | None = None) -> None:
     """End a fork that has come back from the function, but where it is in the caller's loop."""
     if spec.crosses or spec.threaded:
         forks.end(error)
 
 
-def _stopped() -> RuntimeError:
+def stopped() -> RuntimeError:
+    """Make the error of an element for which the function raised StopIteration."""
     return RuntimeError(
         "the function raised StopIteration, which would end the map early; raise another error"
     )
 
 
-def _failed(error: BaseException, *, crosses: bool) -> PackedError:
+def failed(error: BaseException, *, crosses: bool) -> PackedError:
+    """Pack the error of an element."""
     from parmap.transport.error_payload import pack_error  # which most workers never need
 
     return pack_error(error, crosses=crosses)
@@ -385,7 +388,7 @@ def _packed(spec: CallSpec, values: list[Any], element_errors: list[ElementError
             try:
                 pack_result(value, views=True)
             except SerializationError as error:
-                element_errors.append(ElementError(offset, _failed(error, crosses=True)))
+                element_errors.append(ElementError(offset, failed(error, crosses=True)))
                 values[offset] = None
         element_errors.sort(key=lambda element_error: element_error.offset)
         if spec.stop:
