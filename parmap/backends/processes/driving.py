@@ -58,6 +58,7 @@ class Driving:
             except BaseException:
                 for worker in mine:
                     if worker.reader is me:  # what was read of an answer may be lost
+                        worker.leaving = True  # first: it gets no other task
                         worker.channel.hang_up()
                 raise
             finally:

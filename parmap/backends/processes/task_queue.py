@@ -248,9 +248,9 @@ class TaskQueue:
         """Give a worker that is ready the next task, or let it idle."""
         given: list[tuple[Worker, Task]] = []
         with self._lock:
-            if worker.leaving:  # it was told to, and became ready meanwhile
-                return
             worker.task = None
+            if worker.leaving:  # it was told to, and became ready or answered meanwhile
+                return
             self._idle.append(worker)
             hands: list[Worker] = []
             while self._queue and self._seize(hands):
