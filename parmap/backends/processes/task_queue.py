@@ -197,17 +197,20 @@ class TaskQueue:
     def answered(self, worker: Worker) -> None:
         """Let a worker idle whose answer a caller's thread has read, and end the reading.
 
-        Where tasks wait, the pool's thread gives it the next one, which is somebody else's. The end
-        of the reading comes last: whom Ctrl-C strikes before ends the worker.
+        Where tasks wait, the pool's thread gives it the next one, which is somebody else's.
         """
         with self._lock:
-            worker.task = None
-            if self._queue or self.state.closing or worker.leaving:
+            # No call stands between this and the next list: Ctrl-C, which strikes after calls,
+            # finds the worker with its reader, or there.
+            worker.task = worker.reader = None
+            if not (self._queue or self.state.closing or worker.leaving):
+                self._idle.append(worker)
+                return
+            try:
                 self.returned.append(worker)
                 self._wake()
-            else:
-                self._idle.append(worker)
-            worker.reader = None
+            finally:
+                self._wake()  # also if Ctrl-C has struck in one of the two
 
     @property
     def pids(self) -> list[int]:
