@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import parmap
-from parmap.backends.processes import protocol, recurring
+from parmap.backends.processes import kept_arrays, protocol, recurring
 
 SIZE = 1 << 18  # numbers: 2 MiB
 
@@ -27,7 +27,11 @@ def counted():
         counts["bytes"] += sum(view.nbytes for view in views)
         return gather(channel, views)
 
-    with mock.patch.object(recurring, "Block", made), mock.patch.object(protocol, "_gather", sent):
+    with (
+        mock.patch.object(recurring, "Block", made),
+        mock.patch.object(kept_arrays, "Block", made),
+        mock.patch.object(protocol, "_gather", sent),
+    ):
         yield counts
 
 
@@ -45,6 +49,11 @@ def total(array, i):
 def written(array, i):
     array[0] += i
     return float(array[0])
+
+
+def doubled(array):
+    array *= 2
+    return float(array.sum())
 
 
 def both(a, b, i):
@@ -81,7 +90,8 @@ def test_a_list_a_grid_and_a_graph(two):
         sums = [SIZE + i for i in range(3)] + [2 * SIZE + i for i in range(3)]
         assert [value for _, value in grid] == sums
         assert list(parmap.compute(*delayed)) == [SIZE + i for i in range(4)]
-    assert counts["blocks"] == 2 + 2  # what calls of a graph share is placed with the spec
+    assert counts["blocks"] == 2 + 2 + 1
+    assert counts["bytes"] < 4 * (8 * SIZE) + (1 << 20)
 
 
 def test_each_task_may_write_to_its_own(two):
@@ -91,6 +101,78 @@ def test_each_task_may_write_to_its_own(two):
         one_task = [sum(range(k - k % chunks, k + 1)) for k in range(8)]
         assert parmap.starmap(written, rows, chunks=chunks) == [1 + x for x in one_task]
     assert array[0] == 1
+
+
+def test_calls_of_a_graph_that_hold_one_have_it_written_once(two):
+    array = np.ones(SIZE)
+    calls = [parmap.delayed(total)([array][0], i) for i in range(8)]
+    with counted() as counts:
+        assert list(parmap.compute(*calls)) == [SIZE + i for i in range(8)]
+    assert counts["blocks"] == 1
+    assert counts["bytes"] < 1 << 20
+
+
+def test_calls_of_a_graph_may_write_to_theirs(two):
+    """As to a small one; neither another chunk nor the caller sees it."""
+    for array in (np.ones(10), np.ones(SIZE), np.ones((SIZE, 2), order="F")):
+        calls = [parmap.delayed(doubled)(array) for _ in range(6)]
+        assert list(parmap.compute(*calls, chunks=1)) == [2.0 * array.size] * 6
+        assert (array == 1).all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.ones(SIZE)[:],
+        np.ones(SIZE, dtype="M8[s]"),
+        np.ones((SIZE, 2), order="F"),
+        np.ones(SIZE, dtype=[("x", "f8")]),
+    ],
+    ids=["a view", "times", "Fortran's", "records"],
+)
+def test_arrays_of_all_kinds_in_calls_of_a_graph(two, array):
+    def told(x):
+        return x.dtype.str, x.shape, x.flags.f_contiguous, x.flags.writeable, x.tobytes("A")[:40]
+
+    calls = [parmap.delayed(told)(array) for _ in range(8)]
+    with counted() as counts:
+        assert list(parmap.compute(*calls)) == [told(array)] * 8
+    assert counts["blocks"] == 1
+    assert counts["bytes"] < 1 << 20
+
+
+def test_a_graph_of_no_more_calls_than_workers(two):
+    array = np.ones(SIZE)
+    for _ in range(2):
+        with counted() as counts:
+            calls = [parmap.delayed(doubled)(array) for _ in range(2)]
+            assert list(parmap.compute(*calls)) == [2.0 * SIZE] * 2
+        assert counts["bytes"] < 1 << 20
+
+
+def test_other_large_values_of_several_calls_are_shared_as_before(two):
+    """Those whose memory is not sent as it lies, or is another class's."""
+    strided = np.ones((SIZE, 2))[:, 0]
+    masked = np.ma.masked_equal(np.ones(SIZE), 2.0)
+    objects = np.array([1.0, None] * (SIZE // 2), dtype=object)
+    for value in (strided, masked, objects):
+        calls = [parmap.delayed(len)(value) for _ in range(6)]
+        with counted() as counts:
+            assert list(parmap.compute(*calls)) == [SIZE] * 6
+        assert counts["blocks"] == 0
+
+
+def test_one_in_the_order_of_fortran(two):
+    array = np.ones((SIZE, 2), order="F")
+    rows = [(array.T, i) for i in range(2)] + [(array, i) for i in range(8)]
+    with counted() as counts:
+        found = parmap.starmap(total, rows)
+    assert found == [2 * SIZE + i for i in range(2)] + [2 * SIZE + i for i in range(8)]
+    assert counts["blocks"] == 1
+    found = parmap.pmap(
+        lambda x, _: (x.shape, x.flags.f_contiguous, x[3].tolist()), [array] * 2, "ab"
+    )
+    assert found == [((SIZE, 2), True, [1.0, 1.0])] * 2
 
 
 def test_two_in_one_row(two):

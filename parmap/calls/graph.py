@@ -16,6 +16,7 @@ from parmap.engine.dag_run import DagRun
 from parmap.engine.loop import Call
 from parmap.engine.streams import takes_rng
 from parmap.engine.structure import Hole, Shape, shape_of, sharing_large
+from parmap.engine.traits import Traits
 from parmap.failures import FailureGroup
 from parmap.plans.current import current_session
 from parmap.untouched import name_of
@@ -180,11 +181,9 @@ def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
         for function in functions:
             if not takes_rng(function):
                 refuse_shared_globals(function, session.traits)
-    if not session.traits.shares_memory:
-        shapes = sharing_large([node.shape for node in nodes])
-        nodes = [replace(node, shape=shape) for node, shape in zip(nodes, shapes, strict=True)]
+    nodes, recurring = _sharing(nodes, session.traits)
     wanted, whole = shape
-    run = DagRun(Dag(nodes, set(wanted)), keeps=session.traits.keeps)
+    run = DagRun(Dag(nodes, set(wanted)), keeps=session.traits.keeps, recurring=recurring)
     chosen = chosen._replace(ordered=False, observers=(*chosen.observers, run.outcome.observe))
     runner = Runner(functions, chosen.root)
     call = Call(session, runner, run, chosen, buffer=run, functions=functions)
@@ -245,6 +244,15 @@ def _numbered(
             functions.append(call.function)
         numbered.append(replace(node, function=number))
     return functions, numbered
+
+
+def _sharing(nodes: list[Node], traits: Traits) -> tuple[list[Node], frozenset[int]]:
+    """Have large arguments of several calls travel once; return the `id`s that have no handle."""
+    if traits.shares_memory:
+        return nodes, frozenset()
+    shapes, recurring = sharing_large([node.shape for node in nodes], but_arrays=traits.recurring)
+    nodes = [replace(node, shape=shape) for node, shape in zip(nodes, shapes, strict=True)]
+    return nodes, recurring
 
 
 # Public: pickles and tracebacks name it as users do, wherever it is defined.

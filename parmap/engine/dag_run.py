@@ -36,6 +36,8 @@ class DagRun:
     keeps : bool, default False
         Whether all results that nobody asks for can stay with the workers, to be handed on from
         there. Then each chain is a chunk of its own.
+    recurring : frozenset of int, default empty
+        The numbers (`id`) of large arrays that are arguments of several calls.
 
     Attributes
     ----------
@@ -51,13 +53,15 @@ class DagRun:
         What came of each call.
     """
 
-    def __init__(self, dag: Dag, *, keeps: bool = False) -> None:
+    def __init__(
+        self, dag: Dag, *, keeps: bool = False, recurring: frozenset[int] = frozenset()
+    ) -> None:
         self.total = len(dag.chains)
         self.constants: Mapping[int, Any] = {}
         self.load = None
         self.released = 0
         self.outcome = DagOutcome(dag)
-        self._dag, self._keeps = dag, keeps
+        self._dag, self._keeps, self._recurring = dag, keeps, recurring
         self._flow = Dataflow(dag)
 
     def cutter(self, policy: Policy, workers: int, traits: Traits) -> DagCutter:  # noqa: ARG002
@@ -65,8 +69,8 @@ class DagRun:
         return DagCutter(self._dag, self._flow, policy, workers, keeps=self._keeps)
 
     def known(self) -> frozenset[int]:
-        """Give none; but the arguments of a graph's calls stay as they are until it has run."""
-        return frozenset()
+        """Return what several calls hold: their arguments stay as they are until all have run."""
+        return self._recurring
 
     def put(self, indices: Sequence[int], values: list[Any]) -> None:
         """Take results; what had waited for the last of its inputs becomes ready."""

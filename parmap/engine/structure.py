@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MemberDescriptorType
 from typing import Any, TypeAlias
 
+from parmap.transport.arrays import as_it_lies
 from parmap.transport.shared import is_large, share
 from parmap.untouched import has, is_a, own
 
@@ -131,13 +132,34 @@ def shape_of(structure: Any) -> tuple[Shape, list[Any]]:
             return Shape(tuple(steps)), list(holes)
 
 
-def sharing_large(shapes: Sequence[Shape]) -> list[Shape]:
-    """Make the same shapes, with one handle for each large value that stands in several."""
-    counts = Counter(id(what) for shape in shapes for what in shape.large())
-    handles = {
-        id(what): share(what) for shape in shapes for what in shape.large() if counts[id(what)] > 1
-    }
-    return [shape.with_handles(handles) for shape in shapes] if handles else list(shapes)
+def sharing_large(
+    shapes: Sequence[Shape], *, but_arrays: bool
+) -> tuple[list[Shape], frozenset[int]]:
+    """Make the same shapes, with one handle for each large value that stands in several.
+
+    Parameters
+    ----------
+    shapes : sequence of Shape
+        The shapes.
+    but_arrays : bool
+        Whether arrays whose memory is sent as it lies get none: the place sends them once by
+        itself, and tasks may write to their own.
+
+    Returns
+    -------
+    shapes : list of Shape
+        The new ones.
+    recurring : frozenset of int
+        The numbers (`id`) of the arrays that stand in several, and have no handle.
+    """
+    large = [what for shape in shapes for what in shape.large()]
+    counts = Counter(map(id, large))
+    several = {id(what): what for what in large if counts[id(what)] > 1}
+    recurring = frozenset(
+        number for number, what in several.items() if but_arrays and as_it_lies(what)
+    )
+    handles = {number: share(what) for number, what in several.items() if number not in recurring}
+    return [shape.with_handles(handles) for shape in shapes] if handles else list(shapes), recurring
 
 
 def _leaf(leaf: Any, holes: dict[Hole, int], steps: list[Step]) -> int:

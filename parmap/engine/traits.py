@@ -52,6 +52,9 @@ class Traits(NamedTuple):
         it runs anything else: so both may refer to arrays in place.
     inside : bool, default False
         Tasks run in threads of this process, although what they get is packed.
+    recurring : bool, default False
+        A large array that several tasks of a call hold is sent once, by ``submit`` itself, and each
+        task may write to its own. Elsewhere `parmap.compute` shares it, read-only.
     """
 
     shares_memory: bool = False
@@ -70,6 +73,7 @@ class Traits(NamedTuple):
     noisy: bool = False
     copies: bool = False
     inside: bool = False
+    recurring: bool = False
 
 
 Traits.__module__ = "parmap"  # public: pickles and tracebacks name it as users do

@@ -200,7 +200,7 @@ def placed(spec: CallSpec, values: Values, *, few: bool, known: Known) -> Broadc
     if few:
         carried = _carried(spec)
         if carried is not None:
-            return BroadcastSpec(carried, star=spec.star, carried=True)
+            return BroadcastSpec(carried, star=spec.star, carried=True, known=known)
     return BroadcastSpec(values.put(spec), star=spec.star, known=known)
 
 

@@ -236,6 +236,14 @@ class ArraysContract(Contract):
         assert parmap.compute(parmap.delayed(clear)(values=np.ones(size))) == expected
 
     @pytest.mark.parametrize("size", [10, _MANY])
+    def test_an_array_that_changes_between_single_calls(self, size: int) -> None:
+        """Each call gets it as it is then, also where it did not change at every one."""
+        x = np.zeros(size)
+        for number in range(8):
+            x[size // 2] = number // 2
+            assert parmap.submit(np.sum, x).result(LONG) == number // 2
+
+    @pytest.mark.parametrize("size", [10, _MANY])
     def test_results_are_the_callers_own(self, size: int) -> None:
         """The caller may write to a result, though it be a part of what all tasks read."""
         x = np.ones(size)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "HANDLES",
     "array_type",
+    "as_it_lies",
     "dispatch_of_results",
     "large_apart",
+    "owner_of",
     "reduced",
     "reduced_text",
     "reducer_of",
@@ -57,6 +59,19 @@ def array_type() -> Any:
     """Give the class of arrays; None as long as nobody has imported NumPy."""
     numpy = sys.modules.get("numpy")
     return getattr(numpy, "ndarray", None)
+
+
+def owner_of(array: Any) -> tuple[Any, int]:
+    """Return the plain array that owns an array's memory, and where in memory the array begins."""
+    owner = array.base if type(array.base) is type(array) else array
+    return owner, array.__array_interface__["data"][0]
+
+
+def as_it_lies(value: Any) -> bool:
+    """Tell whether the memory of a value is sent as it lies: that of a plain array without gaps."""
+    if type(value) is not array_type() or value.dtype.hasobject:
+        return False
+    return bool(value.flags.c_contiguous or value.flags.f_contiguous)
 
 
 def reduced(array: np.ndarray[Any, Any]) -> Any:

@@ -13,6 +13,7 @@ from weakref import WeakSet
 from parmap.transport.identity import fresh_key
 
 __all__ = [
+    "LARGE",
     "HandleCollector",
     "RemoteHandle",
     "Shared",
@@ -126,7 +127,7 @@ def share(value: T, /) -> Shared[T]:
 
 
 # Below this many bytes, sharing is not worth a message of its own.
-_LARGE = 1 << 20
+LARGE = 1 << 20
 
 
 def is_large(value: Any) -> bool:
@@ -134,7 +135,7 @@ def is_large(value: Any) -> bool:
     from parmap.untouched import bytes_of  # workers do not ask
 
     size = bytes_of(value)
-    return size is not None and size >= _LARGE
+    return size is not None and size >= LARGE
 
 
 def handles_exist() -> bool:

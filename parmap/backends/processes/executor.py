@@ -19,20 +19,13 @@ from parmap.backends.processes.protocol import BroadcastKey, Frame, ImportPaths,
 from parmap.backends.processes.system_unix import unforked
 from parmap.errors import SerializationError
 from parmap.transport.messages import CoreShare
-from parmap.transport.payload import Payload
+from parmap.transport.shared import LARGE
 from parmap.worker import family, native_threads
 
 __all__ = ["ProcessExecutor"]
 
 # Of fewer bytes than this a worker may keep what nobody needs any more.
 _SMALL = 1 << 16
-# A task's frames without arrays: its own pickle, and that of its chunk.
-_PICKLES = 2
-
-
-def _is_chunk(args: tuple[Any, ...]) -> bool:
-    """Tell whether a task is a chunk of a call: a reference to its spec, and packed elements."""
-    return len(args) > 1 and type(args[0]) is BroadcastKey and type(args[1]) is Payload
 
 
 class ProcessExecutor(MappingExecutor):
@@ -112,10 +105,11 @@ class ProcessExecutor(MappingExecutor):
         if BroadcastKey in map(type, args):  # else a comprehension is a call for nothing
             keys = tuple([arg.key for arg in args if type(arg) is BroadcastKey])
         try:
-            frames: Sequence[Frame] = encode_call(fn, args, kwargs)
-            if len(frames) > _PICKLES and _is_chunk(args):
-                recurring = self._queue.broadcast.recurring
-                frames = recurring.frames(args[0].key, frames, args[1].known)
+            encoded = encode_call(fn, args, kwargs)
+            frames: Sequence[Frame] = encoded
+            if max(map(len, encoded)) >= LARGE:
+                self._queue.state.check()  # nobody would forget what is kept for it
+                frames = self._queue.broadcast.recurring.frames(args, encoded)
             here = ImportPaths.here()
             if here != self._paths:  # else they are the very frames that the workers know
                 # In this order: another thread that finds the new paths finds their frames, too.

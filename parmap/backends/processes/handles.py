@@ -265,3 +265,4 @@ class BroadcastValues:
         """Forget all values: no worker will ask for them any more."""
         for key in list(self.frames):
             self.drop(key)
+        self.recurring.kept.clear()

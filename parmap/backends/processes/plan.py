@@ -45,6 +45,7 @@ class Processes(Plan):
         frees=True,
         trusted=True,
         copies=True,
+        recurring=True,
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Large arrays that several tasks of one call hold: written once, mapped by each task.
+"""Large arrays that several tasks hold: written once, mapped by each task.
 
 Rows of arguments often hold one array again and again. Each task would get a copy of it through its
 worker's channel. Here the memory of an array that recurs is written to a block, and tasks are sent
@@ -6,6 +6,7 @@ the block's descriptor. A worker maps it privately, so a task may write to its a
 copy. An array recurs if the engine knows so, or when a second task has the same object.
 
 An object's identity is enough only where the input of a call stays as it is while the call runs.
+The arrays of all other tasks are compared with what was written: see kept_arrays.py.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from parmap.backends.processes.protocol import Frame
+from parmap.backends.processes.kept_arrays import KeptArrays, known_to_recur, large_array
+from parmap.backends.processes.protocol import BroadcastKey, Frame
 from parmap.backends.processes.shared_memory import Block, Slot
-from parmap.transport.arrays import array_type
-from parmap.transport.payload import Known
-from parmap.transport.shared import is_large
+from parmap.transport.payload import Payload
 
 __all__ = ["Recurring"]
 
@@ -30,57 +30,78 @@ class _Seen(NamedTuple):
     block: Block | None  # once it has recurred
 
 
-# An array that has not been met yet, but is known to recur; so it is alive.
-_KNOWN = _Seen(lambda: None, None)
+class _OfCall(NamedTuple):
+    """What the tasks of one call have had.
+
+    Parameters
+    ----------
+    known : frozenset of int
+        The numbers (`id`) of arrays that are known to recur, which live as long as the call.
+    seen : dict of int to _Seen
+        Those that a task had, by their numbers.
+    """
+
+    known: frozenset[int]
+    seen: dict[int, _Seen]
 
 
 class Recurring:
-    """What the tasks of each call that runs have had.
+    """What the tasks of each call that runs have had, and those of no such call.
 
     There is no lock: one thread sends the tasks of a call, and ends it; each change is one step.
 
     Attributes
     ----------
-    calls : dict of int to dict or None
+    calls : dict of int to _OfCall or None
         By the keys of the calls' specs; who drops a spec drops what is here.
+    kept : KeptArrays
+        The arrays of tasks whose arguments may have changed since the task before.
     """
 
     def __init__(self) -> None:
-        self.calls: dict[int, dict[int, _Seen] | None] = {}
+        self.calls: dict[int, _OfCall | None] = {}
+        self.kept = KeptArrays()
 
-    def frames(self, call: int, frames: Sequence[Frame], known: Known) -> Sequence[Frame]:
-        """Put slots in the places of arrays that an earlier task of the call had.
+    def frames(self, args: tuple[Any, ...], frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Put slots in the places of arrays that an earlier task had.
 
         Parameters
         ----------
-        call : int
-            The key of the call's spec.
+        args : tuple
+            The arguments of the task.
         frames : sequence of frame
-            A task's, which view the caller's arrays.
-        known : Known
-            What is known of the call.
+            The task's, which view the caller's arrays.
         """
-        if call not in self.calls:
-            recur = None if known is None else known()
-            self.calls[call] = None if recur is None else dict.fromkeys(recur, _KNOWN)
-        seen = self.calls[call]
-        return frames if seen is None else [self._frame(seen, frame) for frame in frames]
+        known = args[1].known if len(args) > 1 and type(args[1]) is Payload else None
+        recur = None
+        if known is not None and type(args[0]) is not BroadcastKey:  # a spec that is carried: few
+            recur = known()
+        elif known is not None:
+            had = self._of_call(args[0].key, known)
+            if had is not None:
+                return [_frame_of_call(had, frame) for frame in frames]
+        return self.kept.frames(frames, recur or frozenset())
 
-    def _frame(self, seen: dict[int, _Seen], frame: Frame) -> Frame:
-        if type(frame) is not memoryview:
+    def _of_call(self, call: int, known: Callable[[], frozenset[int] | None]) -> _OfCall | None:
+        if call not in self.calls:
+            recur = known()
+            self.calls[call] = None if recur is None else _OfCall(recur, {})
+        return self.calls[call]
+
+
+def _frame_of_call(had: _OfCall, frame: Frame) -> Frame:
+    array = large_array(frame)
+    if array is None:
+        return frame
+    assert isinstance(frame, memoryview)
+    before = had.seen.get(id(array))
+    if before is not None and before.array() is not array:
+        before = None
+    block = None if before is None else before.block
+    if block is None and (before is not None or known_to_recur(array, frame, had.known)):
+        try:
+            block = Block([frame])
+        except OSError:  # no memory for it, or no descriptor: by the channel, then
             return frame
-        array = frame.obj
-        if type(array) is not array_type() or not is_large(array):
-            return frame
-        before = seen.get(id(array))
-        if before is None or (before is not _KNOWN and before.array() is not array):
-            seen[id(array)] = _Seen(weakref.ref(array), None)
-            return frame
-        block = before.block
-        if block is None:
-            try:
-                block = Block([frame])
-            except OSError:  # no memory for it, or no descriptor: by the channel, then
-                return frame
-            seen[id(array)] = _Seen(weakref.ref(array), block)
-        return Slot(block, frame.nbytes)
+    had.seen[id(array)] = _Seen(weakref.ref(array), block)
+    return frame if block is None else Slot(block, frame.nbytes)

@@ -6,17 +6,27 @@ through a socket, would hurt. docs/explanation/decisions/shared-memory.md says w
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Sequence
 from weakref import WeakSet
 
-from parmap.backends.processes.system_unix import anonymous_memory
+from parmap.backends.processes.system_unix import (
+    HUGE,
+    anonymous_memory,
+    map_aligned,
+    same_as_memory,
+    write_huge,
+)
 
 __all__ = ["Block", "Slot", "mapped"]
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _STEP = 1 << 26  # bytes per write: the kernel takes 2 GiB at most
+_PART = 1 << 18  # bytes per read
+# From this size on a frame is written in huge pages, where the kernel has them for shared memory.
+_LARGE = 1 << 22
 
 
 class Block:
@@ -25,22 +35,59 @@ class Block:
     Parameters
     ----------
     frames : sequence of memoryview
-        What it holds, each from a new page on.
+        What it holds, each from a new page on: a large one from a new huge page on.
+
+    Attributes
+    ----------
+    descriptor : int
+        The memory's; -1 once it is closed.
+    size : int
+        How many bytes it has, in whole pages.
     """
 
     def __init__(self, frames: Sequence[memoryview]) -> None:
         self.descriptor = -1
         _blocks.add(self)
-        sizes = [frame.nbytes for frame in frames]
-        self.descriptor = anonymous_memory(sum(map(_whole_pages, sizes)))
-        for frame, start in zip(frames, _starts(sizes), strict=True):
+        *starts, self.size = _starts([frame.nbytes for frame in frames])
+        self.descriptor = anonymous_memory(self.size)
+        for frame, start in zip(frames, starts, strict=True):
             self._write(frame.cast("B"), start)
 
     def _write(self, frame: memoryview, start: int) -> None:
-        # Not through a mapping: that faults once a page, and took twice as long.
+        if frame.nbytes >= _LARGE:
+            written = write_huge(self.descriptor, frame, start)
+            frame, start = frame[written:], start + written
+        # Not through a mapping: that faults once a small page, and took twice as long.
         while frame.nbytes:
             written = os.pwrite(self.descriptor, frame[:_STEP], start)
             frame, start = frame[written:], start + written
+
+    def holds(self, frame: memoryview, address: int) -> bool:
+        """Compare the block's one frame with some bytes.
+
+        `==` of two memoryviews takes ten times as long.
+
+        Parameters
+        ----------
+        frame : memoryview
+            The bytes.
+        address : int
+            Where in memory they begin.
+        """
+        if _rounded(frame.nbytes, _PAGE) != self.size:
+            return False
+        if frame.nbytes >= _LARGE:
+            with contextlib.suppress(OSError):  # not on this system, or no room
+                return same_as_memory(self.descriptor, address, frame.nbytes)
+        frame = frame.cast("B")
+        # By parts that stay in the processor's cache: a mapping faults once a small page.
+        scratch = bytearray(min(_PART, frame.nbytes))
+        for start in range(0, frame.nbytes, _PART):
+            part = frame[start : start + _PART]
+            count = os.preadv(self.descriptor, [memoryview(scratch)[: part.nbytes]], start)
+            if count < part.nbytes or not scratch.startswith(part):
+                return False
+        return True
 
     def close(self) -> None:
         """Let go of the memory; whoever has mapped it keeps it."""
@@ -88,20 +135,32 @@ def mapped(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:
     What is written to them is this process's own: the pages are copied when they are
     written to. So a fork that writes changes nothing for its parent, either.
     """
+    *starts, total = _starts(sizes)
     try:
-        total = sum(map(_whole_pages, sizes))
-        whole = memoryview(mmap.mmap(descriptor, total, access=mmap.ACCESS_COPY))
+        whole = _mapped(descriptor, total, huge=max(sizes) >= _LARGE)
     finally:
         os.close(descriptor)
-    return [whole[start : start + size] for start, size in zip(_starts(sizes), sizes, strict=True)]
+    return [whole[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+
+def _mapped(descriptor: int, size: int, *, huge: bool) -> memoryview:
+    if huge:
+        with contextlib.suppress(
+            OSError
+        ):  # as above; `mmap` needs less room, and says what is wrong
+            return map_aligned(descriptor, size)
+    return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY))
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
-    starts = [0]
+    """Return where frames of these sizes start in a block, and where the last one's pages end."""
+    starts, end = [], 0
     for size in sizes:
-        starts.append(starts[-1] + _whole_pages(size))
-    return starts[:-1]
+        start = _rounded(end, HUGE if size >= _LARGE else _PAGE)
+        starts.append(start)
+        end = _rounded(start + size, _PAGE)
+    return [*starts, end]
 
 
-def _whole_pages(size: int) -> int:
-    return -(-size // _PAGE) * _PAGE
+def _rounded(count: int, unit: int) -> int:
+    return -(-count // unit) * unit

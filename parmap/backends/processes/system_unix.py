@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import mmap
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import parmap
 from parmap.errors import BackendUnavailable
 from parmap.transport.sockets import STANDARD, moved
 
 __all__ = [
+    "HUGE",
     "ROOT",
     "anonymous_file",
     "anonymous_memory",
@@ -23,10 +27,13 @@ __all__ = [
     "fresh_memory",
     "interpreter",
     "lock",
+    "map_aligned",
     "open_standard",
     "prepare",
+    "same_as_memory",
     "unforked",
     "unlocker",
+    "write_huge",
 ]
 
 # Held while this process has a far end of a channel open, or a near end that is not yet
@@ -42,6 +49,16 @@ if hasattr(os, "register_at_fork"):
     )
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_MAP_FIXED, _MADV_COLLAPSE = 0x10, 25  # from linux/mman.h
+
+HUGE = 1 << 21  # bytes of a huge page
+# Bytes that become huge pages in one call: hundreds of megabytes at once can take seconds, and what
+# the kernel has just cleared is still in the processor's cache. So much counts as the writer's own.
+_STEP = 2 * HUGE
+# A virtual machine may have to ask its host for each page that it has not used of late, which takes
+# 20 times as long. So huge pages may take as long as small ones take to write, in seconds for each
+# byte, and this much longer; then the rest is left to small ones.
+_WRITE, _PATIENCE = 0.5e-9, 0.04
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(parmap.__file__)))  # parmap is here
 
@@ -130,6 +147,133 @@ def fresh_memory(size: int) -> mmap.mmap:
         with contextlib.suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def map_aligned(descriptor: int, size: int) -> memoryview:
+    """Map a file privately, so that its huge pages are huge in this mapping, too.
+
+    For that the mapping begins at a multiple of their size; `mmap.mmap` begins at any page.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it, or this is not Linux.
+    """
+    return _view(_aligned(descriptor, size, mmap.MAP_PRIVATE))
+
+
+def write_huge(descriptor: int, frame: memoryview, start: int) -> int:
+    """Write the beginning of a frame to a file in huge pages, as far as the kernel makes some.
+
+    Shared memory has small ones by itself, whose page faults take longer than the copy.
+
+    Parameters
+    ----------
+    descriptor : int
+        Shared memory.
+    frame : memoryview
+        Bytes.
+    start : int
+        Where they go, a multiple of `HUGE`.
+
+    Returns
+    -------
+    int
+        How many bytes were written: none where the kernel is older than 6.1, or forbids it; fewer
+        where it takes too long.
+    """
+    import ctypes
+
+    end = start + frame.nbytes // HUGE * HUGE
+    try:
+        memory = _aligned(descriptor, end, mmap.MAP_SHARED)
+    except OSError:
+        return 0
+    library, view, address = _c_library(), _view(memory), ctypes.addressof(memory)
+    spent = -_PATIENCE
+    for at in range(start, end, _STEP):
+        to = min(at + _STEP, end)
+        for page in range(at, to, HUGE):  # the kernel refuses one that has nothing in it
+            os.pwrite(descriptor, b"\0", page)
+        begun = time.thread_time()
+        if library.madvise(address + at, to - at, _MADV_COLLAPSE):
+            return at - start
+        spent += time.thread_time() - begun
+        view[at:to] = frame[at - start : to - start]
+        # It is in the file; else all of it would count as this process's memory, too.
+        library.madvise(address + at, to - at, mmap.MADV_DONTNEED)
+        if spent > (to - start) * _WRITE:
+            return to - start
+    return end - start
+
+
+def same_as_memory(descriptor: int, address: int, size: int) -> bool:
+    """Tell whether a file begins with what lies in this process's memory.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file, which has that many bytes.
+    address, size : int
+        Where in memory, and how many bytes.
+
+    Raises
+    ------
+    OSError
+        As `map_aligned`.
+    """
+    import ctypes
+
+    memory, library = _aligned(descriptor, size, mmap.MAP_SHARED), _c_library()
+    there = ctypes.addressof(memory)
+    for at in range(0, size, _STEP):
+        count = min(_STEP, size - at)
+        if library.memcmp(there + at, address + at, count):
+            return False
+        library.madvise(there + at, count, mmap.MADV_DONTNEED)  # as in `write_huge`
+    return True
+
+
+def _aligned(descriptor: int, size: int, flags: int) -> Any:
+    """Map a file at a multiple of a huge page's size, until the array that this returns is gone."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "only Linux has huge pages for files")
+    import ctypes
+    import weakref
+
+    library, failed = _c_library(), ctypes.c_void_p(-1).value
+    space, anonymous = size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    room = library.mmap(None, space, 0, anonymous, -1, 0)  # that nobody may touch
+    if room == failed:
+        raise OSError(ctypes.get_errno(), "no room for a mapping")
+    at = -(-room // HUGE) * HUGE
+    memory = (ctypes.c_ubyte * size).from_address(at)
+    weakref.finalize(memory, library.munmap, room, space).atexit = False
+    allowed = mmap.PROT_READ | mmap.PROT_WRITE
+    if library.mmap(at, size, allowed, flags | _MAP_FIXED, descriptor, 0) == failed:
+        raise OSError(ctypes.get_errno(), "a file cannot be mapped")
+    return memory
+
+
+def _view(memory: Any) -> memoryview:
+    """View an array as bytes: ctypes gives another format, which cannot be cast."""
+    from pickle import PickleBuffer  # not before the fork server starts
+
+    return PickleBuffer(memory).raw()
+
+
+@functools.cache
+def _c_library() -> Any:
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = pointer = ctypes.c_void_p
+    size, number = ctypes.c_size_t, ctypes.c_int
+    library.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
+    library.munmap.argtypes = [pointer, size]
+    library.madvise.argtypes = [pointer, size, number]
+    library.memcmp.argtypes = [pointer, pointer, size]
+    return library
 
 
 def die_with_parent(parent: int) -> None:
