@@ -480,7 +480,14 @@ class Driven(InSession):
 
     plan = parmap.plan("processes", workers=1)
     functions: ClassVar = [
-        *(Driving.drive, Driving._take_over, Driving._hear, Driving._answered, Driving._release),
+        *(
+            Driving.drive,
+            Driving._drive,
+            Driving._take_over,
+            Driving._hear,
+            Driving._answered,
+            Driving._release,
+        ),
         *(TaskQueue.with_tasks, TaskQueue.begin_reading, TaskQueue.answered),
         *(small_map, SmallMap.values, SmallMap.abandon),
     ]

@@ -19,7 +19,8 @@ from parmap.backends.threads import ThreadExecutor
 from parmap.plans import registry
 
 EXTRAS = {"traits", "workers", "per_node", "resolver", "dashboard"}
-METHODS = {"put", "drop", "run_remote", "abandon", "drive", "recall"}
+METHODS = {"put", "drop", "run_remote", "abandon", "recall"}
+OPTIONAL = {"drive"}  # of no trait
 
 
 class Bare:
@@ -62,7 +63,7 @@ class Placing(Bare):
     def __init__(self):
         super().__init__()
         self.placed, self.dropped, self.kept, self.abandoned = [], [], [], []
-        self.recalled = []
+        self.recalled, self.driven = [], []
 
     def sent(self, args):
         return [pickle.loads(arg.value) if type(arg) is Reference else arg for arg in args]
@@ -86,6 +87,9 @@ class Placing(Bare):
 
     def abandon(self, future):
         self.abandoned.append(future)
+
+    def drive(self, futures, /, *, seconds):
+        self.driven.append(seconds)
 
     def recall(self, future, chunk, *, only_slow):
         self.recalled.append((chunk, only_slow))
@@ -138,6 +142,14 @@ def test_each_extra_is_asked_for():
         assert parmap.pmap(lambda x: x + 1, range(10), chunks=2) == list(range(1, 11))
         assert len(executor.placed) == 1  # the spec
         assert executor.dropped == executor.placed
+
+
+def test_a_small_map_is_waited_for_by_the_executor():
+    executor = Placing()
+    with Given(executor=executor, workers=2):
+        assert parmap.pmap(abs, [-1, -2]) == [1, 2]
+    assert len(executor.driven) == 1
+    assert executor.placed == executor.dropped
 
 
 def test_a_shared_value_is_put_once_and_dropped():
@@ -260,10 +272,10 @@ def test_parmap_s_own_executors_have_all_extras_and_are_wrapped_in_nothing(kind)
 
 def test_each_extra_is_documented_with_its_default():
     public = {name for name in vars(parmap.Backend) if not name.startswith("_")}
-    assert public == EXTRAS | METHODS | {"submit", "shutdown"}
+    assert public == EXTRAS | METHODS | OPTIONAL | {"submit", "shutdown"}
     for name in EXTRAS:
         assert f"    {name} : " in parmap.Backend.__doc__
-    for name in METHODS:
+    for name in METHODS | OPTIONAL:
         assert "Default:" in getattr(parmap.Backend, name).__doc__
 
 

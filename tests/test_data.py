@@ -1240,10 +1240,10 @@ def test_more_large_values_than_there_may_be_files(run):
 def test_handles_cost_only_the_calls_that_have_them():
     """While one lives, other calls run their function itself."""
     from parmap.transport.messages import CallSpec, Chunk
-    from parmap.worker.run import _calls
+    from parmap.worker.elements import calls_of
 
     handle = parmap.share(5)
     spec = CallSpec(abs)
-    assert _calls(spec, Chunk(([1, -2],))).__reduce__()[1][0] is abs
-    assert list(_calls(spec, Chunk(([handle, -2],)))) == [5, 2]
+    assert calls_of(spec, Chunk(([1, -2],))).__reduce__()[1][0] is abs
+    assert list(calls_of(spec, Chunk(([handle, -2],)))) == [5, 2]
     del handle

@@ -25,7 +25,7 @@ from parmap.errors import SerializationError, SessionClosed, TaskTimeout, Worker
 from parmap.failures import Failure
 from parmap.observe import events
 from parmap.transport.messages import CallSpec, Chunk
-from parmap.worker import run
+from parmap.worker import elements, run
 from tests.hand import HandSession, hand_call
 
 
@@ -462,13 +462,13 @@ def test_an_interrupt_just_after_the_last_element_is_that_ones(monkeypatch):
                 raise KeyboardInterrupt
             return 0
 
-    monkeypatch.setattr(run, "forks", Forks())
+    monkeypatch.setattr(elements, "forks", Forks())
     outcome = run.run_chunk(CallSpec(abs, crosses=False), Chunk(([-1, -2],)))
     (element_error,) = outcome.element_errors
     assert element_error.offset == 1
     assert isinstance(element_error.error.error, KeyboardInterrupt)
     # After the first part of a chunk it ends the chunk.
-    monkeypatch.setattr(run, "forks", Forks())
+    monkeypatch.setattr(elements, "forks", Forks())
     ran = []
     spec, chunk = CallSpec(ran.append, crosses=False), Chunk(([1, 2, 3],), seconds=math.inf)
     (element_error,) = run.run_chunk(spec, chunk).element_errors

@@ -163,9 +163,9 @@ class Backend(Protocol):
         return None
 
     def drive(self, futures: Collection[Future[Any]], /, *, seconds: float) -> None:  # noqa: ARG002
-        """Do in the calling thread what brings these results, for so many seconds at most.
+        """Wait for these tasks, for so many seconds at most; it may return before.
 
-        It may return before. Default: it does so at once.
+        The calling thread may do meanwhile what brings their results. Default: it returns at once.
         """
         return
 
@@ -208,7 +208,7 @@ class OpenSession(Protocol):
         """Refuse work that cannot be done: the session is over; or who `waits` would for ever."""
 
     def drive(self, futures: Collection[Future[Outcome]], *, seconds: float) -> None:
-        """Do in this thread what brings these results, as `Backend.drive` does."""
+        """Wait for these chunks, as `Backend.drive` does."""
 
     def send_small(self, spec: bytes, fn: bytes, chunk: Chunk) -> Future[Any]:
         """Have a worker run a chunk of a small call; give the future of what that comes to."""
@@ -220,7 +220,7 @@ class OpenSession(Protocol):
         """Have a worker run a chunk of one element, whose result stays there."""
 
     def drop(self, broadcast: Any) -> None:
-        """Forget a broadcast spec."""
+        """Forget a broadcast spec: the call is over. None where the call has none."""
 
     def recall(
         self, future: Future[Outcome], chunk: int, *, only_slow: bool

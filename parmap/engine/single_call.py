@@ -89,8 +89,7 @@ def _answer(
     def resolve(inner: Future[Any]) -> None:
         # A cancelled future wakes who waits for it only after this call, and a second one
         # is an error: this, the end of the inner future, is the one path to it.
-        if broadcast is not None:
-            session.drop(broadcast)
+        session.drop(broadcast)
         if inner.cancelled():
             outer.cancel()
         if outer.set_running_or_notify_cancel():

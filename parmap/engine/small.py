@@ -72,6 +72,7 @@ class SmallMap:
         parts = list(itertools.starmap(_whole, self.sent.items()))
         if None in parts:
             return None
+        self._session.drop(None)
         return list(itertools.chain.from_iterable(parts))  # type: ignore[arg-type]
 
     def abandon(self) -> None:
@@ -79,6 +80,7 @@ class SmallMap:
         in_flight = InFlight(self._session)
         in_flight.take_over(self.sent)
         in_flight.abandon()
+        self._session.drop(None)
 
     def source(self) -> Source:
         """Make the source for the loop that takes over: all of it has been cut."""

@@ -85,7 +85,7 @@ class Lent(Session):
         spare_threads[0].add(once, *call)
         return once.future
 
-    def drop(self, broadcast: BroadcastSpec) -> None:
+    def drop(self, broadcast: BroadcastSpec | None) -> None:
         """Forget the spec: the call is over."""
         super().drop(broadcast)
         self._return()

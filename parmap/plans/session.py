@@ -138,7 +138,7 @@ class Session:
         return self._backend.submit(run_small, spec, fn, chunk.columns, chunk.seconds, chunk.number)
 
     def drive(self, futures: Collection[Future[Outcome]], *, seconds: float) -> None:
-        """Do in this thread what brings these results, as `Backend.drive` does."""
+        """Wait for these chunks, as `Backend.drive` does."""
         self._backend.drive(futures, seconds=seconds)
 
     def run_remote(self, broadcast: BroadcastSpec, chunk: Chunk) -> Future[Outcome]:
@@ -147,8 +147,10 @@ class Session:
         submit = functools.partial(self._backend.run_remote, self._values.remote, run_remote)
         return sent(submit, broadcast, chunk, self._values, copies=self.traits.copies)
 
-    def drop(self, broadcast: BroadcastSpec) -> None:
-        """Forget a broadcast spec."""
+    def drop(self, broadcast: BroadcastSpec | None) -> None:
+        """Forget a broadcast spec, if there is one: the call is over."""
+        if broadcast is None:
+            return
         if broadcast.hold is not None:
             native_threads.release(broadcast.hold)
         if self.traits.places and not broadcast.carried and not self._values.closed:

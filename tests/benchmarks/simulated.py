@@ -27,7 +27,7 @@ from parmap.engine.retry import Retry
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
 from parmap.transport.messages import Chunk, Location, Outcome
-from parmap.worker.run import _PART
+from parmap.worker.elements import _PART
 
 
 @dataclass(frozen=True)

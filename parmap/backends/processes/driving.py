@@ -12,7 +12,7 @@ import select
 import selectors
 import time
 from collections.abc import Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from parmap.backends.processes.handles import Worker
@@ -46,15 +46,21 @@ class Driving:
 
     def drive(self, futures: Collection[Future[Any]], seconds: float) -> None:
         """Hear the workers that have these tasks, until all have answered, or time is over."""
-        if self._epoll is None:
-            return
+        end = time.monotonic() + seconds
+        if self._epoll is not None:
+            self._drive(futures, end)
+        if not all(map(Future.done, futures)):
+            # Some wait in the queue, or the pool's thread was quicker, and is at it.
+            wait(futures, max(0.0, end - time.monotonic()))
+
+    def _drive(self, futures: Collection[Future[Any]], end: float) -> None:
         mine: list[Worker] = []
         me = object()
         # Ctrl-C may strike in any line, so in the first clean-up, too.
         try:
             try:
                 self._take_over(mine, me, futures)
-                self._hear(mine, me, time.monotonic() + seconds)
+                self._hear(mine, me, end)
             except BaseException:
                 for worker in mine:
                     if worker.reader is me:  # what was read of an answer may be lost

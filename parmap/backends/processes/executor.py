@@ -155,7 +155,7 @@ class ProcessExecutor(MappingExecutor):
         self._queue.abandon(future)
 
     def drive(self, futures: Collection[Future[Any]], /, *, seconds: float) -> None:
-        """Hear the workers of these tasks in the calling thread, for so many seconds at most."""
+        """Wait for these tasks, for so many seconds at most, and hear their workers meanwhile."""
         if self._pool_thread.begun and not self._queue.state.foreign:
             self._pool_thread.driving.drive(futures, seconds)
 
