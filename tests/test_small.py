@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import math
 import os
 import random
@@ -26,6 +27,7 @@ GUARD = 60
 
 @pytest.fixture(scope="module")
 def session():
+    gc.collect()  # other tests may have left handles, and where there are any no map is small
     with parmap.plan("processes", workers=2) as session:
         session.map(abs, range(4))
         yield session

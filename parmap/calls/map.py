@@ -245,6 +245,10 @@ def collected(
     # First, if no option may be wrong: the workers of a new session, which are interpreters, start
     # while the engine is loaded here.
     session = None if options else current_session()
+    from parmap.calls.options import settings
+    from parmap.engine.loop import Call
+    from parmap.engine.source import Source
+
     small: SmallMap | None = None
     if session is not None and session.traits.recalls:
         from parmap.engine.small import small_map
@@ -253,10 +257,6 @@ def collected(
         values = None if small is None else small.values()
         if values is not None:
             return values
-    from parmap.calls.options import settings
-    from parmap.engine.loop import Call
-    from parmap.engine.source import Source
-
     chosen = settings(name, options, star=star)
     source = small.source() if small else Source(iterables, star=star, stable=True)
     call = Call(session or current_session(), fn, source, chosen)
