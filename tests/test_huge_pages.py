@@ -116,6 +116,16 @@ def test_where_the_kernel_takes_long_the_rest_is_small(library, seconds, steps):
     assert holds(block, frame)
 
 
+def test_where_ctypes_cannot_be_loaded_pages_are_small(library):
+    """A process that has no descriptor left loads no library."""
+    frame = data(2 * STEP)
+    with mock.patch.dict(sys.modules, {"ctypes": None}):
+        block = Block([frame])
+        (view,) = mapped(os.dup(block.descriptor), [len(frame)])
+        assert view == frame
+    assert library.collapsed == []
+
+
 def test_elsewhere_than_on_linux_nothing_is_asked(library):
     size = STEP + 5
     with mock.patch.object(system_unix.sys, "platform", "darwin"):

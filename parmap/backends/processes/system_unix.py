@@ -182,13 +182,13 @@ def write_huge(descriptor: int, frame: memoryview, start: int) -> int:
         How many bytes were written: none where the kernel is older than 6.1, or forbids it; fewer
         where it takes too long.
     """
-    import ctypes
-
     end = start + frame.nbytes // HUGE * HUGE
     try:
         memory = _aligned(descriptor, end, mmap.MAP_SHARED)
     except OSError:
         return 0
+    import ctypes
+
     library, view, address = _c_library(), _view(memory), ctypes.addressof(memory)
     spent = -_PATIENCE
     for at in range(start, end, _STEP):
@@ -222,9 +222,9 @@ def same_as_memory(descriptor: int, address: int, size: int) -> bool:
     OSError
         As `map_aligned`.
     """
+    memory, library = _aligned(descriptor, size, mmap.MAP_SHARED), _c_library()
     import ctypes
 
-    memory, library = _aligned(descriptor, size, mmap.MAP_SHARED), _c_library()
     there = ctypes.addressof(memory)
     for at in range(0, size, _STEP):
         count = min(_STEP, size - at)
@@ -238,8 +238,11 @@ def _aligned(descriptor: int, size: int, flags: int) -> Any:
     """Map a file at a multiple of a huge page's size, until the array that this returns is gone."""
     if sys.platform != "linux":
         raise OSError(errno.ENOSYS, "only Linux has huge pages for files")
-    import ctypes
-    import weakref
+    try:
+        import ctypes
+        import weakref
+    except ImportError as error:  # there may be no descriptor left to load it with
+        raise OSError(errno.ENOSYS, "ctypes cannot be loaded") from error
 
     library, failed = _c_library(), ctypes.c_void_p(-1).value
     space, anonymous = size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
