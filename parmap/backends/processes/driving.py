@@ -73,7 +73,7 @@ class Driving:
             self._release(mine, me)
 
     def _take_over(self, mine: list[Worker], me: object, futures: Collection[Future[Any]]) -> None:
-        for worker in self._queue.with_tasks(futures):
+        for worker, _ in self._queue.with_tasks(futures):
             mine.append(worker)
             if self._queue.begin_reading(worker, me, futures):
                 self._epoll.unregister(worker.channel.socket)

@@ -142,16 +142,14 @@ class TaskQueue:
         if self.state.foreign:
             return  # an iterator that a fork inherited: the task is the parent's
         with self._lock:
-            for worker in self._living.values():
-                if worker.task is not None and worker.task.future is future:
-                    # Under the lock the worker cannot get another task, so the signal can
-                    # only hit this one; and it is not reaped before it is out of _living,
-                    # so the number is still its own.
-                    worker.interrupt()
-                    worker.task.abandoned = True
-                    self.deadlines.add(_GRACE, worker)
-                    self._wake()
-                    return
+            for worker, task in self.with_tasks((future,)):
+                # Under the lock the worker cannot get another task, so the signal can
+                # only hit this one; and it is not reaped before it is out of _living,
+                # so the number is still its own.
+                worker.interrupt()
+                task.abandoned = True
+                self.deadlines.add(_GRACE, worker)
+                self._wake()
 
     def recall(
         self, future: Future[Any], chunk: int, *, only_slow: bool
@@ -164,15 +162,14 @@ class TaskQueue:
         if self.state.foreign:
             return None
         with self._lock:
-            for worker in self._living.values():
-                if worker.task is not None and worker.task.future is future:
-                    return recall(worker.notes.fd, chunk, only_slow=only_slow)
+            for worker, _ in self.with_tasks((future,)):
+                return recall(worker.notes.fd, chunk, only_slow=only_slow)
         return None
 
-    def with_tasks(self, futures: Collection[Future[Any]]) -> list[Worker]:
-        """List the workers that have the tasks of these futures."""
+    def with_tasks(self, futures: Collection[Future[Any]]) -> list[tuple[Worker, Task]]:
+        """List the workers that have the tasks of these futures, and the tasks."""
         return [
-            worker
+            (worker, task)
             for worker in self.living()
             if (task := worker.task) is not None and task.future in futures
         ]
