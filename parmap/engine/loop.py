@@ -92,14 +92,14 @@ class Call:
         return self._recovery.failures
 
     def results(self, sent: Sent | None = None) -> Generator[list[Any], None, None]:
-        """Run the call, of which chunks may be sent; give the results in lists as they are ready.
+        """Run the call; give the results in lists, as they become ready.
 
         Raises
         ------
         Exception
             What an element raised (``errors="raise"``), or the input's own error.
         """
-        if sent:
+        if sent:  # chunks that are on their way already
             self._in_flight.take_over(sent)
         return self._run(waits=True)
 

@@ -205,7 +205,7 @@ class OpenSession(Protocol):
         """
 
     def check(self, *, waits: bool = False) -> None:
-        """Refuse work that cannot be done: the session is over; or who `waits` would for ever."""
+        """Refuse a call if the session is over, or if a caller that `waits` would wait for ever."""
 
     def drive(self, futures: Collection[Future[Outcome]], *, seconds: float) -> None:
         """Wait for these chunks, as `Backend.drive` does."""

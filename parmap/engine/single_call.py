@@ -48,7 +48,7 @@ def single(
     unseeded = Unseeded(
         [fn], session.traits, streams=root is not None, alone=False, where=users_line()
     )
-    if not kwargs and not unseeded.hints and session.traits.recalls and of_atoms(args):
+    if not kwargs and unseeded.silent and session.traits.recalls and of_atoms(args):
         packed = packed_small(session, fn, star=True)
         if packed is not None:
             chunk = Chunk(([args],))

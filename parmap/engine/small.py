@@ -131,7 +131,7 @@ def small_map(
     count = shortest(columns) or 0
     if not 0 < count <= _MOST or not all(map(_are_rows if star else of_atoms, columns)):
         return None
-    packed = packed_small(session, fn, star=star)
+    packed = None if any(look((fn,))) else packed_small(session, fn, star=star)
     if packed is None:
         return None
     session.check(waits=True)
@@ -160,7 +160,7 @@ def packed_small(
     session : OpenSession
         Where it runs.
     fn : callable
-        The user's function.
+        The user's function, whose code speaks of no random generator.
     star : bool
         Whether a chunk's elements are rows of arguments.
 
@@ -169,7 +169,7 @@ def packed_small(
     tuple of (bytes, bytes) or None
         The pickles of the spec, without the function, and of the function.
     """
-    if session.nested or handles_exist() or forks.generation or any(look((fn,))):
+    if session.nested or handles_exist() or forks.generation:
         return None
     try:
         with Noticing() as found:

@@ -65,6 +65,11 @@ class Unseeded:
         # Where only other tasks of this call may: NumPy's state before all of them.
         self._before = numpy_state() if beside and alone else None
 
+    @property
+    def silent(self) -> bool:
+        """Whether the functions' code speaks of no generator."""
+        return not (self.hints or self._named)
+
     def packed(self, found: Sequence[Any]) -> None:
         """Warn of generators that were packed with the spec, of which each worker gets a copy.
 

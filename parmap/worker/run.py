@@ -179,9 +179,7 @@ def _watched(spec: CallSpec, chunk: Chunk) -> _Ran:
     work = None if chunk.seconds is None and not chunk.number else run_parts
     if spec.timeout is not None:
         # In the caller's process nothing runs after the element that took too long.
-        work = run_each
-        if spec.crosses:
-            work = run_limited
+        work = run_limited if spec.crosses else run_each
     if chunk.careful:
         work = run_each
     # What is seeded for each element needs no watch; what takes a stream of its own does.

@@ -145,9 +145,7 @@ def mapped(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:
 
 def _mapped(descriptor: int, size: int, *, huge: bool) -> memoryview:
     if huge:
-        with contextlib.suppress(
-            OSError
-        ):  # as above; `mmap` needs less room, and says what is wrong
+        with contextlib.suppress(OSError):  # `mmap` needs less room, and says what is wrong
             return map_aligned(descriptor, size)
     return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY))
 
