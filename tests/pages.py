@@ -25,6 +25,9 @@ _ENGINES = {"dask": "distributed", "ray": "ray", "joblib": "joblib"}
 _CLUSTERS = {"ssh", "slurm"}
 _WHOLE = "<!-- one script -->"
 _MARK = "-- the end of a block --"
+# Two clusters of Dask at a time, of two tests, want the port of the dashboard: the second says that
+# it takes another.
+_WARNINGS = ("-W", "error", "-W", "ignore:Port 8787 is already in use")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Script:
         # short path.
         with tempfile.TemporaryDirectory(prefix="ray") as rays:
             done = subprocess.run(
-                [sys.executable, "-W", "error", script],
+                [sys.executable, *_WARNINGS, script],
                 cwd=folder,
                 env={**inherited, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": rays, **environ},
                 capture_output=True,
