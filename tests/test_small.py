@@ -33,6 +33,14 @@ def session():
         yield session
 
 
+@pytest.fixture(autouse=True)
+def paces(monkeypatch):
+    """Have no function known yet; give what is kept of those that are."""
+    kept = {}
+    monkeypatch.setattr("parmap.engine.small._paces", kept)
+    return kept
+
+
 @pytest.fixture
 def loops():
     """Count the loops that are made."""
@@ -79,6 +87,57 @@ def test_a_small_map_is_one_message_to_each_worker(loops, messages, fn, data):
     assert messages.count("TASK") == min(2, len(data))
     assert "BROADCAST" not in messages
     assert loops == []
+
+
+@pytest.mark.usefixtures("session", "patient")
+def test_a_function_that_was_quick_gets_one_worker(messages, paces):
+    for _ in range(3):  # defined anew each time
+        paces.update(dict.fromkeys(paces, 1e-7))  # however busy the machine is
+        assert parmap.pmap(lambda x: x / 2, range(10)) == [x / 2 for x in range(10)]
+    assert messages.count("TASK") == 2 + 1 + 1
+    assert len(paces) == 1
+
+
+@pytest.mark.usefixtures("session", "patient")
+@pytest.mark.parametrize(("seconds", "workers"), [(0, 1), (1e-5, 1), (3e-5, 2), (1, 2)])
+def test_so_many_workers_as_there_is_work_for(messages, paces, seconds, workers):
+    paces[half.__code__] = seconds
+    assert parmap.pmap(half, range(10)) == [x / 2 for x in range(10)]
+    assert messages.count("TASK") == workers
+
+
+@pytest.mark.usefixtures("session")
+def test_a_function_that_is_slow_for_once_goes_to_all_workers_again(messages, paces):
+    def naps(x):
+        time.sleep(x)
+        return x
+
+    paces[naps.__code__] = 0.0
+    assert parmap.pmap(naps, [0.05, 0]) == [0.05, 0]
+    assert paces == {}
+    messages.clear()
+    assert parmap.pmap(naps, [0, 0]) == [0, 0]
+    assert messages.count("TASK") == 2
+
+
+@pytest.mark.usefixtures("session", "patient")
+def test_no_object_of_the_users_is_kept_with_its_pace(paces):
+    class Callable:
+        def __call__(self, x):
+            return x
+
+        def __hash__(self):
+            raise AssertionError("asked for its hash")
+
+        __eq__ = None
+
+    for fn in (math.sqrt, Callable(), Callable().__call__, str):
+        assert len(parmap.pmap(fn, [1, 4])) == 2
+    assert paces == {}
+    paces.update((number, 0.0) for number in range(250))
+    for i in range(20):
+        parmap.pmap(eval(f"lambda x: x + {i}"), [1, 2])
+        assert len(paces) <= 256
 
 
 @pytest.mark.usefixtures("session", "patient")

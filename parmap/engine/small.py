@@ -4,6 +4,9 @@ A map of ten tiny elements takes as long as its preparations, and most of what t
 for what such a map rarely has: failures, deaths, slow elements. So the chunks that the loop would
 send first are sent before there is a loop. If all of them come back soon, and whole, the map is
 done. Else the loop is made after all, and finds its chunks in flight.
+
+A second worker costs more than it gives where all elements take less than to wake it. So a map of
+a function whose elements were quick the last time goes to as many workers as there is work for.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import itertools
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from types import CodeType, FunctionType
 from typing import Any
 
 from parmap.engine.callspec import spec_for
@@ -40,6 +44,13 @@ _SIZE = 1 << 14
 _SOON = 0.001
 # Seconds after which a worker begins no other element, as in a trial of the loop's.
 _TRIAL = 0.001
+# Seconds of work that are worth another worker: to send it a chunk, and to hear of it, takes the
+# caller and the worker 0.1 ms each.
+_WORTH = 0.0002
+# The seconds for each element in the last small map of a function, by its code, which is the same
+# where a function is defined anew for each call. A wrong guess costs the time of a map's beginning.
+_paces: dict[CodeType | None, float] = {}
+_MOST_PACES = 256
 _SEQUENCES = frozenset({list, tuple, range})
 _NUMBERS = frozenset({int, float, complex, bool, type(None)})
 
@@ -51,6 +62,8 @@ class SmallMap:
     ----------
     session : OpenSession
         Where they are.
+    code : CodeType or None
+        By what the function's pace is kept, if it is.
 
     Attributes
     ----------
@@ -58,8 +71,8 @@ class SmallMap:
         The chunks, in the input's order.
     """
 
-    def __init__(self, session: OpenSession) -> None:
-        self._session = session
+    def __init__(self, session: OpenSession, code: CodeType | None) -> None:
+        self._session, self._code = session, code
         self.sent: Sent = {}
 
     def values(self) -> list[Any] | None:
@@ -69,11 +82,21 @@ class SmallMap:
         except BaseException:  # Ctrl-C
             self.abandon()
             raise
-        parts = list(itertools.starmap(_whole, self.sent.items()))
-        if None in parts:
-            return None
+        values: list[Any] = []
+        seconds = 0.0
+        for future, chunk_plan in self.sent.items():
+            whole = _whole(future, chunk_plan)
+            if whole is None:
+                _paces.pop(self._code, None)
+                return None
+            values += whole[0]
+            seconds += whole[1]
         self._session.drop(None)
-        return list(itertools.chain.from_iterable(parts))  # type: ignore[arg-type]
+        if self._code is not None:
+            if len(_paces) >= _MOST_PACES:
+                _paces.clear()
+            _paces[self._code] = seconds / len(values)
+        return values
 
     def abandon(self) -> None:
         """Stop all chunks."""
@@ -90,8 +113,8 @@ class SmallMap:
         return source
 
 
-def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> list[Any] | None:
-    """Give the results of a chunk; None if there is more to say of it."""
+def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> tuple[list[Any], float] | None:
+    """Give the results of a chunk, and its seconds; None if there is more to say of it."""
     if not future.done() or future.cancelled() or future.exception() is not None:
         return None
     outcome = future.result()
@@ -103,7 +126,7 @@ def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> list[Any] | None:
         values = outcome.unpacked()
     except SerializationError:
         return None
-    return values if len(values) == chunk_plan.size else None
+    return (values, outcome.seconds) if len(values) == chunk_plan.size else None
 
 
 def small_map(
@@ -135,7 +158,11 @@ def small_map(
     if packed is None:
         return None
     session.check(waits=True)
-    small, workers = SmallMap(session), min(count, session.workers)
+    code = fn.__code__ if type(fn) is FunctionType else None
+    small, workers = SmallMap(session, code), min(count, session.workers)
+    pace = _paces.get(code)
+    if pace is not None:
+        workers = min(workers, 1 + int(count * pace / _WORTH))
     try:
         for place in range(workers):
             start, stop = count * place // workers, count * (place + 1) // workers
