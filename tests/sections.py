@@ -521,6 +521,9 @@ class Driven(InSession):
         assert small_map(session, lambda x: random.random() + x, ([1],), star=False) is None
         for star, elements in ((True, [(-1,)]), (False, range(-2, 0))):
             self._all(small_map(session, abs, (elements,), star=star))
+        small_calls._paces.update(dict.fromkeys(range(small_calls._MOST_PACES), 1.0))
+        for _ in range(2):  # the second knows how quick it was
+            self._all(small_map(session, lambda x: x, ([1],), star=False))
         with contextlib.closing(Driving(session.executor._queue, selectors.SelectSelector())) as no:
             no.drive(small.sent, seconds=GUARD)
 

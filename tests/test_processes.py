@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 import parmap
+from parmap.backends.processes.workers import Workers
 from parmap.testing import PlanContract
 
 GUARD = 60  # against hangs; never waited for when all is well
@@ -131,6 +132,14 @@ def test_a_worker_killed_while_it_idles_is_replaced(one):
     os.kill(before, signal.SIGKILL)
     (after,) = parmap.pmap(lambda _: os.getpid(), [1])
     assert after != before
+
+
+def test_workers_tell_their_process_numbers_themselves(monkeypatch):
+    # The fork server's answer may come after the worker's own.
+    monkeypatch.setattr(Workers, "forked", lambda *_: None)
+    with parmap.plan("processes", workers=2) as session:
+        found = set(parmap.pmap(lambda _: os.getpid(), range(4), chunks=1))
+        assert found <= set(session.executor.pids)
 
 
 def test_a_killed_fork_server_is_replaced(one):

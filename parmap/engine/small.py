@@ -28,8 +28,8 @@ from parmap.engine.settings import Settings
 from parmap.engine.source import Source
 from parmap.errors import SerializationError
 from parmap.transport.generators import Noticing
-from parmap.transport.messages import CallSpec, Chunk, whole_outcome
-from parmap.transport.payload import ATOMS, PROTOCOL, pack_within
+from parmap.transport.messages import CallSpec, Chunk
+from parmap.transport.payload import ATOMS, PROTOCOL, pack_within, packed_name
 from parmap.transport.shared import handles_exist
 from parmap.worker import forks
 
@@ -89,7 +89,7 @@ class SmallMap:
             if whole is None:
                 _paces.pop(self._code, None)
                 return None
-            values += whole[0]
+            values.extend(whole[0])
             seconds += whole[1]
         self._session.drop(None)
         if self._code is not None:
@@ -115,11 +115,12 @@ class SmallMap:
 
 def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> tuple[list[Any], float] | None:
     """Give the results of a chunk, and its seconds; None if there is more to say of it."""
-    if not future.done() or future.cancelled() or future.exception() is not None:
+    try:
+        outcome = future.result(0)  # once: each question of a future takes its lock
+    except BaseException:  # noqa: BLE001 - also one that is not done, or cancelled: the loop asks
         return None
-    outcome = future.result()
     if type(outcome) is tuple:
-        outcome = whole_outcome(outcome)
+        return outcome if len(outcome[0]) == chunk_plan.size else None
     if outcome.element_errors or outcome.moves:
         return None
     try:
@@ -198,13 +199,15 @@ def packed_small(
     """
     if session.nested or handles_exist() or forks.generation:
         return None
-    try:
-        with Noticing() as found:
-            packed = pack_within(fn, _SIZE)
-    except SerializationError:
-        return None  # the loop says what is wrong
-    if packed is None or found:
-        return None
+    packed = packed_name(fn)
+    if packed is None:
+        try:
+            with Noticing() as found:
+                packed = pack_within(fn, _SIZE)
+        except SerializationError:
+            return None  # the loop says what is wrong
+        if packed is None or found:
+            return None
     # A built-in stands for the function: a worker loads nothing for it.
     spec = spec_for(session, callable, _OF_ROWS if star else _OF_ELEMENTS)
     return _packed_spec(spec), packed

@@ -12,6 +12,7 @@ import copyreg
 import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -38,6 +39,7 @@ __all__ = [
     "pack",
     "pack_result",
     "pack_within",
+    "packed_name",
     "plain_pickle",
     "unpack",
 ]
@@ -260,6 +262,21 @@ def pack(value: Any, what: str, *, views: bool = False, own: bool = False) -> Pa
         return Payload(dumps(value, what))
     buffers: list[pickle.PickleBuffer] = []
     return Payload(dumps(value, what, buffers, own=own), *buffers)
+
+
+def packed_name(fn: object) -> bytes | None:
+    """Pickle a function by its name, where cloudpickle would, which takes ten times as long."""
+    import cloudpickle
+
+    if type(fn) is not FunctionType or cloudpickle.list_registry_pickle_by_value():
+        return None
+    module = fn.__module__
+    if type(module) is not str or module == "__main__" or module not in sys.modules:
+        return None  # C pickle would import it
+    try:
+        return pickle.dumps(fn, PROTOCOL)
+    except Exception:  # noqa: BLE001 - another function has its name; a module's __getattr__ raises
+        return None
 
 
 def pack_within(value: Any, size: int) -> bytes | None:

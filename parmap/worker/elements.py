@@ -86,15 +86,16 @@ def run_parts(spec: CallSpec, chunk: Chunk) -> tuple[list[Any], list[ElementErro
     """
     ran: _Results = ([], [])
     calls, whole = calls_of(spec, chunk), chunk.size
-    began = time.perf_counter()
-    end = math.inf if chunk.seconds is None else began + chunk.seconds
+    now = time.perf_counter()
+    end = math.inf if chunk.seconds is None else now + chunk.seconds
     size = 1
-    while (start := len(ran[0])) < whole and (not start or began < end):
+    while (start := len(ran[0])) < whole and (not start or now < end):
         size = _begin(chunk, start, size)
+        began = time.perf_counter()  # after the lock, which takes as long as ten quick elements
         if not size or not run_part(spec, chunk, calls, start + size, ran):
             break
-        before, began = began, time.perf_counter()
-        times = _PART / max(began - before, 1e-9)
+        now = time.perf_counter()
+        times = _PART / max(now - began, 1e-9)
         size = max(1, int(size * max(min(2.0, times), min(16.0, times / 100))))
     return ran
 

@@ -143,12 +143,12 @@ def _inside(spec: CallSpec, chunk: Chunk) -> _Ran:
     if core_share is not None and core_share.among is not None:
         core_share = core_share.here()
     cores = None if core_share is None else core_share.cores
-    with (
-        context.Inside(spec.nested, threaded=spec.threaded, cores=cores),
-        own,
-        _guarded(core_share),
-    ):
-        return _watched(spec, chunk)
+    guarded = _guarded(core_share)
+    with context.Inside(spec.nested, threaded=spec.threaded, cores=cores):
+        if own is guarded:  # neither does anything
+            return _watched(spec, chunk)
+        with own, guarded:
+            return _watched(spec, chunk)
 
 
 # One for all: it has no state.

@@ -47,20 +47,20 @@ class Driving:
     def drive(self, futures: Collection[Future[Any]], seconds: float) -> None:
         """Hear the workers that have these tasks, until all have answered, or time is over."""
         end = time.monotonic() + seconds
-        if self._epoll is not None:
-            self._drive(futures, end)
-        if not all(map(Future.done, futures)):
+        heard = 0 if self._epoll is None else self._drive(futures, end)
+        if heard < len(futures) and not all(map(Future.done, futures)):
             # Some wait in the queue, or the pool's thread was quicker, and is at it.
             wait(futures, max(0.0, end - time.monotonic()))
 
-    def _drive(self, futures: Collection[Future[Any]], end: float) -> None:
+    def _drive(self, futures: Collection[Future[Any]], end: float) -> int:
+        """Do so for those whom the pool's thread does not hear; count those that have answered."""
         mine: list[Worker] = []
         me = object()
         # Ctrl-C may strike in any line, so in the first clean-up, too.
         try:
             try:
                 self._take_over(mine, me, futures)
-                self._hear(mine, me, end)
+                return self._hear(mine, me, end)
             except BaseException:
                 for worker in mine:
                     if worker.reader is me:  # what was read of an answer may be lost
@@ -78,15 +78,15 @@ class Driving:
             if self._queue.begin_reading(worker, me, futures):
                 self._epoll.unregister(worker.channel.socket)
 
-    def _hear(self, mine: list[Worker], me: object, end: float) -> None:
-        poll = select.poll()
+    def _hear(self, mine: list[Worker], me: object, end: float) -> int:
+        poll, heard = select.poll(), 0
         out = {one.channel.socket.fileno(): one for one in mine if one.reader is me}
         for descriptor in out:
             poll.register(descriptor, select.POLLIN)
         while out:
             events = poll.poll(max(0.0, 1000 * (end - time.monotonic())))
             if not events:
-                return
+                break
             for descriptor, _ in events:
                 try:
                     message = out[descriptor].channel.inbox.read()
@@ -97,6 +97,8 @@ class Driving:
                 if message is not None:
                     poll.unregister(descriptor)
                     self._answered(out.pop(descriptor), message)
+                    heard += 1
+        return heard
 
     def _answered(self, worker: Worker, message: Any) -> None:
         kind, _, frames = message

@@ -204,7 +204,7 @@ class Worker:
 
     def __init__(self, number: int, slot: int, channel: Channel, notes: Notes) -> None:
         self.number, self.slot, self.channel, self.notes = number, slot, channel, notes
-        self.pid = 0  # until the fork server tells
+        self.pid = 0  # until the fork server tells, or the worker
         self.task: Task | None = None
         self.reader: object = None
         self.ready = self.leaving = False

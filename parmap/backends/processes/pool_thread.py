@@ -152,9 +152,9 @@ class PoolThread:
             return
         if message is None:
             return
-        kind, _, frames = message
+        kind, key, frames = message
         if kind is Kind.READY:
-            self._workers.note_ready(worker)
+            self._workers.note_ready(worker, key)
             self.queue.assign_next(worker)
         elif kind is Kind.BROKEN:
             self._workers.give_up(broken("setup= failed in a worker", unpack_error(decode(frames))))

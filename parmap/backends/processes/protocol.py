@@ -53,6 +53,8 @@ Frame: TypeAlias = "Buffer | Slot"
 # and less by `_NEXT` if the frame is the first one in its block.
 _HEADER = struct.Struct("<BQI")
 _NEXT = 1 << 60
+# The header and the size of a message of one frame.
+_SINGLE = struct.Struct("<BQIq")
 _SCRATCH = 1 << 16
 # Space for one descriptor beside each read: the kernel ends a read after one.
 _BESIDE = _socket.CMSG_SPACE(array.array("i").itemsize)
@@ -74,7 +76,7 @@ class Kind(IntEnum):
     BROADCAST = 2  # parent: a value under a key
     DROP = 3  # parent: forget the key
     TASK = 4  # parent: (fn, args, kwargs); answered by RESULT or ERROR
-    READY = 5
+    READY = 5  # with its process number as the key
     BROKEN = 6
     RESULT = 7
     ERROR = 8
@@ -136,8 +138,9 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     then does in 3 µs what takes cloudpickle 20, which looks at each class.
     """
     ours = type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker.")
-    # Of a small call all is of Python's own plain types.
-    if ours and (fn.__name__ == "run_small" or _PACKED.issuperset(map(type, args))) and not kwargs:
+    if ours and fn.__name__ == "run_small":  # all of it is of Python's own plain types
+        return [pickle.dumps((None, args, kwargs), PROTOCOL)]  # its name takes 5 us to look up
+    if ours and _PACKED.issuperset(map(type, args)) and not kwargs:
         return _plain((fn, args, kwargs))
     return encode((fn, args, kwargs), "call")
 
@@ -212,6 +215,11 @@ Message: TypeAlias = "tuple[Kind, int, Sequence[Frame]]"  # with the key, and th
 
 def send(channel: Socket, *messages: Message) -> None:
     """Write messages; blocks while the other end reads them."""
+    if len(messages) == 1 and len(messages[0][2]) == 1:
+        ((kind, key, (frame,)),) = messages
+        if type(frame) is bytes and len(frame) <= _JOIN:  # as most are
+            channel.sendall(_SINGLE.pack(kind, key, 1, len(frame)) + frame, QUIET)
+            return
     small: list[Buffer] = []  # several small ones are one write, and one waking of the reader
     for kind, key, frames in messages:
         blocks: list[Block] = []
@@ -317,13 +325,14 @@ class Inbox:
 
     def _next(self) -> tuple[Kind, int, Sequence[int], list[Buffer]] | None:
         """Give the next message with the frames that came through the channel itself."""
-        if self._large:
-            if self._rest:
-                return None
-            message, self._large = self._large, None
-            return message
-        if self._have < _HEADER.size:
-            return None
+        if self._large or self._have < _HEADER.size:
+            return self._filled()
+        if self._have > _SINGLE.size:
+            kind, key, count, size = _SINGLE.unpack_from(self._scratch)
+            end = _SINGLE.size + size
+            if count == 1 and end == self._have:  # all that has come, as mostly
+                self._have = 0
+                return _KINDS[kind], key, (size,), [self._scratch[_SINGLE.size : end]]
         kind, key, count = _HEADER.unpack_from(self._scratch)
         start = _HEADER.size + 8 * count
         if start > len(self._scratch):
@@ -338,6 +347,13 @@ class Inbox:
         if end > len(self._scratch):
             self._begin_large((_KINDS[kind], key, sizes, list(map(_room, inline))), start)
         return None
+
+    def _filled(self) -> tuple[Kind, int, Sequence[int], list[Buffer]] | None:
+        """Give the large message, if there is one, and all of it has come."""
+        if self._rest:
+            return None
+        message, self._large = self._large, None
+        return message
 
     def _cut(self, start: int, sizes: Sequence[int]) -> list[Buffer]:
         """Copy a message's frames out of the scratch, and move what follows to its front."""

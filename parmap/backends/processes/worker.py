@@ -29,6 +29,7 @@ from parmap.transport.functions import load_cloudpickle
 from parmap.transport.sockets import Socket
 from parmap.worker import context, family, native_threads
 from parmap.worker.random_state import renew
+from parmap.worker.run import run_small
 
 __all__ = ["flush", "inherited_values", "main"]
 
@@ -118,6 +119,7 @@ class _Child:
         """Run a task; give the answer."""
         try:
             fn, args, kwargs = decode(frames)
+            fn = run_small if fn is None else fn
             args = [
                 self._broadcast[arg.key].value() if type(arg) is BroadcastKey else arg
                 for arg in args
@@ -182,7 +184,7 @@ def _setup(slot: int, frames: Sequence[Buffer]) -> tuple[Kind, int, Sequence[Buf
             initializer(*initargs)
     except BaseException as error:  # noqa: BLE001 - told to the user, whatever it is
         return Kind.BROKEN, 0, _failed(error)[1]
-    return Kind.READY, 0, ()
+    return Kind.READY, os.getpid(), ()
 
 
 def _sync_paths(paths: ImportPaths) -> None:

@@ -107,9 +107,13 @@ class Workers:
         """Tell whether a worker lives or is to be reaped yet."""
         return bool(self.dying.workers or self._queue.living())
 
-    def note_ready(self, worker: Worker) -> None:
-        """Note that a worker has run its set-up."""
-        worker.ready, self._unready = True, 0
+    def note_ready(self, worker: Worker, pid: int) -> None:
+        """Note that a worker has run its set-up, and its process number.
+
+        The fork server tells the number, too, and may come later: until then nobody could interrupt
+        the worker's task.
+        """
+        worker.pid, worker.ready, self._unready = pid, True, 0
 
     def lose(self, worker: Worker) -> None:
         """Take out a worker whose channel has closed, have it reaped, and replace it."""
