@@ -36,8 +36,8 @@ _COLOR = f"--color={'yes' if sys.stdout.isatty() else 'auto'}"
 _CORE = [
     f"tests/test_{name}.py"
     for name in (
-        *("adopted", "async", "callbacks", "executors", "family", "forks", "identity", "inherited"),
-        *("pickle_errors", "plans", "processes", "random", "sequential", "threads"),
+        *("async", "callbacks", "executors", "family", "forks", "identity", "inherited"),
+        *("pickle_errors", "plans", "processes", "sequential", "threads"),
     )
 ]
 
@@ -102,7 +102,7 @@ def core(session: nox.Session) -> None:
     `nox -s long` runs all on each.
     """
     session.install(".[test]")
-    own = [f"tests/test_{name}.py" for name in ("cpython", "forks", "inherited", "identity")]
+    own = [f"tests/test_{name}.py" for name in ("cpython", "forks", "identity")]
     session.run("pytest", *_TWO, *_BRIEF, *own, *session.posargs)
 
 
