@@ -384,6 +384,30 @@ def test_parts_of_one_array_that_are_no_arrays(two):
     assert parmap.compute([parmap.delayed(ends)(part) for part in parts], chunks=1) == expected
 
 
+class Large:
+    """Pickles many bytes that are no array's."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Large, (pickle.PickleBuffer(self.data),)
+
+
+def test_tasks_that_wait_have_large_bytes_between_kept_arrays():
+    """All arguments have other places; those that are no arrays are written while tasks wait."""
+    arrays = [np.full(SIZE, float(i)) for i in range(3)]
+    texts = [Large(bytearray(bytes([i])) * (20 << 20)) for i in (65, 66, 67)]
+    given = [texts[0], arrays[0], texts[1], arrays[1], arrays[2], texts[2]]
+
+    def seen(*given):
+        return [bytes(one.data[:1]) if type(one) is Large else float(one[0]) for one in given]
+
+    with parmap.plan("processes", workers=1):
+        found = [parmap.submit(seen, *given) for _ in range(4)]
+        assert results(found) == [[b"A", 0.0, b"B", 1.0, 2.0, b"C"]] * 4
+
+
 def test_forks_have_them_too():
     array = np.ones(SIZE)
     with parmap.plan("processes", workers=2, start="fork"):

@@ -181,19 +181,27 @@ def kept(frames: Sequence[Frame], limit: int) -> list[Frame]:
     limit : int
         Frames of more bytes than this together go into a block, but for small ones.
     """
-    views = [memoryview(frame) for frame in frames if not isinstance(frame, Slot)]
-    large = sum(view.nbytes for view in views) > limit
-    moved = [view for view in views if large and view.nbytes >= _SMALL]
-    block = _block(moved) if moved else None
-    stay: list[Frame] = []
-    for frame in frames:
-        if isinstance(frame, Slot):
-            stay.append(frame)
-        elif block is not None and memoryview(frame).nbytes >= _SMALL:
-            stay.append(Slot(block, memoryview(frame).nbytes))
-        else:
-            stay.append(frame if type(memoryview(frame).obj) is bytes else bytes(frame))
-    return stay
+    stay: list[Frame] = list(frames)
+    if sum(size(frame) for frame in frames if not isinstance(frame, Slot)) > limit:
+        stay = []
+        # A block for those between two slots: a message has each block's frames in one place.
+        for lie, run in itertools.groupby(frames, lambda frame: isinstance(frame, Slot)):
+            stay += run if lie else _moved(list(run))
+    return [frame if isinstance(frame, Slot) else _unchanging(frame) for frame in stay]
+
+
+def _moved(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Move those that are not small into a block, where there can be one."""
+    large = [memoryview(frame) for frame in frames if size(frame) >= _SMALL]  # type: ignore[arg-type]
+    block = _block(large) if large else None
+    if block is None:
+        return frames
+    return [Slot(block, size(frame)) if size(frame) >= _SMALL else frame for frame in frames]
+
+
+def _unchanging(frame: Buffer) -> Buffer:
+    """Give a frame, or a copy of it if it may change."""
+    return frame if type(memoryview(frame).obj) is bytes else bytes(frame)
 
 
 def size(frame: Frame) -> int:
