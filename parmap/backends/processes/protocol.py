@@ -183,10 +183,9 @@ def kept(frames: Sequence[Frame], limit: int) -> list[Frame]:
     """
     stay: list[Frame] = list(frames)
     if sum(size(frame) for frame in frames if not isinstance(frame, Slot)) > limit:
-        stay = []
         # A block for those between two slots: a message has each block's frames in one place.
-        for lie, run in itertools.groupby(frames, lambda frame: isinstance(frame, Slot)):
-            stay += run if lie else _moved(list(run))
+        runs = itertools.groupby(frames, lambda frame: isinstance(frame, Slot))
+        stay = [one for lie, run in runs for one in (run if lie else _moved(list(run)))]
     return [frame if isinstance(frame, Slot) else _unchanging(frame) for frame in stay]
 
 
