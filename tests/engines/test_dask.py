@@ -272,7 +272,7 @@ def test_large_elements_bring_no_warning(two):
 def test_a_session_follows_the_cluster_as_it_grows():
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         parmap.plan("dask", cluster=cluster) as session,
     ):
@@ -294,7 +294,7 @@ def test_a_session_follows_the_cluster_as_it_grows():
 def test_a_client_is_adopted_and_left_open():
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):

@@ -248,7 +248,10 @@ class BroadcastValues:
         inherit : bool, default False
             Whether workers are yet to be forked, and will have the frames by that.
         """
-        own = frames if inherit else kept(frames, _SHARED)
+        own: Sequence[Frame] = frames
+        if not inherit:
+            # One frame alone is a pickle.
+            own = kept(self.recurring.kept.shared(frames) if len(frames) > 1 else frames, _SHARED)
         key = next(_keys)
         self.frames[key] = own
         if inherit:

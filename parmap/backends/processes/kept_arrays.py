@@ -1,8 +1,9 @@
 """Large arrays that several calls of a session send: written once, and compared before each use.
 
-A script that submits calls one by one often passes the same array to each. Between two calls the
-script may change that array. So the same object is only a reason to look: the array's bytes are
-compared with those of the block that holds what it was, which takes half as long as to write them.
+A script that makes calls one by one often passes the same array to each, or a function that holds
+it. Between two calls the script may change that array. So the same object is only a reason to look:
+the array's bytes are compared with those of the block that holds what it was, which takes half as
+long as to write them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from parmap.backends.processes.protocol import Frame
+from parmap.backends.processes.protocol import Frame, size
 from parmap.backends.processes.shared_memory import Block, Slot
 from parmap.transport.arrays import array_type, owner_of
 from parmap.transport.shared import LARGE
@@ -137,6 +138,12 @@ class KeptArrays:
         if used:
             self._trim(used)
         return sent
+
+    def shared(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Do so for what all tasks of a call read; not for too many, or too large ones, to keep."""
+        large = [size(frame) for frame in frames if large_array(frame) is not None]
+        few = len(large) <= _MOST and sum(large) <= _ROOM
+        return self.frames(frames) if large and few else frames
 
     def forget(self, place: _Place, owner: weakref.ref[Any]) -> None:
         """Forget the block of an array that is gone, unless another is in its place."""

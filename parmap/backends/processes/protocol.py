@@ -186,7 +186,10 @@ def kept(frames: Sequence[Frame], limit: int) -> list[Frame]:
         # A block for those between two slots: a message has each block's frames in one place.
         runs = itertools.groupby(frames, lambda frame: isinstance(frame, Slot))
         stay = [one for lie, run in runs for one in (run if lie else _moved(list(run)))]
-    return [frame if isinstance(frame, Slot) else _unchanging(frame) for frame in stay]
+    return [
+        frame if isinstance(frame, Slot) or type(memoryview(frame).obj) is bytes else bytes(frame)
+        for frame in stay
+    ]
 
 
 def _moved(frames: Sequence[Frame]) -> Sequence[Frame]:
@@ -196,11 +199,6 @@ def _moved(frames: Sequence[Frame]) -> Sequence[Frame]:
     if block is None:
         return frames
     return [Slot(block, size(frame)) if size(frame) >= _SMALL else frame for frame in frames]
-
-
-def _unchanging(frame: Buffer) -> Buffer:
-    """Give a frame, or a copy of it if it may change."""
-    return frame if type(memoryview(frame).obj) is bytes else bytes(frame)
 
 
 def size(frame: Frame) -> int:
@@ -333,7 +331,9 @@ class Inbox:
     def _next(self) -> tuple[Kind, int, Sequence[int], list[Buffer]] | None:
         """Give the next message with the frames that came through the channel itself."""
         if self._large or self._have < _HEADER.size:
-            return self._filled()
+            message = None if self._rest else self._large
+            self._large = self._large if self._rest else None
+            return message
         if self._have > _SINGLE.size:
             kind, key, count, size = _SINGLE.unpack_from(self._scratch)
             end = _SINGLE.size + size
@@ -354,13 +354,6 @@ class Inbox:
         if end > len(self._scratch):
             self._begin_large((_KINDS[kind], key, sizes, list(map(_room, inline))), start)
         return None
-
-    def _filled(self) -> tuple[Kind, int, Sequence[int], list[Buffer]] | None:
-        """Give the large message, if there is one, and all of it has come."""
-        if self._rest:
-            return None
-        message, self._large = self._large, None
-        return message
 
     def _cut(self, start: int, sizes: Sequence[int]) -> list[Buffer]:
         """Copy a message's frames out of the scratch, and move what follows to its front."""

@@ -6,7 +6,8 @@ the block's descriptor. A worker maps it privately, so a task may write to its a
 copy. An array recurs if the engine knows so, or when a second task has the same object.
 
 An object's identity is enough only where the input of a call stays as it is while the call runs.
-The arrays of all other tasks are compared with what was written: see kept_arrays.py.
+The arrays of all other tasks, and those that an earlier call had, are compared with what was
+written: see kept_arrays.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class _Seen(NamedTuple):
     """An array that a task of the call had."""
 
     array: Callable[[], Any]  # gives it; None once it is gone, and its number may be another's
-    block: Block | None  # once it has recurred
+    slot: Slot | None  # once it has recurred
 
 
 class _OfCall(NamedTuple):
@@ -79,7 +80,7 @@ class Recurring:
         elif known is not None:
             had = self._of_call(args[0].key, known)
             if had is not None:
-                return [_frame_of_call(had, frame) for frame in frames]
+                return [self._frame_of_call(had, frame) for frame in frames]
         return self.kept.frames(frames, recur or frozenset())
 
     def _of_call(self, call: int, known: Callable[[], frozenset[int] | None]) -> _OfCall | None:
@@ -88,20 +89,24 @@ class Recurring:
             self.calls[call] = None if recur is None else _OfCall(recur, {})
         return self.calls[call]
 
-
-def _frame_of_call(had: _OfCall, frame: Frame) -> Frame:
-    array = large_array(frame)
-    if array is None:
-        return frame
-    assert isinstance(frame, memoryview)
-    before = had.seen.get(id(array))
-    if before is not None and before.array() is not array:
-        before = None
-    block = None if before is None else before.block
-    if block is None and (before is not None or known_to_recur(array, frame, had.known)):
-        try:
-            block = Block([frame])
-        except OSError:  # no memory for it, or no descriptor: by the channel, then
+    def _frame_of_call(self, had: _OfCall, frame: Frame) -> Frame:
+        array = large_array(frame)
+        if array is None:
             return frame
-    had.seen[id(array)] = _Seen(weakref.ref(array), block)
-    return frame if block is None else Slot(block, frame.nbytes)
+        assert isinstance(frame, memoryview)
+        before = had.seen.get(id(array))
+        if before is not None and before.array() is not array:
+            before = None
+        slot = None if before is None else before.slot
+        if slot is None and (before is not None or known_to_recur(array, frame, had.known)):
+            try:
+                slot = self._slot(frame)
+            except OSError:  # no memory for it, or no descriptor: by the channel, then
+                return frame
+        had.seen[id(array)] = _Seen(weakref.ref(array), slot)
+        return frame if slot is None else slot
+
+    def _slot(self, frame: memoryview) -> Slot:
+        """Write an array, unless an earlier call has had it as it is."""
+        (found,) = self.kept.frames([frame])
+        return found if isinstance(found, Slot) else Slot(Block([frame]), frame.nbytes)
