@@ -8,7 +8,7 @@ import pickle
 import sys
 import threading
 from concurrent.futures import wait
-from itertools import pairwise
+from itertools import pairwise, repeat
 from unittest import mock
 
 import numpy as np
@@ -50,6 +50,42 @@ def test_a_hundred_calls_with_one_array_write_it_once(two):
     assert counts["blocks"] == 1
     assert counts["bytes"] < NBYTES + (1 << 20)  # the first one is sent
     assert kept(two) == [NBYTES]
+
+
+MAPS = {
+    "captured": lambda array: parmap.pmap(lambda i: total(array, i), range(4), chunks=1),
+    "repeated": lambda array: parmap.pmap(total, repeat(array), range(4), chunks=1),
+    "list": lambda array: parmap.pmap(total, [array] * 4, range(4), chunks=1),
+    "rows": lambda array: parmap.starmap(total, [(array, i) for i in range(4)], chunks=1),
+    "axis": lambda array: [
+        value for _, value in parmap.pgrid(total, {"array": [array], "i": range(4)}, chunks=1)
+    ],
+    "graph": lambda array: parmap.compute([parmap.delayed(total)(array, i) for i in range(4)]),
+}
+
+
+@pytest.mark.parametrize("way", MAPS)
+def test_maps_keep_what_their_functions_and_elements_hold(two, way):
+    array = np.ones(SIZE)
+    with counted() as counts:
+        for call in range(6):
+            array[0] = 1 + (call > 3)  # it changes once
+            expected = [SIZE + i + (call > 3) for i in range(4)]
+            assert list(MAPS[way](array)) == expected
+            assert list(MAPS["captured"](array)) == expected
+    # The first two calls, one each; after the change at most as many.
+    assert counts["blocks"] <= 4
+    assert kept(two) == [NBYTES]
+    del array
+    assert kept(two) == []
+
+
+def test_a_function_that_holds_too_many_to_keep(two):
+    arrays = [np.full(SIZE // 2, float(i)) for i in range(kept_arrays._MOST + 1)]
+    for _ in range(3):
+        found = parmap.pmap(lambda i: first(arrays[i]), range(len(arrays)), chunks=9)
+        assert found == list(range(len(arrays)))
+    assert entries(two) == []
 
 
 def test_one_that_changes_between_calls_is_sent_as_it_is_then(two):
