@@ -18,18 +18,23 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from parmap.errors import PlanError
+from parmap.plans import unentered
 from parmap.plans.plan import Plan, plan, started
 from parmap.worker import context
 
 if TYPE_CHECKING:
+    from parmap.plans.plan import PlanSpec
     from parmap.plans.session import Session
 
-__all__ = ["current_plan", "current_session", "set_plan"]
+__all__ = ["current_plan", "current_session", "on_set", "set_plan"]
 
 _ENVIRONMENT = "PARMAP_PLAN"
+# Called with each plan that `set_plan` is about to set.
+on_set: list[Callable[[Plan], object]] = []
 
 
 class _ProcessWide:
@@ -66,13 +71,12 @@ class _ProcessWide:
         """Whether somebody has chosen the plan."""
         return self.get() is not self._default
 
-    def set(self, new: Plan) -> Plan:
+    def set(self, new: Plan) -> None:
         old = self.get()
         with self._lock:
             self._plan = new
         if new != old:
             self.retire(_levels(old))
-        return old
 
     def retire(self, plans: list[Plan]) -> None:
         """Close the sessions of plans, as far as nobody needs them, once nobody uses them."""
@@ -200,30 +204,40 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def set_plan(spec: object, /, **options: Any) -> Plan:
+def set_plan(spec: PlanSpec, /, **options: Any) -> None:
     """Set the process-wide plan, for scripts and notebooks, and for all threads.
 
-    The workers of the plan before are closed, once no call uses them.
+    The workers of the previous plan are closed as soon as no call uses them.
 
     Parameters
     ----------
     spec, **options
         As for `plan`.
 
-    Returns
-    -------
-    Plan
-        The plan that was process-wide before.
+    Raises
+    ------
+    PlanError
+        As `plan`; also if `spec` is None.
 
     Examples
     --------
     >>> import parmap
-    >>> before = parmap.set_plan("threads", workers=2)
+    >>> before = parmap.current_plan()
+    >>> parmap.set_plan("threads", workers=2)
     >>> parmap.pmap(abs, [-1, -2])
     [1, 2]
-    >>> _ = parmap.set_plan(before)
+    >>> parmap.set_plan(before)
     """
-    return _process.set(plan(spec, **options))
+    if spec is None:
+        raise PlanError(
+            "set_plan(None): name a plan, such as set_plan('sequential'). set_plan returns None; "
+            "to restore a plan later, keep current_plan() before you call set_plan"
+        )
+    chosen = plan(spec, **options)
+    for hear in on_set:
+        hear(chosen)
+    unentered.dropped.clear()
+    _process.set(chosen)
 
 
 def current_plan() -> Plan:
@@ -258,12 +272,18 @@ def current_session() -> Session:
     """Give the session that a call made here uses; open it if it is the process-wide one."""
     frame = _frame()
     if frame is None:
-        return _borrowed() or _process.session()
+        return _borrowed() or _default_session()
     if isinstance(frame, context.Task):
         return _process.session(current_plan())
     session: Session = frame
     session.check(begins=True)
     return session
+
+
+def _default_session() -> Session:
+    if unentered.dropped and not _process.chosen:
+        _warn_of_dropped()
+    return _process.session()
 
 
 def _frame() -> Any:
@@ -312,6 +332,21 @@ _AMBIGUOUS = (
     "threads ({}), so this call runs sequentially. " + _CURE
 )
 _warned: set[str] = set()
+
+
+_DROPPED = (
+    "parmap.plan({!r}, ...) in line {} of {} made a plan that no call uses, so this call runs "
+    "sequentially. To set the plan of the script, write parmap.set_plan(...) with the same "
+    "arguments; for a block of calls, write `with parmap.plan(...):`"
+)
+
+
+def _warn_of_dropped() -> None:
+    from parmap.engine.unseeded import users_line
+
+    name, file, line = unentered.taken()
+    message = _DROPPED.format(name, line, os.path.basename(file))
+    warnings.warn_explicit(message, UserWarning, *users_line())
 
 
 def _warn(message: str) -> None:

@@ -6,27 +6,31 @@ A `Plan` is a value. Entering it opens a `Session`, a running thing.
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
-import operator
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
 from parmap.cores import available_cores
 from parmap.engine.traits import Traits
 from parmap.errors import PlanError
-from parmap.plans import blocks, registry
+from parmap.plans import blocks, registry, unentered
+from parmap.plans.option_values import function_of, whole
 from parmap.worker import context
 
 if TYPE_CHECKING:  # a script that names a plan must not wait for what its workers need
     from concurrent.futures import Executor
 
     from parmap.plans.session import Session
+    from parmap.plans.specs import PlanName, Running
     from parmap.transport.messages import CoreShare
+
+    # Editors offer the names, although any string is allowed: other packages have plans, too.
+    PlanSpec: TypeAlias = PlanName | str | "Plan" | Running | list[Any]
 
 __all__ = ["Plan", "plan", "started"]
 
@@ -85,9 +89,9 @@ class Plan(ABC):
         # Resolved here once, so that plans that mean the same are equal.
         object.__setattr__(self, "workers", _workers(self.workers))
         if self.threads_per_worker not in ("auto", None):
-            threads = _whole(self.threads_per_worker, "threads_per_worker", _THREADS)
+            threads = whole(self.threads_per_worker, "threads_per_worker", _THREADS)
             object.__setattr__(self, "threads_per_worker", threads)
-        object.__setattr__(self, "setup", _callable("setup", self.setup))
+        object.__setattr__(self, "setup", function_of("setup", self.setup))
         object.__setattr__(self, "nested", _nested(self.nested))
         object.__setattr__(self, "made_in", os.getpid())
 
@@ -126,7 +130,7 @@ class Plan(ABC):
             If a callable ``workers=`` gives no positive whole number.
         """
         if callable(self.workers):
-            return _whole(self.workers())
+            return whole(self.workers())
         return available_cores() if self.workers is None else self.workers
 
     def core_share(self, workers: int) -> CoreShare | None:
@@ -221,7 +225,7 @@ class Plan(ABC):
         for depth, level in enumerate([self, *self.nested]):
             rows.append(("for calls inside of its tasks" if depth else "plan", level.name))
             rows += _chosen(level)
-        return table("Plan", rows)
+        return table("Plan", rows, more=_IN_FORCE)
 
     def _text(self) -> str:
         from parmap.plans.parse import written
@@ -245,8 +249,11 @@ def started(plan: Plan, outer: object = None) -> Session:
         raise
 
 
-def plan(spec: object, /, **options: Any) -> Plan:
+def plan(spec: PlanSpec, /, **options: Any) -> Plan:
     """Make a plan: where calls run.
+
+    The plan starts nothing, and no call uses it, until you enter it (``with plan: ...``) or
+    pass it to `set_plan`.
 
     Parameters
     ----------
@@ -262,7 +269,7 @@ def plan(spec: object, /, **options: Any) -> Plan:
     Returns
     -------
     Plan
-        A frozen value; nothing is started.
+        A frozen value.
 
     Raises
     ------
@@ -276,6 +283,12 @@ def plan(spec: object, /, **options: Any) -> Plan:
     ...     parmap.pmap(len, ["a", "bb", "ccc"])
     [1, 2, 3]
     """
+    made = _of(spec, options)
+    unentered.note(made.name, sys._getframe(1))  # noqa: SLF001 - as inspect.currentframe does
+    return made
+
+
+def _of(spec: Any, options: dict[str, Any]) -> Plan:
     if isinstance(spec, Plan):
         return spec.replace(**options) if options else spec
     if isinstance(spec, str):
@@ -306,8 +319,10 @@ def _fields(kind: type[Plan], options: dict[str, Any]) -> dict[str, Any]:
     valid = {_option(f.name, f.metadata): f.name for f in fields(kind) if f.init}
     for name in options:
         if name not in valid:
+            from parmap.plans.guesses import of_plan
+
             raise PlanError(
-                f"the plan {kind.name!r} has no option {name!r}{registry.suggest(name, valid)}. "
+                f"the plan {kind.name!r} has no option {name!r}{of_plan(name, valid)}. "
                 f"Options: {', '.join(sorted(valid))}"
             )
     return {valid[name]: value for name, value in options.items()}
@@ -326,44 +341,11 @@ def _nested(levels: Any) -> tuple[Plan, ...]:
 
 def _workers(workers: Any) -> Any:
     if isinstance(workers, str) and ":" in workers:
-        workers = _callable("workers", workers)
-    return workers if workers is None or callable(workers) else _whole(workers)
+        workers = function_of("workers", workers)
+    return workers if workers is None or callable(workers) else whole(workers)
 
 
-_WORKERS = "give a whole number; max_workers must be greater than 0"
-_MOST = 1_000_000  # more are a mistake, which would be noticed when this machine is full
 _THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
-
-
-def _whole(value: Any, option: str = "workers", what: str = _WORKERS) -> int:
-    try:
-        number = operator.index(value) if not isinstance(value, bool) else 0
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise PlanError(f"{option}={value!r}: {what}")
-    if number > _MOST:
-        raise PlanError(f"{option}={number:.3g}: give {_MOST:,} at most")
-    return number
-
-
-def _callable(option: str, value: Any) -> Any:
-    """Find the function that an option names as ``"package.module:function"``, if it does."""
-    if value is None or callable(value):
-        return value
-    module, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if not (module and colon):
-        raise PlanError(
-            f"{option}={value!r}: give a function without arguments, or a text such as "
-            "'package.module:function'"
-        )
-    try:
-        found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise PlanError(f"{option}={value!r} cannot be imported: {error}") from error
-    if not callable(found):
-        raise PlanError(f"{option}={value!r} names {found!r}, which is not a function")
-    return found
 
 
 def _set_up(setup: Callable[[], object], nested: tuple[Plan, ...]) -> None:
@@ -381,6 +363,9 @@ def _chosen(of: Plan) -> list[tuple[str, Any]]:
         if f.name != "nested" and _distinct(getattr(of, f.name)) != _distinct(f.default)
     ]
 
+
+# Below a plan that a notebook shows: the line that made it has set nothing.
+_IN_FORCE = "Calls use it inside `with plan:`, or after parmap.set_plan(plan)."
 
 # Types whose values are equal by what they are: functions, too, among them methods of one object.
 _PLAIN = frozenset(

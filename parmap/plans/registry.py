@@ -9,7 +9,6 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Iterable
 from functools import cache
 from operator import index
 from typing import Any, cast
@@ -18,7 +17,7 @@ from parmap.engine.protocols import Backend
 from parmap.engine.traits import Traits
 from parmap.errors import BackendUnavailable, PlanError
 
-__all__ = ["adopter", "backend", "named", "names", "provider", "require", "suggest"]
+__all__ = ["adopter", "backend", "is_ours", "named", "names", "provider", "require"]
 
 # A plan is loaded when it is first named: a backend's file may import much.
 _BUILTIN = {
@@ -67,17 +66,24 @@ def named(name: str) -> Any:
             raise BackendUnavailable(
                 f"the plan {name!r} is offered by {point.value!r}, which fails to import: {error}"
             ) from error
+    from parmap.plans.guesses import of_name
+
     raise PlanError(
-        f"there is no plan named {name!r}{suggest(name, names())}. Plans: {', '.join(names())}"
+        f"there is no plan named {name!r}{of_name(name, names())}. Plans: {', '.join(names())}"
     )
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether parmap brings the plan of that name."""
+    return name in _BUILTIN
 
 
 def provider(name: str) -> str:
     """Name the installed package that a plan comes from, with its version."""
-    from importlib.metadata import version
+    from parmap import __version__
 
-    if name in _BUILTIN:
-        return f"parmap-plans {version('parmap-plans')}"
+    if name in _BUILTIN:  # its package may be a checkout that is not installed
+        return f"parmap-plans {__version__}"
     package = _offered()[name].dist
     return f"{package.name} {package.version}" if package else "of no package"
 
@@ -228,14 +234,6 @@ def _import(module: str) -> Any:
             return importlib.import_module(module)
         finally:
             signal.signal = setter
-
-
-def suggest(word: str, valid: Iterable[str]) -> str:
-    """Word the question "did you mean …?" for a mistyped name; empty when nothing is close."""
-    import difflib  # only where something is wrong
-
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 @cache

@@ -65,8 +65,10 @@ class Joblib(Plan):
         joblib = registry.require("joblib", "joblib")
         known = sorted({*joblib.parallel.BACKENDS, *joblib.parallel.EXTERNAL_BACKENDS})
         if self.backend not in known:
+            from parmap.plans.guesses import suggest
+
             raise PlanError(
-                f"joblib has no backend {self.backend!r}{registry.suggest(self.backend, known)}. "
+                f"joblib has no backend {self.backend!r}{suggest(self.backend, known)}. "
                 f"Backends: {', '.join(known)}; joblib.register_parallel_backend adds others"
             )
         threads = self.threads_per_worker if isinstance(self.threads_per_worker, int) else None
