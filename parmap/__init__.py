@@ -6,6 +6,8 @@
 [2, 1, 0]
 """
 
+import sys
+
 # Not that of `typing`, which takes nine times as long to import as all that this file does.
 TYPE_CHECKING = False
 
@@ -122,7 +124,9 @@ def __getattr__(name: str) -> object:
             value = getattr(import_module(f"parmap.{home}"), name)
             globals()[name] = value
             return value
-    raise AttributeError(f"module 'parmap' has no attribute {name!r}")
+    # With these two, Python itself asks "Did you mean: 'pmap'?".
+    here = sys.modules[__name__]
+    raise AttributeError(f"module 'parmap' has no attribute {name!r}", name=name, obj=here)
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@
 import itertools
 import pickle
 import random
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -186,8 +187,10 @@ def test_failures_stand_in_their_places():
     assert array.shape == (2, 2)
     assert array[1, 1] is grid[1, 1]
     frame = grid.to_frame()
-    assert frame["value"][1] is grid[0, 1]
     assert list(frame["j"]) == [2, 0, 2, 0]
+    assert frame["value"].isna().tolist() == [False, True, False, True]
+    assert frame["error"][1] is grid[0, 1]
+    assert frame["error"].isna().tolist() == [True, False, True, False]
 
 
 def test_the_first_failure_in_loop_order_is_raised():
@@ -401,7 +404,9 @@ def test_a_table_has_one_row_per_call_in_loop_order():
         (np.zeros(2), np.ones(3)),
         ((1, 2), (3, 4)),
         ([1, 2], [3]),
-        ({"a": 1}, {"a": 2}),
+        ({"a": 1}, 2),
+        ({1: 1}, {1: 2}),
+        ({}, {}),
         (None, 1),
         ("a", 2),
         (range(2), range(3)),
@@ -422,6 +427,106 @@ def test_a_cell_holds_a_whole_result(values):
 def test_an_axis_may_hold_anything(axis):
     frame = parmap.pgrid(lambda p: len(p), {"p": axis}).to_frame()
     assert all(a is b for a, b in zip(frame["p"], axis, strict=True))
+
+
+class Fit(NamedTuple):
+    slope: float
+    name: str
+
+
+class Plain(dict):
+    """A dict whose methods are not the dict's own."""
+
+    def __iter__(self):
+        raise AssertionError("asked")
+
+    items = keys = __len__ = __iter__
+
+
+@pytest.mark.parametrize("kind", [dict, Fit, Plain, lambda **row: row])
+def test_dicts_and_named_tuples_have_a_column_for_each_of_their_names(kind):
+    grid = parmap.pgrid(lambda n, m: kind(slope=n / m, name=f"{n}/{m}"), {"n": [1, 2], "m": [2, 4]})
+    frame = grid.to_frame()
+    assert frame.to_dict("list") == {
+        "n": [1, 1, 2, 2],
+        "m": [2, 4, 2, 4],
+        "slope": [0.5, 0.25, 1.0, 0.5],
+        "name": ["1/2", "1/4", "2/2", "2/4"],
+    }
+    assert frame["slope"].dtype == np.float64
+    assert frame.groupby("n")["slope"].mean().tolist() == [0.375, 0.75]
+
+
+def test_a_name_that_some_dicts_lack_is_missing_there():
+    frame = valued({"a": 1}, {"b": "x", "a": 2}, {"b": "y"}).to_frame()
+    assert list(frame.columns) == ["i", "a", "b"]
+    assert frame["a"].tolist()[:2] == [1, 2]
+    assert frame["b"].tolist()[1:] == ["x", "y"]
+    assert frame.isna().to_numpy().tolist() == [
+        [False, False, True],
+        [False, False, False],
+        [False, True, False],
+    ]
+
+
+def test_failures_among_dicts_leave_gaps():
+    def fit(n):
+        if n == 1:
+            raise ValueError(n)
+        return {"slope": n, "size": 2**60 + n}
+
+    grid = parmap.pgrid(fit, {"n": range(3)}, errors="return")
+    frame = grid.to_frame()
+    assert list(frame.columns) == ["n", "slope", "size", "error"]
+    assert frame["error"].tolist() == [None, grid[1], None]
+    assert frame["slope"].dropna().tolist() == [0, 2]
+    assert frame["size"].dropna().tolist() == [2**60, 2**60 + 2]  # not rounded to floats
+    assert frame[frame["error"].isna()]["n"].tolist() == [0, 2]
+
+
+def test_the_column_of_failures_does_not_depend_on_luck():
+    """A script that reads it works also where nothing failed, and where everything did."""
+    axes = {"n": range(2), "m": range(2)}
+    grid = parmap.pgrid(lambda n, m: n + m, axes, errors="return")
+    assert list(grid.to_frame().columns) == ["n", "m", "value", "error"]
+    assert grid.to_frame()["error"].isna().all()
+    assert list(grid[0].to_frame().columns) == ["m", "value", "error"]
+    assert pickle.loads(pickle.dumps(grid)).to_frame().equals(grid.to_frame())
+    grid = parmap.pgrid(lambda n, m: 1 / 0, axes, errors="return")
+    assert grid.to_frame()["value"].isna().all()
+    assert grid.to_frame()["error"].tolist() == list(grid.values)
+    grid = parmap.pgrid(lambda n, m: n + m, axes)
+    assert list(grid.to_frame().columns) == ["n", "m", "value"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "result", "errors"),
+    [
+        ("n", {"n": 1}, "raise"),
+        ("n", {"error": 1}, "return"),
+        ("error", 1, "return"),
+        ("value", 1, "raise"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(axis, result, errors):
+    grid = parmap.pgrid(lambda **point: result, {axis: range(2)}, errors=errors)
+    with pytest.raises(ValueError, match="rename"):
+        grid.to_frame()
+
+
+def test_an_axis_s_name_is_no_position():
+    grid = parmap.pgrid(lambda n, m: n * m, {"n": [1, 2], "m": [3, 4, 5]})
+    with pytest.raises(TypeError) as caught:
+        grid["m"]
+    said = str(caught.value)
+    assert "grid.axes['m'] holds the values of this axis" in said
+    assert "grid[:, grid.axes['m'].index(value)]" in said
+    assert grid[:, grid.axes["m"].index(4)].nested() == [4, 8]
+    with pytest.raises(TypeError, match=r"grid\['k'\]: a grid is indexed by position.*Axes: n, m"):
+        grid["k"]
+    with pytest.raises(TypeError, match=r"grid\[1.0\]: a grid is indexed by position"):
+        grid[0, 1.0]
+    assert grid[np.int64(1), 0] == 6
 
 
 def test_an_axis_called_value_has_no_place_in_a_table():

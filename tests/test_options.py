@@ -6,6 +6,7 @@ import pytest
 
 import parmap
 from parmap.calls.options import settings
+from parmap.calls.signature import DEFAULTS
 
 CALLS = [
     lambda **options: parmap.pmap(abs, [1], **options),
@@ -25,7 +26,17 @@ def call(request):
 def test_every_option_is_documented():
     documented = inspect.getdoc(parmap.MapOptions).partition("Attributes\n----------\n")[2]
     names = [line.partition(" : ")[0] for line in documented.splitlines() if line[:1].strip()]
-    assert names == list(get_type_hints(parmap.MapOptions))
+    assert names == list(DEFAULTS)
+    assert set(names) == set(get_type_hints(parmap.MapOptions))
+
+
+def test_every_default_is_documented():
+    """It is that of the signature, and of a call that says nothing."""
+    documented = inspect.getdoc(parmap.MapOptions)
+    for name, default in DEFAULTS.items():
+        line = next(line for line in documented.splitlines() if line.startswith(f"{name} : "))
+        said = "optional" if default is None else f"default {default!r}".replace("'", '"')
+        assert line.endswith(f", {said}"), line
 
 
 def test_an_unknown_option_names_the_valid_ones(call):

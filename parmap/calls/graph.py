@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 from parmap.calls.options import MapOptions, settings
+from parmap.calls.signature import shows_options
 from parmap.engine.callspec import refuse_shared_globals
 from parmap.engine.dag import Dag, Node, Runner
 from parmap.engine.dag_run import DagRun
@@ -65,16 +66,17 @@ class Delayed(Hole):
         str
             The picture, as SVG: drawn by Graphviz where its ``dot`` is installed.
         """
-        from parmap.calls.picture import drawn
-
         calls, nodes, _ = _linked([self])
-        picture = drawn(
-            [(n.name, call.state, n.needs) for n, call in zip(nodes, calls, strict=True)]
-        )
+        picture = _drawn(calls, nodes)
         if path is not None:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(picture)
         return picture
+
+    def _repr_svg_(self) -> str | None:
+        """Draw the graph in a notebook; a large graph stays a line of text."""
+        calls, nodes, _ = _linked([self])
+        return _drawn(calls, nodes) if len(calls) <= _SHOWN else None
 
     def __bool__(self) -> bool:
         """Refuse: there is no value yet."""
@@ -87,6 +89,16 @@ class Delayed(Hole):
     def __repr__(self) -> str:
         """Show which call it is."""
         return f"<Delayed {name_of(self.function)}>"
+
+
+# Calls that a notebook draws, at most.
+_SHOWN = 200
+
+
+def _drawn(calls: Sequence[Delayed], nodes: Sequence[Node]) -> str:
+    from parmap.calls.picture import drawn
+
+    return drawn([(n.name, call.state, n.needs) for n, call in zip(nodes, calls, strict=True)])
 
 
 # Whose attributes are not computed.
@@ -136,6 +148,7 @@ def delayed(fn: Callable[..., Any], /) -> DelayedFunction:
     return DelayedFunction(fn)
 
 
+@shows_options
 def compute(*structures: Any, **options: Unpack[MapOptions]) -> Any:
     """Make delayed calls, all in one pool, each as soon as its inputs are there.
 

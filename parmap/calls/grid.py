@@ -8,11 +8,13 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
+from parmap.calls.frame import columns_of, series_of
 from parmap.calls.map import collected
 from parmap.calls.options import MapOptions
+from parmap.calls.signature import shows_options
 from parmap.engine.naming import ByName
 from parmap.errors import BackendUnavailable
 from parmap.untouched import bytes_of, has, is_a, shown
@@ -30,6 +32,8 @@ class Grid:
         The values of each axis, the outermost loop first.
     values : tuple
         The results in loop order: the last axis varies fastest.
+    returns_failures : bool, default False
+        Whether a `Failure` stands in the place of each call that failed (``errors="return"``).
 
     Examples
     --------
@@ -47,6 +51,7 @@ class Grid:
 
     axes: dict[str, tuple[Any, ...]]
     values: tuple[Any, ...]
+    returns_failures: bool = field(default=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +79,8 @@ class Grid:
         ------
         IndexError
             If there are more than there are axes, or one is out of range.
+        TypeError
+            If it is no position, such as an axis's name.
         """
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) > len(self.axes):
@@ -81,6 +88,9 @@ class Grid:
                 f"{len(keys)} indices for a grid of {len(self.axes)} axes: give one for each axis, "
                 "or fewer"
             )
+        for one in keys:
+            if not (is_a(one, slice) or has(one, "__index__")):
+                raise TypeError(self._no_position(one))
         keys = (*keys, *[slice(None)] * (len(self.axes) - len(keys)))
         places = [
             range(size)[k] if isinstance(k, slice) else (range(size)[k],)
@@ -92,7 +102,18 @@ class Grid:
             for (name, axis), k in zip(self.axes.items(), keys, strict=True)
             if isinstance(k, slice)
         }
-        return Grid(axes, values) if axes else values[0]
+        return Grid(axes, values, self.returns_failures) if axes else values[0]
+
+    def _no_position(self, key: object) -> str:
+        names = list(self.axes)
+        how = "a grid is indexed by position, one whole number or slice for each axis"
+        if not is_a(key, str) or key not in names:
+            return f"grid[{shown(key)}]: {how}. Axes: {', '.join(names)}"
+        before = ":, " * names.index(key)
+        return (
+            f"grid[{key!r}]: {how}. grid.axes[{key!r}] holds the values of this axis; for the "
+            f"results at one of them: grid[{before}grid.axes[{key!r}].index(value)]"
+        )
 
     def _offset(self, at: tuple[int, ...]) -> int:
         offset = 0
@@ -136,30 +157,35 @@ class Grid:
         Returns
         -------
         pandas.DataFrame
-            One row per combination, in loop order; one column per axis, and ``value``.
+            One row per combination, in loop order; one column per axis, and ``value``. Results
+            that are all dicts with strings as keys, or named tuples, have one column per key
+            instead. With ``errors="return"``, the column ``error`` holds the `Failure` of each
+            call that failed; the results of these calls are missing values.
 
         Raises
         ------
         BackendUnavailable
             If pandas is not installed.
         ValueError
-            If an axis is itself called ``value``.
+            If an axis is called like a column of the results.
+
+        Examples
+        --------
+        >>> import parmap
+        >>> axes = {"n": [1, 2], "m": [1, 2]}
+        >>> parmap.pgrid(lambda n, m: {"sum": n + m, "product": n * m}, axes).to_frame()
+           n  m  sum  product
+        0  1  1    2        1
+        1  1  2    3        2
+        2  2  1    3        2
+        3  2  2    4        4
         """
         try:
             import pandas as pd
         except ImportError as error:
             raise BackendUnavailable("to_frame() needs pandas: pip install pandas") from error
-        if "value" in self.axes:
-            raise ValueError(
-                "an axis is called 'value', as the results' column is: rename the axis"
-            )
-        points = list(itertools.product(*self.axes.values()))
-        columns = {
-            name: pd.Series([point[i] for point in points], dtype=None if points else object)
-            for i, name in enumerate(self.axes)
-        }
-        columns["value"] = pd.Series(list(self.values), dtype=None if points else object)
-        return pd.DataFrame(columns)
+        columns = columns_of(self.axes, self.values, errors=self.returns_failures)
+        return pd.DataFrame({name: series_of(pd, column) for name, column in columns.items()})
 
     def __repr__(self) -> str:
         """Show the axes' names and lengths."""
@@ -187,6 +213,7 @@ class Grid:
         return table(repr(self).strip("<>"), lines, head, more)
 
 
+@shows_options
 def pgrid(
     fn: Callable[..., Any], axes: Mapping[str, Iterable[Any]], /, **options: Unpack[MapOptions]
 ) -> Grid:
@@ -238,7 +265,8 @@ def pgrid(
         lists[name] = tuple(itertools.chain(values))
     points = list(itertools.product(*lists.values()))
     by_name = ByName(fn, tuple(lists))
-    return Grid(lists, tuple(collected("pgrid", by_name, (points,), options, star=True)))
+    results = collected("pgrid", by_name, (points,), options, star=True)
+    return Grid(lists, tuple(results), options.get("errors") == "return")
 
 
 # Rows, and columns, that a notebook shows.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
+from parmap.calls.signature import shows_options
 from parmap.plans.current import current_session
 from parmap.untouched import has, shown
 
 if TYPE_CHECKING:
-    from parmap.calls.options import MapOptions
+    from parmap.calls.options import MapOptions, OtherOptions
     from parmap.engine.small import SmallMap
     from parmap.engine.waiting import Drive
+    from parmap.failures import Failure
 
 __all__ = ["Results", "collected", "imap", "pmap", "starmap"]
 
@@ -86,9 +88,22 @@ class Results(Iterator[R]):
         self._drive.close()
 
 
+@overload
+def pmap(
+    fn: Callable[..., R],
+    /,
+    *iterables: Iterable[Any],
+    errors: Literal["raise", "group"] = ...,
+    **options: Unpack[OtherOptions],
+) -> list[R]: ...
+@overload
 def pmap(
     fn: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[MapOptions]
-) -> list[R]:
+) -> list[R | Failure]: ...
+@shows_options
+def pmap(
+    fn: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[MapOptions]
+) -> list[R] | list[R | Failure]:
     """Map a function over data in parallel: ``list(map(fn, *iterables))``.
 
     Parameters
@@ -129,9 +144,23 @@ def pmap(
     return collected("pmap", fn, iterables, options)
 
 
+@overload
+def starmap(
+    fn: Callable[..., R],
+    iterable: Iterable[Iterable[Any]],
+    /,
+    *,
+    errors: Literal["raise", "group"] = ...,
+    **options: Unpack[OtherOptions],
+) -> list[R]: ...
+@overload
 def starmap(
     fn: Callable[..., R], iterable: Iterable[Iterable[Any]], /, **options: Unpack[MapOptions]
-) -> list[R]:
+) -> list[R | Failure]: ...
+@shows_options
+def starmap(
+    fn: Callable[..., R], iterable: Iterable[Iterable[Any]], /, **options: Unpack[MapOptions]
+) -> list[R] | list[R | Failure]:
     """Map a function over argument tuples: ``list(itertools.starmap(fn, iterable))``.
 
     Parameters
@@ -158,6 +187,26 @@ def starmap(
     return collected("starmap", fn, (iterable,), options, star=True)
 
 
+@overload
+def imap(
+    fn: Callable[..., R],
+    /,
+    *iterables: Iterable[Any],
+    ordered: bool = ...,
+    window: int | None = ...,
+    errors: Literal["raise"] = ...,
+    **options: Unpack[OtherOptions],
+) -> Results[R]: ...
+@overload
+def imap(
+    fn: Callable[..., R],
+    /,
+    *iterables: Iterable[Any],
+    ordered: bool = ...,
+    window: int | None = ...,
+    **options: Unpack[MapOptions],
+) -> Results[R | Failure]: ...
+@shows_options
 def imap(
     fn: Callable[..., R],
     /,
@@ -165,7 +214,7 @@ def imap(
     ordered: bool = True,
     window: int | None = None,
     **options: Unpack[MapOptions],
-) -> Results[R]:
+) -> Results[R] | Results[R | Failure]:
     """Map lazily both ways: pull input only as results are consumed.
 
     Parameters
@@ -211,7 +260,7 @@ def imap(
     from parmap.engine.source import Source
     from parmap.engine.waiting import Drive
 
-    chosen = settings("imap", options, ordered=ordered, window=_window(window))
+    chosen = settings("imap", options, ordered=ordered, window=_window(window), fn=fn)
     if chosen.errors == "group":
         raise ValueError("errors='group' needs all results at once: use pmap, or errors='return'")
     source = Source(iterables, load=Load() if window is None else None)
@@ -257,7 +306,7 @@ def collected(
         values = None if small is None else small.values()
         if values is not None:
             return values
-    chosen = settings(name, options, star=star)
+    chosen = settings(name, options, star=star, fn=fn)
     source = small.source() if small else Source(iterables, star=star, stable=True)
     call = Call(session or current_session(), fn, source, chosen)
     results = list(chain.from_iterable(call.results(small.sent if small else None)))

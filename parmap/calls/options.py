@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any, Literal, TypedDict
 
+from parmap.calls.signature import DEFAULTS
 from parmap.engine.loop import Settings
+from parmap.engine.naming import ByName
 from parmap.engine.policies import Policy, policy_named
 from parmap.engine.retry import Retry
 from parmap.engine.streams import root_of
 from parmap.observe import progress as progress_
-from parmap.plans.registry import suggest
+from parmap.untouched import name_of
 
-__all__ = ["MapOptions", "settings"]
+__all__ = ["MapOptions", "OtherOptions", "settings"]
 
 
-class MapOptions(TypedDict, total=False):
-    """Options of `pmap`, `starmap` and `imap`.
+class OtherOptions(TypedDict, total=False):
+    """All options but ``errors``, which alone changes what a call returns."""
+
+    chunks: Literal["auto", "static", "dynamic", "guided"] | int | Policy
+    rng: Any
+    retries: int | Retry
+    timeout: float | None
+    progress: bool | Callable[[progress_.Counts], Any] | None
+    label: str | None
+
+
+class MapOptions(OtherOptions, total=False):
+    """Options of `pmap`, `starmap`, `imap`, `pgrid` and `compute`.
 
     Attributes
     ----------
@@ -44,16 +58,9 @@ class MapOptions(TypedDict, total=False):
         What to call this call in progress, errors and notes.
     """
 
-    chunks: str | int | Policy
-    rng: Any
     errors: Literal["raise", "return", "group"]
-    retries: int | Retry
-    timeout: float | None
-    progress: bool | Callable[[progress_.Counts], Any] | None
-    label: str | None
 
 
-_NAMES = tuple(MapOptions.__annotations__)
 _ERRORS = ("raise", "return", "group")
 _NO_RETRIES = Retry(0)  # made once: it is checked whenever it is made
 _AGES = 1e12  # seconds: no float holds every whole number
@@ -66,6 +73,7 @@ def settings(
     ordered: bool = True,
     window: int | None = None,
     star: bool = False,
+    fn: object = None,
 ) -> Settings:
     """Validate the options of a call.
 
@@ -77,6 +85,8 @@ def settings(
         What the user wrote.
     ordered, window, star
         See `Settings`.
+    fn : callable, optional
+        The user's function, for messages.
 
     Raises
     ------
@@ -88,31 +98,61 @@ def settings(
     if not options:
         return Settings(ordered=ordered, window=window, star=star)  # those of most calls
     for name in options:
-        if name not in _NAMES:
-            raise TypeError(
-                f"{call}() has no option {name!r}{suggest(name, _NAMES)}. "
-                f"Options: {', '.join(_NAMES)}"
-            )
-    errors = options.get("errors", "raise")
+        if name not in DEFAULTS:
+            raise _unknown(call, name, fn)
+    given: dict[str, Any] = {**DEFAULTS, **options}
+    errors = given["errors"]
     if type(errors) is not str or errors not in _ERRORS:
         raise ValueError(f"errors={errors!r}: give one of {', '.join(map(repr, _ERRORS))}")
-    progress = options.get("progress")
+    progress = given["progress"]
     # Nothing else is asked whether it is true: a callable may have a length, and that be 0.
     progress = None if progress is False else progress
     if not (progress is None or progress is True or callable(progress)):
         raise TypeError(f"progress={progress!r}: give True, or a function that takes the counts")
     return Settings(
-        policy=policy_named(options.get("chunks", "auto")),
-        errors=errors,
-        retries=_retry(options.get("retries", _NO_RETRIES)),
-        timeout=_timeout(options.get("timeout")),
-        label=_label(options.get("label")),
+        policy=policy_named(given["chunks"]),
+        errors=given["errors"],
+        retries=_retry(given["retries"]),
+        timeout=_timeout(given["timeout"]),
+        label=_label(given["label"]),
         observers=(progress_.observer(progress),) if progress is not None else (),
         ordered=ordered,
         window=window,
-        root=None if options.get("rng") is None else root_of(options["rng"]),
+        root=None if given["rng"] is None else root_of(given["rng"]),
         star=star,
     )
+
+
+def _unknown(call: str, name: str, fn: object) -> TypeError:
+    """Make the error for an option that does not exist; it says where the argument belongs."""
+    from parmap.plans.guesses import of_call
+
+    hint = "" if name in _parameters(fn) else of_call(name, DEFAULTS)
+    if not hint and call == "compute":
+        hint = f": give it to the function, delayed(function)(..., {name}=...)"
+    elif not hint:
+        hint = ": to pass it to the function, use " + _bound(call, name, fn)
+    return TypeError(f"{call}() has no option {name!r}{hint}. Options: {', '.join(DEFAULTS)}")
+
+
+def _bound(call: str, name: str, fn: object) -> str:
+    """Write how a function gets an argument that is the same for all elements."""
+    known = "function" if fn is None else name_of(fn)
+    function = known if known.isidentifier() else "function"  # a lambda's name is none
+    partial = f"functools.partial({function}, {name}=...)"
+    if call == "pgrid":
+        return f"{partial}, or an axis: {{{name!r}: [...]}}"
+    arguments = "*args" if call == "starmap" else "x"
+    return f"{partial}, or lambda {arguments}: {function}({arguments}, {name}=...)"
+
+
+def _parameters(fn: object) -> Iterable[str]:
+    """Give the names of a plain function's parameters; of a callable object none is asked for."""
+    inner = fn.__wrapped__ if type(fn) is ByName else fn
+    if type(inner) is not FunctionType:
+        return ()
+    code = inner.__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def _label(label: object) -> str:
@@ -122,6 +162,8 @@ def _label(label: object) -> str:
 
 
 def _retry(retries: int | Retry) -> Retry:
+    if type(retries) is int and retries == 0:
+        return _NO_RETRIES
     return retries if isinstance(retries, Retry) else Retry(retries)
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from parmap.plans.current import current_session
 
 __all__ = ["submit"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@overload
+def submit(fn: Callable[..., R], /, *args: Any, rng: Any, **kwargs: Any) -> Future[R]: ...
+@overload
+def submit(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
 def submit(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
     """Start one call in a worker of the current plan.
 

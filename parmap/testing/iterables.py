@@ -160,7 +160,7 @@ class IterablesContract(Contract):
         with pytest.raises(type(error), match=str(error.args[0])):
             parmap.imap(pow, [1, 2], Refuses(error))
         with pytest.raises(TypeError, match="argument 2 after the function"):
-            parmap.pmap(pow, [1, 2], 3)  # type: ignore[arg-type]
+            parmap.pmap(pow, [1, 2], 3)  # type: ignore[call-overload]
         with pytest.raises(TypeError):
             parmap.pmap(abs, np.array(3))
 
