@@ -1,6 +1,5 @@
 """``python -m parmap doctor``."""
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -49,12 +48,43 @@ def test_native_libraries_are_told_with_their_threads(told):
 
 
 def test_plans_are_told_with_versions_and_times(told):
-    version = importlib.metadata.version("parmap-plans")
     for name in ("sequential", "threads", "processes"):
         line = next(line for line in told.splitlines() if line.split()[:1] == [name])
-        assert f"parmap-plans {version}" in line
         assert "works; workers=1, first answer after" in line
         assert line.endswith("µs")
+
+
+def test_each_thing_is_told_once(told):
+    assert told.count("parmap 0.1.0") == 1
+    assert "parmap-plans 0.1.0" not in told
+    lines = [line for line in told.splitlines() if line]
+    assert len(set(lines)) == len(lines)
+
+
+def test_what_takes_long_is_told_before_it_begins(monkeypatch, capsys):
+    """Whoever waits sees for what."""
+    seen = {}
+
+    def tried(name):
+        seen[name] = capsys.readouterr().out.splitlines()[-1]
+        return {"state": "is not tried", "why": "this is a test\nof two lines"}, True
+
+    def imported(name):
+        seen[name] = capsys.readouterr().out
+        return found(name)
+
+    found = doctor.import_module
+    monkeypatch.setattr(doctor, "_tried", tried)
+    monkeypatch.setattr(doctor, "import_module", imported)
+    monkeypatch.setattr(doctor, "_NATIVE", ("numpy", "math"))
+    monkeypatch.setattr(registry, "names", lambda: ["threads", "processes"])
+    assert main(["doctor"]) == 0
+    assert seen["numpy"].endswith("  importing numpy")
+    assert seen["math"] == " math"
+    assert seen["threads"] == "  threads      "
+    assert seen["processes"] == "  processes    "
+    last = capsys.readouterr().out.splitlines()
+    assert last == ["is not tried: this is a test", f"{'':<15}of two lines"]
 
 
 def test_what_is_not_installed_is_told_and_is_no_fault(monkeypatch, capsys):
@@ -90,10 +120,10 @@ def test_what_fails_is_told_and_the_exit_status_says_so(monkeypatch, capsys):
     monkeypatch.setattr(registry, "provider", lambda _: "somewhere 1.0")
     monkeypatch.setattr(doctor, "_NATIVE", ("math", "no_such_library_at_all"))
     assert main(["doctor"]) == 1
-    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
-    verdicts = {line[0]: line[3] for line in lines if line[:1] and line[0] in plans}
-    assert verdicts["broken"] == "fails: OSError: no such machine"
-    assert verdicts["wrong"].startswith("gives wrong results; workers=")
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    verdicts = {line[0]: line[1] for line in lines if line[:1] and line[0] in plans}
+    assert verdicts["broken"] == "of somewhere 1.0: fails: OSError: no such machine"
+    assert verdicts["wrong"].startswith("of somewhere 1.0: gives wrong results; workers=")
     assert verdicts["threads"].startswith("works; workers=")
 
 
@@ -107,7 +137,7 @@ def test_a_library_that_fails_to_import_is_told(monkeypatch, tmp_path):
     (tmp_path / "breaks_when_imported.py").write_text("raise RuntimeError('built for another CPU')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(doctor, "_NATIVE", ("breaks_when_imported",))
-    lines = {found.line: found.fine for found in doctor._libraries()}
+    lines = {found.line: found.fine for found in doctor._libraries() if found.facts}
     told = "breaks_when_imported fails to import: RuntimeError: built for another CPU"
     assert lines[told] is False
 

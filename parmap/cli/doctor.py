@@ -12,12 +12,13 @@ from importlib import import_module, metadata
 from typing import Any
 
 import parmap
+from parmap.cli.installation import neighbour
 from parmap.cores import available_cores
 from parmap.plans import registry
 from parmap.plans.plan import plan
 from parmap.worker import native_threads
 
-__all__ = ["Finding", "findings", "offers"]
+__all__ = ["Beginning", "Finding", "findings", "offers"]
 
 # Those that bring a native library with threads; imported only if they are installed.
 _NATIVE = ("numpy", "scipy.linalg", "sklearn.utils._openmp_helpers", "torch", "numexpr", "numba")
@@ -48,6 +49,10 @@ class Finding:
     fine: bool = True
 
 
+class Beginning(Finding):
+    """Says what is looked at next, before that takes its time: the beginning of a line."""
+
+
 def findings(text: str | None = None) -> Iterator[Finding]:
     """Look at everything, or at one plan; give each finding as it becomes known.
 
@@ -63,9 +68,12 @@ def findings(text: str | None = None) -> Iterator[Finding]:
     yield from _cores()
     yield from _libraries()
     for name in registry.names():
-        facts, fine = _tried(name)
         provider = registry.provider(name)
-        line = f"{name:<12} {provider:<20} {_verdict(facts)}"
+        # Ours have the version that is in the first line.
+        line = f"{name:<12} " if registry.is_ours(name) else f"{name:<12} of {provider}: "
+        yield Beginning("plans", line)
+        facts, fine = _tried(name)
+        line += _verdict(facts).replace("\n", "\n" + " " * 15)
         yield Finding("plans", line, {"plan": name, "provider": provider, **facts}, fine)
 
 
@@ -89,6 +97,8 @@ def _versions() -> Iterator[Finding]:
     versions |= {"parmap": parmap.__version__, "python": python}
     yield Finding("versions", line, versions)
     yield Finding("versions", f"on {system}", {"platform": system})
+    if beside := neighbour():
+        yield Finding("versions", beside, {"neighbour": beside})
 
 
 def _cores() -> Iterator[Finding]:
@@ -104,14 +114,21 @@ def _cores() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
+    broken = []
+    yield Beginning("libraries", "importing")
     for name in _NATIVE:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            yield Beginning("libraries", f" {name}")
             try:
                 import_module(name)
             except Exception as error:  # noqa: BLE001 - a broken installation is what we look for
                 why = f"{type(error).__name__}: {error}"
-                line = f"{name} fails to import: {why}"
-                yield Finding("libraries", line, {"module": name, "error": why}, fine=False)
+                facts = {"module": name, "error": why}
+                broken.append(
+                    Finding("libraries", f"{name} fails to import: {why}", facts, fine=False)
+                )
+    yield Beginning("libraries", "\n")
+    yield from broken
     for one in native_threads.loaded():
         kind = one.internal_api + (f" ({one.threading_layer})" if one.threading_layer else "")
         threads = f"{one.num_threads} threads"
@@ -131,6 +148,7 @@ def _one(text: str) -> Iterator[Finding]:
         why = f"{type(error).__name__}: {error}"
         yield Finding("plans", why, {"plan": text, "state": "fails", "why": why}, fine=False)
         return
+    yield Beginning("plans", f"{text} ")
     facts, fine = _tried(text)
     yield Finding("plans", f"{text} {_verdict(facts)}", {"plan": text, **facts}, fine)
 
