@@ -11,6 +11,7 @@ import nox
 
 RUFF = "ruff==0.17.6"
 MYPY = "mypy==2.4.1"
+PYRIGHT = "pyright[nodejs]==1.1.414"
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
@@ -52,9 +53,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types of the package."""
-    session.install(MYPY, ".[test]")  # the conformance suite is typed, too
+    """Check the types of the package, and what users' type checkers make of its functions."""
+    session.install(MYPY, PYRIGHT, ".[test]")  # the conformance suite is typed, too
     session.run("mypy", "--strict", "parmap")
+    session.run("mypy", "--strict", "tests/typing")
+    session.run("pyright")
 
 
 @nox.session

@@ -87,7 +87,7 @@ def test_a_kernel_that_fails_shows_its_error(unstarted, capfd):
 
 def test_values_are_shown_as_tables(notebook):
     notebook.run("import parmap")
-    html = shown(notebook.run("parmap.plan(['processes(workers=2)', 'threads'])"))
+    html = shown(notebook.run("plan = parmap.plan(['processes(workers=2)', 'threads'])\nplan"))
     assert "<td" in html
     assert "inside of its tasks" in html
     html = shown(
@@ -106,6 +106,41 @@ def test_values_are_shown_as_tables(notebook):
     )
     assert "threads(workers=3)" in html
     assert "open" in html
+
+
+def test_a_delayed_call_draws_itself(notebook):
+    notebook.run(
+        "import parmap\nhalve, total = parmap.delayed(lambda x: x / 2), parmap.delayed(sum)"
+    )
+    svg = shown(notebook.run("total([halve(x) for x in range(4)])"), "image/svg+xml")
+    assert "<svg" in svg
+    assert "sum" in svg
+    # A large graph would take long to draw, and nobody could read it.
+    (output,) = notebook.run("total([halve(x) for x in range(1000)])")
+    assert output["data"] == {"text/plain": "<Delayed sum>"}
+
+
+def test_tab_completes_options(notebook):
+    notebook.run(
+        "import parmap\n"
+        "from IPython.core.completer import provisionalcompleter\n"
+        "def press_tab(code):\n"
+        "    with provisionalcompleter():\n"
+        "        found = get_ipython().Completer.completions(code, len(code))\n"
+        "        return [one.text for one in found]\n"
+    )
+    for code in ("parmap.pmap(abs, [1], err", "parmap.pgrid(abs, {'x': [1]}, err"):
+        assert "errors=" in shown(notebook.run(f"press_tab({code!r})"), "text/plain")
+
+
+def test_a_plan_that_a_cell_only_shows(notebook):
+    """It says how it comes into force; the call that does not use it warns."""
+    html = shown(notebook.run("import parmap\nparmap.plan('threads', workers=2)"))
+    assert "parmap.set_plan(plan)" in html
+    warning, result = notebook.run("parmap.pmap(abs, [-1])")
+    assert "this call runs sequentially" in warning["text"]
+    assert result["data"]["text/plain"] == "[1]"
+    assert notebook.run("parmap.set_plan('threads', workers=2)") == []
 
 
 def test_the_bar_is_a_widget(notebook):

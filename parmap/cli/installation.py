@@ -1,8 +1,8 @@
 """Whether this installation is whole.
 
-An unrelated project called ``parmap`` installs files into the same folder. Whichever comes last
-replaces ``__init__.py``; to uninstall the other project deletes it. So nothing here may need
-anything from ``parmap/__init__.py``.
+An unrelated project called ``parmap`` installs files into the same folder. The one that is installed
+last replaces ``__init__.py``; uninstalling the other project deletes it. So this file uses nothing
+from ``parmap/__init__.py``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ def damage() -> str:
     if package.get("__file__"):
         what = f"{file} belongs to the unrelated project parmap {_version() or ''}".rstrip()
         return f"{what}. Uninstall that project (pip uninstall parmap), then {_REPAIR}"
-    what = f"{file} is missing. The unrelated project parmap has a file of this name, too"
-    return f"{what}; to uninstall it deletes ours. To repair parmap, {_REPAIR}"
+    return (
+        f"{file} is missing. The unrelated project parmap has a file of the same name, and "
+        f"uninstalling that project deletes ours. To repair parmap, {_REPAIR}"
+    )
 
 
 def neighbour() -> str:
@@ -38,8 +40,8 @@ def neighbour() -> str:
     if not version:
         return ""
     return (
-        f"the unrelated project parmap {version} is installed in the same folder, {_FOLDER}. To "
-        f"uninstall it deletes a file of ours: after `pip uninstall parmap`, {_REPAIR}"
+        f"the unrelated project parmap {version} is installed in the same folder, {_FOLDER}. "
+        f"Uninstalling it deletes a file of ours: after `pip uninstall parmap`, {_REPAIR}"
     )
 
 

@@ -342,20 +342,17 @@ _DROPPED = (
 
 
 def _warn_of_dropped() -> None:
-    from parmap.engine.unseeded import users_line
-
     name, file, line = unentered.taken()
-    message = _DROPPED.format(name, line, os.path.basename(file))
-    warnings.warn_explicit(message, UserWarning, *users_line())
+    _warn(_DROPPED.format(name, line, os.path.basename(file)), once=False)
 
 
-def _warn(message: str) -> None:
-    """Warn once in a process, at the user's line."""
+def _warn(message: str, *, once: bool = True) -> None:
+    """Warn at the user's line; of `_BORROWED` and `_AMBIGUOUS` once in a process."""
     from parmap.engine.unseeded import users_line
 
-    if not _warned:
+    if not (once and _warned):
         warnings.warn_explicit(message, UserWarning, *users_line())
-        _warned.add(message)
+        _warned.update([message] if once else [])
 
 
 # Public: pickles and tracebacks name it as users do, wherever it is defined.
