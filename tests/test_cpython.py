@@ -65,7 +65,12 @@ _CHECKOUT = str(pathlib.Path(parmap.__file__).parents[1])
 def _start(name, max_workers=None, *, initializer=None, initargs=(), mp_context=None):
     """Start a plan with the options of a standard executor."""
     setup = functools.partial(initializer, *initargs) if initializer else None
-    return parmap.plan(name, workers=max_workers, setup=setup).start()
+    try:
+        plan = parmap.plan(name, workers=max_workers, setup=setup)
+    except parmap.PlanError as error:
+        # A plan speaks of its own option, workers=; the original waits for the name of theirs.
+        raise type(error)(f"max_workers must be greater than 0: {error}") from error
+    return plan.start()
 
 
 _threads = functools.partial(_start, "threads")

@@ -1,6 +1,6 @@
 """Whether this installation is whole.
 
-An unrelated project called ``parmap`` installs files into the same folder. The one that is installed
+An unrelated project called ``parmap`` installs files into the same folder. Whichever is installed
 last replaces ``__init__.py``; uninstalling the other project deletes it. So this file uses nothing
 from ``parmap/__init__.py``.
 """
