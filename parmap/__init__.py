@@ -6,8 +6,6 @@
 [2, 1, 0]
 """
 
-import sys
-
 # Not that of `typing`, which takes nine times as long to import as all that this file does.
 TYPE_CHECKING = False
 
@@ -117,6 +115,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    import sys
     from importlib import import_module
 
     for home, names in _HOMES.items():
