@@ -141,6 +141,8 @@ def _one(text: str) -> Iterator[Finding]:
     """Look at what a plan needs elsewhere, and try it."""
     try:
         check = getattr(plan(text), "check", None)
+        if check:
+            yield Beginning("machines", "looking at the machines, then trying the plan\n")
         for found in check() if check else ():
             facts = {"machine": found.command.name, "trouble": found.trouble, "facts": found.facts}
             yield Finding("machines", str(found), facts, not found.trouble)

@@ -342,8 +342,9 @@ _DROPPED = (
 
 
 def _warn_of_dropped() -> None:
-    name, file, line = unentered.taken()
-    _warn(_DROPPED.format(name, line, os.path.basename(file)), once=False)
+    if taken := unentered.taken():
+        name, file, line = taken
+        _warn(_DROPPED.format(name, line, os.path.basename(file)), once=False)
 
 
 def _warn(message: str, *, once: bool = True) -> None:

@@ -25,12 +25,12 @@ def note(name: str, frame: FrameType) -> None:
         dropped[place] = name
 
 
-def taken() -> tuple[str, str, int]:
+def taken() -> tuple[str, str, int] | None:
     """Take the plan that was dropped last, to warn of it once; forget the others."""
-    (file, line), name = list(dropped.items())[-1]
-    _said.update(dropped)
+    found = dict(dropped)  # a copy: another thread may take them, too
     dropped.clear()
-    return name, file, line
+    _said.update(found)
+    return next(((name, *place) for place, name in reversed(found.items())), None)
 
 
 def _drops_the_value(frame: FrameType) -> bool:
