@@ -434,6 +434,14 @@ class Fit(NamedTuple):
     name: str
 
 
+class Odd(tuple):
+    """A tuple that is no named tuple, although it looks like one."""
+
+    __slots__ = ()
+
+    _fields = (1, 2)
+
+
 class Plain(dict):
     """A dict whose methods are not the dict's own."""
 
@@ -441,6 +449,11 @@ class Plain(dict):
         raise AssertionError("asked")
 
     items = keys = __len__ = __iter__
+
+
+def test_what_only_looks_like_a_named_tuple_is_one_cell():
+    assert list(valued(Odd((1, 2))).to_frame().columns) == ["i", "value"]
+    assert valued(Odd((1, 2))).to_frame()["value"][0] == (1, 2)
 
 
 @pytest.mark.parametrize("kind", [dict, Fit, Plain, lambda **row: row])

@@ -18,6 +18,11 @@ def model(x, alpha=1, *, seed=0):
     return x * alpha + seed
 
 
+class Fit:
+    def fit(self, x, seed):
+        return x + seed
+
+
 def refused(call, *args, **options):
     with pytest.raises((TypeError, parmap.PlanError)) as caught:
         call(*args, **options)
@@ -53,7 +58,7 @@ PEERS = {
     "initializer": "it belongs to the plan: parmap.set_plan('processes', setup=...)",
     "backend": "calls run on the plan that is set: parmap.set_plan('processes')",
     "plan": "calls run on the plan that is set: parmap.set_plan('processes')",
-    "return_as": "only parmap.imap gives results one by one",
+    "return_as": "use ordered= or window=",
     "kwargs": "functools.partial",
     "error": "did you mean 'errors'?",
 }
@@ -65,7 +70,9 @@ def test_a_peers_name_of_an_option_gets_its_hint(call, name):
     said = refused(CALLS[call], **{name: 1})
     assert said.startswith(f"{call}() has no option {name!r}")
     assert PEERS[name] in said
-    assert said.endswith(f"Options: {', '.join(DEFAULTS)}")
+    more = ", ordered, window" if call == "imap" else ""
+    assert said.endswith(f"Options: {', '.join(DEFAULTS)}{more}")
+    assert ("only parmap.imap" in said) == (name == "return_as" and call != "imap")
 
 
 def test_what_hints_say_exists():
@@ -91,6 +98,8 @@ def test_an_argument_of_the_function_is_told_from_an_option():
     assert "functools.partial(model, seed=...)" in said
     said = refused(parmap.starmap, model, [(1, 2)], seed=2)
     assert "lambda *args: model(*args, seed=...)" in said
+    said = refused(parmap.pmap, Fit().fit, [1, 2], seed=2)
+    assert "functools.partial(fit, seed=...)" in said
     said = refused(parmap.pmap, lambda x, alpha: x, [1], alpha=2)
     assert "functools.partial(function, alpha=...)" in said
     said = refused(parmap.pgrid, model, {"x": [1]}, alpha=2)

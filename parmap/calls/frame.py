@@ -69,11 +69,14 @@ def _record(value: object) -> dict[str, Any] | None:
     if is_a(value, dict):
         items = dict(dict.items(value))  # not by methods of the user's own class
         return items if all(is_a(key, str) for key in items) else None
+    if not is_a(value, tuple):
+        return None
     known = (vars(one).get("_fields") for one in type(value).__mro__)
     fields = next(filter(None, known), ())
-    if is_a(value, tuple) and type(fields) is tuple and len(fields) == tuple.__len__(value):
-        return dict(zip(fields, tuple.__iter__(value), strict=True))
-    return None
+    named = type(fields) is tuple and all(type(name) is str for name in fields)
+    if not named or len(fields) != tuple.__len__(value):
+        return None
+    return dict(zip(fields, tuple.__iter__(value), strict=True))
 
 
 def series_of(pandas: Any, column: list[Any]) -> Any:

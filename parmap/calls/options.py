@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Literal, TypedDict
 
 from parmap.calls.signature import DEFAULTS
@@ -127,12 +127,13 @@ def _unknown(call: str, name: str, fn: object) -> TypeError:
     """Make the error for an option that does not exist; it says where the argument belongs."""
     from parmap.plans.guesses import of_call
 
-    hint = "" if name in _parameters(fn) else of_call(name, DEFAULTS)
+    valid = [*DEFAULTS, *(("ordered", "window") if call == "imap" else ())]
+    hint = "" if name in _parameters(fn) else of_call(name, valid)
     if not hint and call == "compute":
         hint = f": give it to the function, delayed(function)(..., {name}=...)"
     elif not hint:
         hint = ": to pass it to the function, use " + _bound(call, name, fn)
-    return TypeError(f"{call}() has no option {name!r}{hint}. Options: {', '.join(DEFAULTS)}")
+    return TypeError(f"{call}() has no option {name!r}{hint}. Options: {', '.join(valid)}")
 
 
 def _bound(call: str, name: str, fn: object) -> str:
@@ -147,8 +148,9 @@ def _bound(call: str, name: str, fn: object) -> str:
 
 
 def _parameters(fn: object) -> Iterable[str]:
-    """Give the names of a plain function's parameters; of a callable object none is asked for."""
+    """Give the names of a function's parameters; a callable object is not asked for them."""
     inner = fn.__wrapped__ if type(fn) is ByName else fn
+    inner = inner.__func__ if type(inner) is MethodType else inner
     if type(inner) is not FunctionType:
         return ()
     code = inner.__code__

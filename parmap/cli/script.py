@@ -44,12 +44,15 @@ def run(text: str, script: str, arguments: list[str]) -> int:
     os.environ["PARMAP_PLAN"] = text
     sys.argv = [script, *arguments]
     sys.path[0] = os.path.dirname(path)
-    on_set.append(_Winner(wanted, path))
+    winner = _Winner(wanted, path)
+    on_set.append(winner)
     try:
         runpy.run_path(path, run_name="__main__")
     except BaseException:
         sys.excepthook = _FromScript(path)
         raise
+    finally:
+        on_set.remove(winner)
     return 0
 
 

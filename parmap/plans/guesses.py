@@ -49,7 +49,7 @@ _NAMES = {
 
 def of_call(name: str, valid: Iterable[str]) -> str:
     """Say what to write instead of an option that no call has; empty where nothing is known."""
-    plain = _plain(name)
+    plain, valid = _plain(name), list(valid)
     if here := _meant(plain, _CALL):
         return f": use {here}="
     if here := _meant(plain, _PLAN):
@@ -57,7 +57,8 @@ def of_call(name: str, valid: Iterable[str]) -> str:
     if plain in _WHERE.split():
         return ": calls run on the plan that is set: parmap.set_plan('processes')"
     if plain in _LAZY.split():
-        return ": only parmap.imap gives results one by one; it takes ordered= and window="
+        who = "" if "window" in valid else "only parmap.imap returns results one by one; "
+        return f": {who}use ordered= or window="
     if plain in _ARGUMENTS.split():
         return ": bind other arguments of the function: functools.partial(function, ...)"
     return suggest(name, valid)
