@@ -6,6 +6,8 @@
 [2, 1, 0]
 """
 
+from os import environ as _environ
+
 # Not that of `typing`, which takes nine times as long to import as all that this file does.
 TYPE_CHECKING = False
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from parmap.plans.plan import Plan, plan
     from parmap.plans.session import Session
     from parmap.transport.shared import Shared, share
+    from parmap.worker.ambient import Setting
 
 __all__ = [
     "Auto",
@@ -62,6 +65,7 @@ __all__ = [
     "SerializationError",
     "Session",
     "SessionClosed",
+    "Setting",
     "Shared",
     "Static",
     "Streams",
@@ -85,6 +89,10 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# What the script changes from here on, its tasks see; see `parmap.worker.environment`.
+# Past the mapping's own methods, which take twenty times as long.
+_environ_at_import = dict(_environ._data)  # type: ignore[attr-defined]  # noqa: SLF001
 
 # Each name is loaded when it is first used. A worker imports this package too, and needs
 # none of them: its start would take half as long again.
@@ -111,6 +119,7 @@ _HOMES = {
     "observe.progress": ["Counts"],
     "plans.session": ["Session"],
     "transport.shared": ["Shared", "share"],
+    "worker.ambient": ["Setting"],
 }
 
 

@@ -327,10 +327,6 @@ def frame_with_metadata():
     return frame
 
 
-def variable():
-    return contextvars.ContextVar("x")
-
-
 def executor():
     return concurrent.futures.ThreadPoolExecutor(1)
 
@@ -482,7 +478,6 @@ def case(name, make, path, kind=LOCK, advice=MAKE):
         case("queue", lambda: [queue.Queue()], "args[0].mutex", LOCK, QUEUE),
         case("handler", logging.StreamHandler, "args.lock", "_thread.RLock", HANDLER),
         case("weak reference", lambda: weakref.ref(Handle), "args", "weakref.ReferenceType", WEAK),
-        case("variable", variable, "args", "_contextvars.ContextVar", "Pass its value"),
         case("context", contextvars.Context, "args", "_contextvars.Context", "of its values"),
         case("pointer", Boxed, "args", f"{__name__}.Boxed", "Pass the values that it points to"),
         case("module", module, "args.lock", LOCK, "to args, of type module. Make it a file"),
@@ -558,7 +553,7 @@ def test_every_kind_in_the_table_exists():
         *(types.FrameType, types.TracebackType, enumerate, filter, map, zip),
         *(itertools.chain, itertools.islice, type(itertools.tee([])[0])),
         *(type(cached()), functools.cached_property, weakref.ref, ctypes.c_char_p),
-        *(contextvars.ContextVar, contextvars.Context, ssl.SSLSocket, ssl.SSLContext),
+        *(contextvars.Context, ssl.SSLSocket, ssl.SSLContext),
         *(open, tempfile._TemporaryFileWrapper, mmap.mmap, zipfile.ZipFile, tarfile.TarFile),
         *(dbm.dumb._Database, tempfile.SpooledTemporaryFile, multiprocessing.connection.Connection),
         *(sqlite3.Connection, sqlite3.Cursor),

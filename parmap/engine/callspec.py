@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any
 
+from parmap.engine.context_variables import known, variables_of
 from parmap.engine.protocols import OpenSession
+from parmap.engine.script_settings import taken
 from parmap.engine.settings import Settings
 from parmap.engine.streams import takes_rng
 from parmap.engine.traits import Traits
+from parmap.transport.caller import Caller
 from parmap.transport.identity import fresh_key
 from parmap.transport.messages import CallSpec
 from parmap.untouched import name_of
 from parmap.worker import context, forks
 
-__all__ = ["refuse_shared_globals", "spec_for"]
+__all__ = ["caller_of", "refuse_shared_globals", "spec_for"]
 
 
 def spec_for(
@@ -24,6 +28,7 @@ def spec_for(
     *,
     hints: tuple[str, ...] = (),
     constants: Mapping[int, Any] | None = None,
+    functions: Sequence[Callable[..., Any]] = (),
 ) -> CallSpec:
     """Make the spec of a call.
 
@@ -39,6 +44,8 @@ def spec_for(
         See `CallSpec`.
     constants : mapping of int to object, optional
         The arguments that are the same for all elements, by their columns.
+    functions : sequence of callable, default ()
+        The user's functions that `fn` stands for. Default: `fn` itself.
 
     Raises
     ------
@@ -73,8 +80,21 @@ def spec_for(
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
         core_share=session.core_share,
         sent_at_once=traits.copies,
-        fork=fresh_key() if forks.generation else None,
+        # A task in the caller's thread runs in this very context.
+        caller=None if traits.same_thread else caller_of(traits, functions or (fn,)),
     )
+
+
+def caller_of(traits: Traits, functions: Sequence[Callable[..., Any]]) -> Caller | None:
+    """Make what a call brings along from here; None where that is nothing."""
+    context = copy_context()
+    if traits.shares_memory:
+        return Caller(context=context, settings=taken(traits))
+    settings, fork = taken(traits), fresh_key() if forks.generation else None
+    variables = None if known.issuperset(context) else variables_of(context, functions)
+    if not settings and fork is None and variables is None:
+        return None
+    return Caller(fork, None, settings, traits.exclusive, variables)
 
 
 def refuse_shared_globals(fn: Callable[..., Any], traits: Traits) -> None:

@@ -77,8 +77,9 @@ class Call:
             streams=settings.root is not None,
             alone=settings.window is None and feed.total is not None,
         )
+        hints, constants = self._unseeded.hints, feed.constants
         self._spec = spec_for(
-            session, fn, settings, hints=self._unseeded.hints, constants=feed.constants
+            session, fn, settings, hints=hints, constants=constants, functions=functions
         )
         self._buffer = buffer or buffer_for(ordered=settings.ordered)
         self._in_flight, self._retries = InFlight(session), RetryQueue()

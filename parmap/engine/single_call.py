@@ -16,7 +16,8 @@ from parmap.engine.protocols import OpenSession
 from parmap.engine.settings import Settings
 from parmap.engine.small import of_atoms, packed_small
 from parmap.engine.streams import root_of
-from parmap.engine.unseeded import Unseeded, users_line
+from parmap.engine.unseeded import Unseeded
+from parmap.engine.users_line import users_line
 from parmap.failures import Failure
 from parmap.transport.error_payload import unpack_error
 from parmap.transport.generators import Noticing

@@ -209,8 +209,12 @@ def packed_small(
         if packed is None or found:
             return None
     # A built-in stands for the function: a worker loads nothing for it.
-    spec = spec_for(session, callable, _OF_ROWS if star else _OF_ELEMENTS)
-    return _packed_spec(spec), packed
+    spec = spec_for(session, callable, _OF_ROWS if star else _OF_ELEMENTS, functions=(fn,))
+    if spec.caller is not None and spec.caller.variables is not None:
+        return None
+    # What the script has set is not the same at each call.
+    bare = _packed_spec(spec) if spec.caller is None else pack_within(spec, _SIZE)
+    return None if bare is None else (bare, packed)
 
 
 _OF_ELEMENTS, _OF_ROWS = Settings(), Settings(star=True)

@@ -55,6 +55,9 @@ class Traits(NamedTuple):
     recurring : bool, default False
         A large array that several tasks of a call hold is sent once, by ``submit`` itself, and each
         task may write to its own. Elsewhere `parmap.compute` shares it, read-only.
+    exclusive : bool, default False
+        Workers are processes that the plan has started for its own tasks alone, and each runs one
+        task at a time: so what is a process's own can be as the task's caller has it.
     """
 
     shares_memory: bool = False
@@ -74,6 +77,7 @@ class Traits(NamedTuple):
     copies: bool = False
     inside: bool = False
     recurring: bool = False
+    exclusive: bool = False
 
 
 Traits.__module__ = "parmap"  # public: pickles and tracebacks name it as users do

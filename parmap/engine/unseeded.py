@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Any, NamedTuple
 
 from parmap.engine.hints import hints_of, look
+from parmap.engine.script_settings import say_unapplied
 from parmap.engine.traits import Traits
+from parmap.engine.users_line import users_line
 from parmap.errors import UnseededRandomWarning
+from parmap.transport.caller import Unapplied
 from parmap.transport.messages import Move
 from parmap.untouched import class_name, name_of
 from parmap.worker.random_state import is_few, numpy_state
 
-__all__ = ["Unseeded", "users_line"]
+__all__ = ["Unseeded"]
 
 # Generators that are remembered while a call runs. One that many elements have is among the first.
 _REMEMBERED = 16
@@ -107,16 +107,23 @@ class Unseeded:
             "own, as pmap(f, data, rng.spawn(len(data))) does"
         )
 
-    def hear(self, moves: Sequence[Move], taken: int = 1) -> None:
+    def hear(self, told: Sequence[Move | Unapplied], taken: int = 1) -> None:
         """Warn of global generators that moved, where results depend on that.
+
+        And of settings that were not applied.
 
         Parameters
         ----------
-        moves : sequence of Move
-            What moved during a chunk.
+        told : sequence of Move or Unapplied
+            What moved during a chunk, and which settings it had not.
         taken : int, default 1
             How many elements have been handed out.
         """
+        moves = [one for one in told if type(one) is Move]
+        if len(moves) < len(told):
+            say_unapplied([one for one in told if type(one) is Unapplied], self._call.where)
+        if not moves:
+            return
         if self._draws is None:  # few calls move any
             self._draws = GlobalDraws(self._call, others=self._others, before=self._before)
         self._draws.hear(moves, taken)
@@ -218,14 +225,3 @@ def _either(functions: Sequence[Callable[..., Any]]) -> str:
 
 # Python shows a warning once per place and text; where, it keeps in a registry.
 _warned: dict[Any, Any] = {}
-_HOME = os.path.dirname(os.path.dirname(__file__)) + os.sep
-
-
-def users_line() -> tuple[str, int]:
-    """Give the file and line of the innermost call that is not parmap's own."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as inspect.currentframe does
-    while frame is not None:
-        if not frame.f_code.co_filename.startswith(_HOME):
-            return frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-    return "parmap", 0

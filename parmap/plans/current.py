@@ -349,7 +349,7 @@ def _warn_of_dropped() -> None:
 
 def _warn(message: str, *, once: bool = True) -> None:
     """Warn at the user's line; of `_BORROWED` and `_AMBIGUOUS` once in a process."""
-    from parmap.engine.unseeded import users_line
+    from parmap.engine.users_line import users_line
 
     if not (once and _warned):
         warnings.warn_explicit(message, UserWarning, *users_line())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from parmap.engine.protocols import Backend
 from parmap.engine.traits import Traits
 from parmap.errors import SerializationError
+from parmap.plans.start_paths import StartPaths
 from parmap.transport.identity import Key
 from parmap.transport.messages import (
     CachedPayload,
@@ -29,6 +30,7 @@ from parmap.transport.shared import (
     handles_exist,
     travelling,
 )
+from parmap.transport.variables import Travelling, Variables
 from parmap.worker import native_threads
 
 __all__ = ["BroadcastSpec", "Values", "packed", "placed", "sent"]
@@ -53,6 +55,8 @@ class BroadcastSpec(NamedTuple):
         Whether the spec itself travels with each chunk: nothing has been put anywhere.
     known : callable, optional
         See `OpenSession.broadcast`.
+    variables : Variables, optional
+        The context variables that chunks may name, too.
     """
 
     spec: Any
@@ -62,6 +66,7 @@ class BroadcastSpec(NamedTuple):
     star: bool = False
     carried: bool = False
     known: Known = None
+    variables: Variables | None = None
 
 
 class Values:
@@ -88,6 +93,8 @@ class Values:
 
     def __init__(self, backend: Backend, traits: Traits) -> None:
         self._backend, self._traits, self.closed = backend, traits, False
+        # An executor that copies brings the script's paths with each task, by itself.
+        self.start = StartPaths() if traits.exclusive and not traits.copies else None
         self._drop: Callable[[Any], object] = backend.drop if traits.places else _nothing
         self._broadcast: dict[Key, _Broadcasting] = {}
 
@@ -114,11 +121,12 @@ class Values:
 
     def put(self, value: Any, what: str = "") -> Any:
         """Place a value; `what` begins the path in an error's message."""
+        path = None if self.start is None else self.start.added()
         if not self._traits.places:
-            return cached_payload(value, what)
+            return cached_payload(value, what, path=path)
         if not self._traits.copies:
             if type(value) is not CachedPayload:
-                value = CachedPayload(None, pack(value, what, views=True))
+                value = CachedPayload(None, pack(value, what, views=True), path)
             return self._backend.put(value)
         try:
             return self._backend.put(value)
@@ -189,18 +197,30 @@ def placed(spec: CallSpec, values: Values, *, few: bool, known: Known) -> Broadc
 
     One for `few` chunks travels with each, if it is small and has no handles.
     """
+    if values.start is not None:
+        spec = values.start.followed(spec)
+    if spec.caller is not None and spec.caller.variables is not None:
+        variables = spec.caller.variables
+        with Travelling(variables, spec=True):
+            made = _placed_whole(spec, values, known=known)
+        return made._replace(variables=variables)
+    if few and not handles_exist():
+        carried = _carried(spec)
+        if carried is not None:
+            return BroadcastSpec(carried, star=spec.star, carried=True, known=known)
+    return _placed_whole(spec, values, known=known)
+
+
+def _placed_whole(spec: CallSpec, values: Values, *, known: Known) -> BroadcastSpec:
     if handles_exist():
         collector = HandleCollector(values.broadcast)
         with travelling(collector):
             payload = pack(spec, "", views=True)
-        reference = values.put(CachedPayload(None, payload))
+        path = None if values.start is None else values.start.added()
+        reference = values.put(CachedPayload(None, payload, path))
         handles = tuple(collector.handles)
         references = tuple(collector.references)
         return BroadcastSpec(reference, references, handles, star=spec.star, known=known)
-    if few:
-        carried = _carried(spec)
-        if carried is not None:
-            return BroadcastSpec(carried, star=spec.star, carried=True, known=known)
     return BroadcastSpec(values.put(spec), star=spec.star, known=known)
 
 
@@ -213,6 +233,10 @@ def sent(
     copies: bool,
 ) -> Future[Outcome]:
     """Pack a chunk of a broadcast spec's call, and submit it with the references that it needs."""
+    if broadcast.variables is not None:
+        with Travelling(broadcast.variables, spec=False):
+            alone = broadcast._replace(variables=None)
+            return sent(submit, alone, chunk, values, copies=copies)
     if not handles_exist():
         payload = packed(chunk, star=broadcast.star, copies=copies)
         payload.known = broadcast.known

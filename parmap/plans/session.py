@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from parmap.engine.callbacks import Callbacks
 from parmap.engine.loop import Call, Settings
+from parmap.engine.script_settings import find_offered
 from parmap.engine.single_call import single
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
@@ -52,6 +53,8 @@ class Session:
         # Of some places the facts are known only when they run: then the executor has them.
         self.traits: Traits = self._backend.traits or plan.traits
         self._values = Values(self._backend, self.traits)
+        if not self.traits.same_thread:
+            find_offered()
         self._core_shares: dict[int, CoreShare | None] = {}
         self.callbacks, self.loans, self._pid = Callbacks(), Loans(), os.getpid()
 

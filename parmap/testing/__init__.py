@@ -13,6 +13,7 @@ and hypothesis, which no other part of parmap imports.
 from parmap.testing.arrays import ArraysContract
 from parmap.testing.callers import CallersContract
 from parmap.testing.causes import CausesContract
+from parmap.testing.context_variables import ContextVariablesContract
 from parmap.testing.core_share import CoreShareContract
 from parmap.testing.deaths import DeathsContract
 from parmap.testing.errors import ErrorsContract
@@ -24,6 +25,7 @@ from parmap.testing.iterables import IterablesContract
 from parmap.testing.laziness import LazinessContract
 from parmap.testing.neighbours import NeighboursContract
 from parmap.testing.results import ResultsContract
+from parmap.testing.settings import SettingsContract
 from parmap.testing.sharing import SharingContract
 from parmap.testing.streams import StreamsContract
 from parmap.testing.surroundings import SurroundingsContract
@@ -53,6 +55,8 @@ class PlanContract(
     CallersContract,
     HostileContract,
     IterablesContract,
+    SettingsContract,
+    ContextVariablesContract,
 ):
     """All that a plan promises: derive a test class from it, and set `plan`.
 

@@ -25,6 +25,7 @@ import parmap
 from parmap.failures import FailureGroup
 
 __all__ = [
+    "CALLS",
     "FACTOR",
     "KINDS",
     "LONG",
@@ -189,6 +190,20 @@ def fault() -> None:
 
 def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# The ways to call a function on each element of a list.
+CALLS: dict[str, Callable[[Callable[[Any], Any], list[Any]], list[Any]]] = {
+    "pmap": lambda fn, xs: parmap.pmap(fn, xs, chunks=2),
+    "starmap": lambda fn, xs: parmap.starmap(fn, [(x,) for x in xs]),
+    "imap": lambda fn, xs: list(parmap.imap(fn, iter(xs))),
+    # By a function of that parameter: the grid gives it by name.
+    "pgrid": lambda fn, xs: list(parmap.pgrid(lambda x: fn(x), {"x": xs}).nested()),  # noqa: PLW0108
+    "compute": lambda fn, xs: list(parmap.compute([parmap.delayed(fn)(x) for x in xs])),
+    "submit": lambda fn, xs: [parmap.submit(fn, x).result(LONG) for x in xs],
+    "timeout": lambda fn, xs: parmap.pmap(fn, xs, timeout=LONG),
+    "careful": lambda fn, xs: parmap.pmap(fn, xs, retries=1),
+}
 
 
 KINDS: dict[str, Callable[[list[int]], Iterable[Any]]] = {

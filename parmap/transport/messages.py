@@ -18,6 +18,8 @@ from parmap.transport.identity import Key, fresh_key
 from parmap.transport.payload import PackedError, Payload, pack, unpack
 
 if TYPE_CHECKING:
+    from parmap.transport.caller import Caller, Unapplied
+    from parmap.transport.import_path import Added
     from parmap.transport.root import Root
 
 __all__ = [
@@ -134,9 +136,8 @@ class CallSpec(NamedTuple):
         What the worker may use of its node; None: as much as the caller.
     sent_at_once : bool, default False
         Whether an outcome is sent before anything else runs, so that it need not be a copy.
-    fork : tuple or None, default None
-        A key of the caller's process, if that is itself a fork. A worker that runs in it is not
-        to be prepared as one that a backend has forked.
+    caller : Caller or None, default None
+        What comes along from the caller; None for most calls.
     """
 
     fn: Callable[..., Any] | Payload
@@ -154,7 +155,7 @@ class CallSpec(NamedTuple):
     constants: tuple[tuple[int, Any], ...] = ()
     core_share: CoreShare | None = None
     sent_at_once: bool = False
-    fork: Key | None = None
+    caller: Caller | None = None  # the last, for its variables are found as the function is packed
 
 
 class Chunk(NamedTuple):
@@ -232,8 +233,9 @@ class Outcome(NamedTuple):
         Where it ran.
     unreadable : PackedError or None, default None
         Why the chunk could not be unpickled, so that nothing ran.
-    moves : tuple of Move, default ()
-        The global generators that were drawn from, without a seed of the element's.
+    moves : tuple of Move or Unapplied, default ()
+        The global generators that were drawn from, without a seed of the element's; and the
+        settings that were not applied.
     """
 
     values: list[Any] | Payload
@@ -241,7 +243,7 @@ class Outcome(NamedTuple):
     seconds: float
     location: Location
     unreadable: PackedError | None = None
-    moves: tuple[Move, ...] = ()
+    moves: tuple[Move | Unapplied, ...] = ()
 
     def unpacked(self) -> list[Any]:
         """Give the results.
@@ -283,12 +285,14 @@ class CachedPayload:
         backend keeps the one that it was given.
     payload : Payload
         What it is; its arrays are read-only when it is unpacked.
+    path : Added or None, default None
+        What the import path needs for it.
     """
 
-    __slots__ = ("_value", "key", "payload")
+    __slots__ = ("_value", "key", "path", "payload")
 
-    def __init__(self, key: Key | None, payload: Payload) -> None:
-        self.key, self.payload = key, payload
+    def __init__(self, key: Key | None, payload: Payload, path: Added | None = None) -> None:
+        self.key, self.payload, self.path = key, payload, path
         self._value: Any = None
 
     def open(self, values: Sequence[Any] = (), *, beside: int = 0) -> Any:
@@ -304,6 +308,8 @@ class CachedPayload:
         if self._value is None:
             self._value = _recent.pop(self.key, None) if self.key else None
         if self._value is None:
+            if self.path is not None:
+                self.path.extend()
             with shared.arrived(values):
                 self._value = unpack(self.payload, readonly=True)
         if self.key:
@@ -317,7 +323,8 @@ class CachedPayload:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel packed."""
-        return CachedPayload, (self.key, self.payload)
+        more = () if self.path is None else (self.path,)
+        return CachedPayload, (self.key, self.payload, *more)
 
 
 # Each spec comes in many chunks; unpickling the function for each would cost more than most. What
@@ -326,7 +333,9 @@ _recent: dict[Key | None, Any] = {}
 _MOST = 4
 
 
-def cached_payload(value: Any, what: str = "", *, small: int | None = None) -> CachedPayload:
+def cached_payload(
+    value: Any, what: str = "", *, small: int | None = None, path: Added | None = None
+) -> CachedPayload:
     """Pack a spec or a value.
 
     Parameters
@@ -339,15 +348,17 @@ def cached_payload(value: Any, what: str = "", *, small: int | None = None) -> C
         From this many bytes on the backend keeps it, and it refers to the memory of the
         arrays in it. Below, many copies of it travel, of which a worker opens only one.
         Default: it is never kept.
+    path : Added, optional
+        See `CachedPayload`.
     """
     made = (
         value
         if isinstance(value, CachedPayload)
-        else CachedPayload(None, pack(value, what, views=True))
+        else CachedPayload(None, pack(value, what, views=True), path)
     )
     if made.key or (small is not None and made.payload.size >= small):
         return made
-    return CachedPayload(fresh_key(), made.payload.copy())
+    return CachedPayload(fresh_key(), made.payload.copy(), made.path)
 
 
 class RemoteResult(NamedTuple):

@@ -14,6 +14,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -188,6 +189,7 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
         return (rebuild.get(made[0], made[0]), *made[1:]) if type(made) is tuple else made
 
     ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text}
+    ours[ContextVar] = _reduced_variable
     ours.update(dict.fromkeys((CellType, ModuleType), reduced_part))
     if arrays is not None:
         ours[arrays] = reduced_result if result else reduced_array
@@ -211,6 +213,12 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
             return rebuild.get(make, make), arguments, *state
 
     return Pickler
+
+
+def _reduced_variable(variable: ContextVar[Any]) -> Any:
+    from parmap.transport.variables import reduced  # few functions name one
+
+    return reduced(variable, by_value)
 
 
 class _Table(dict[type, Any]):

@@ -75,7 +75,6 @@ _ADVICE = {
         "Before Python 3.12 it holds a lock: define the class in a module that workers can import"
     ),
     "weakref.ReferenceType": "Pass the object itself, not a weak reference",
-    "_contextvars.ContextVar": "Pass its value, which its .get() gives",
     "_contextvars.Context": "Pass those of its values that the function needs",
     "_ctypes._CData": "Pass the values that it points to",
     "_io._IOBase": _FILE,

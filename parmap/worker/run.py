@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from parmap.errors import SerializationError
 from parmap.transport import shared as sharing
@@ -37,6 +37,9 @@ from parmap.worker.elements import (
 )
 from parmap.worker.random_state import RngUseDetector, inherited, isolated_rng, load, renew
 
+if TYPE_CHECKING:
+    from parmap.transport.caller import Unapplied
+
 __all__ = ["run_chunk", "run_remote", "run_small"]
 
 
@@ -61,7 +64,12 @@ def run_chunk(spec: CallSpec | CachedPayload, chunk: Chunk | Payload, *shared: A
     """
     if shared:
         shared = tuple([unwrap(one, beside=len(shared)) for one in shared])
-    return _run(ready(spec, shared), chunk, shared)
+    spec = ready(spec, shared)
+    if spec.caller is None:
+        return _run(spec, chunk, shared)
+    from parmap.worker import ambient  # most calls bring nothing along
+
+    return ambient.in_context(spec.caller, _run, spec, chunk, shared)
 
 
 def run_remote(
@@ -129,12 +137,13 @@ def _run(spec: CallSpec, chunk: Chunk | Payload, shared: tuple[Any, ...]) -> Out
     return _outcome(spec, *_inside(spec, chunk))
 
 
-_Ran: TypeAlias = "tuple[list[Any], list[ElementError], float, tuple[Move, ...]]"
+_Ran: TypeAlias = "tuple[list[Any], list[ElementError], float, tuple[Move | Unapplied, ...]]"
 
 
 def _inside(spec: CallSpec, chunk: Chunk) -> _Ran:
     """Run the elements as part of a task of this worker."""
-    if spec.crosses and inherited and not is_own(spec.fork):  # some backends fork their workers
+    fork = None if spec.caller is None else spec.caller.fork
+    if spec.crosses and inherited and not is_own(fork):  # some backends fork their workers
         renew()
     if spec.root is not None and "torch" in spec.hints:
         load(("torch",))
@@ -145,10 +154,11 @@ def _inside(spec: CallSpec, chunk: Chunk) -> _Ran:
     cores = None if core_share is None else core_share.cores
     guarded = _guarded(core_share)
     with context.Inside(spec.nested, threaded=spec.threaded, cores=cores):
+        run = _watched if spec.caller is None or not spec.caller.settings else _set_as_there
         if own is guarded:  # neither does anything
-            return _watched(spec, chunk)
+            return run(spec, chunk)
         with own, guarded:
-            return _watched(spec, chunk)
+            return run(spec, chunk)
 
 
 # One for all: it has no state.
@@ -172,6 +182,16 @@ def _restored(threads: int, *, exact: bool) -> Iterator[None]:
             yield
     finally:
         native_threads.release(token)
+
+
+def _set_as_there(spec: CallSpec, chunk: Chunk) -> _Ran:
+    """Run the elements with what the caller's script has set."""
+    from parmap.worker.ambient import Applied  # as above
+
+    assert spec.caller is not None
+    with Applied(spec.caller) as unapplied:
+        values, element_errors, seconds, moves = _watched(spec, chunk)
+    return values, element_errors, seconds, (*moves, *unapplied)
 
 
 def _watched(spec: CallSpec, chunk: Chunk) -> _Ran:
@@ -199,10 +219,10 @@ def _outcome(
     values: list[Any],
     element_errors: list[ElementError],
     seconds: float,
-    moves: tuple[Move, ...],
+    told: tuple[Move | Unapplied, ...],
 ) -> Outcome:
     packed = _packed(spec, values, element_errors) if spec.crosses else values
-    return Outcome(packed, tuple(element_errors), seconds, Location.here(), moves=moves)
+    return Outcome(packed, tuple(element_errors), seconds, Location.here(), moves=told)
 
 
 _ALL = ("random",)  # and NumPy's and torch's, which are always watched

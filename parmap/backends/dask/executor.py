@@ -169,6 +169,7 @@ class DaskExecutor(PackingExecutor):
             frees=self._frees,
             noisy=self._own is None,  # Dask's own threads draw there
             round_trip=_ROUND_TRIP,
+            exclusive=self._frees,  # then they are our processes, of one thread each
             inside=not slots.keys().isdisjoint(_here()),
         )
 

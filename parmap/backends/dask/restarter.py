@@ -20,6 +20,7 @@ from typing import Any
 import distributed
 
 import parmap
+from parmap.backends.hash_seed import VARIABLE, hash_seed
 from parmap.cores import users_environ
 from parmap.worker import family
 
@@ -167,6 +168,7 @@ def environment(path: list[str], more: Mapping[str, str] | None = None) -> dict[
         "DASK_LOGGING__DISTRIBUTED": "warning",  # a worker that spills says so
         **users_environ(),
         **_flags(),
+        VARIABLE: hash_seed(os.environ),
         "PYTHONPATH": searched(path),
         **(more or {}),
     }

@@ -179,7 +179,7 @@ def _traits(backend: Any, *, replaces: bool) -> Traits:
     if getattr(backend, "supports_sharedmem", False):
         return Traits(shares_memory=True)
     if replaces:
-        return Traits(replaces_workers=True, frees=True)
+        return Traits(replaces_workers=True, frees=True, exclusive=True)
     # Somebody else's: its workers may be anywhere, and threads.
     return Traits(same_host=False, threaded=True)
 

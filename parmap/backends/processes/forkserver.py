@@ -244,6 +244,7 @@ def _path() -> int:
 
 def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
     from parmap.backends.processes.worker import flush
+    from parmap.worker import ambient
 
     # What stands in the buffers would be written once more by each of the forks.
     flush()
@@ -259,6 +260,7 @@ def _forked(ours: Socket, theirs: Socket) -> tuple[int, None]:
         try:
             ours.close()  # or it would never see the parent's end
             os.closerange(0, 1)  # `main` opens it again, empty
+            ambient.reset()  # to what a new interpreter has; the rest is sent
             main(theirs.fileno(), collect=gc.isenabled())
         finally:
             os._exit(0)

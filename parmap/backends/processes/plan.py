@@ -46,6 +46,7 @@ class Processes(Plan):
         trusted=True,
         copies=True,
         recurring=True,
+        exclusive=True,
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import faulthandler
 import mmap
 import os
@@ -59,7 +60,6 @@ def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
         words=notes,  # the crash report follows what is mapped
         begun=Begun(notes, slot),
     )
-    context.frame.set(None)
     context.worker.note(-1)
     parent = Socket(fileno=channel)
     _keep_from_children(parent, notes)
@@ -68,7 +68,8 @@ def main(channel: int, notes: int, *, interrupts: bool = True) -> None:
         signal.signal(signal.SIGINT, worker.interrupt)
     renew()  # before a setup= that may seed
     with contextlib.suppress(BrokenPipeError, EOFError):  # the parent is gone: so are we
-        worker.serve()
+        # Not in the context of a process that this one is a fork of: what was set there is sent.
+        contextvars.Context().run(worker.serve)
     flush()
     family.leave()
     flush()  # what that has printed

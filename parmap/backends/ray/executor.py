@@ -60,6 +60,7 @@ class RayExecutor(PackingExecutor):
             replaces_workers=True,
             places=True,
             frees=True,
+            exclusive=True,
             round_trip=_ROUND_TRIP,
         )
         self._thread = ResolverThread(self._api, self._tasks)

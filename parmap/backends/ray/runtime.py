@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+from parmap.backends.hash_seed import VARIABLE, hash_seed
 from parmap.backends.own_random import keep_apart
 from parmap.cores import users_environ
 from parmap.errors import PlanError
@@ -132,6 +133,7 @@ def _environment(core_share: CoreShare | None) -> dict[str, str]:
     environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Tasks that claim no GPU see what they see on other plans.
     environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    environ[VARIABLE] = hash_seed(environ)
     # What is beside the script, or was added to the path, is found there, too.
     environ["PYTHONPATH"] = os.pathsep.join(
         entry for entry in list[object](sys.path) if entry and isinstance(entry, str)

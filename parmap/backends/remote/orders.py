@@ -15,6 +15,7 @@ import distributed
 from dask.utils import parse_bytes
 
 from parmap.backends.dask.cluster import plain
+from parmap.backends.hash_seed import VARIABLE, hash_seed
 from parmap.backends.remote.agent import facts
 
 __all__ = ["AgentOrder", "JobOrder"]
@@ -55,7 +56,7 @@ class AgentOrder:
         return {
             "directory": os.getcwd(),
             "path": _own_path(),
-            "environ": dict(self.environ),
+            "environ": {VARIABLE: hash_seed(os.environ), **self.environ},
             "threads": self.threads,
             "options": {"nthreads": 1, "protocol": self.protocol},
             "security": None if self.security is None else plain(self.security),
