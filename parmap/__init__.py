@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from parmap.plans.session import Session
     from parmap.transport.shared import Shared, share
     from parmap.worker.ambient import Setting
+    from parmap.worker.once import once_per_worker
 
 __all__ = [
     "Auto",
@@ -79,6 +80,7 @@ __all__ = [
     "current_plan",
     "delayed",
     "imap",
+    "once_per_worker",
     "pgrid",
     "plan",
     "pmap",
@@ -120,6 +122,7 @@ _HOMES = {
     "plans.session": ["Session"],
     "transport.shared": ["Shared", "share"],
     "worker.ambient": ["Setting"],
+    "worker.once": ["once_per_worker"],
 }
 
 

@@ -7,6 +7,7 @@ forced in one thread, without waiting.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from parmap.engine.retry import Retry
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
 from parmap.errors import WorkerDied
+from parmap.plans.blocks import Block
 from parmap.transport.messages import CallSpec, Chunk
 from parmap.worker.run import run_chunk
 
@@ -64,6 +66,7 @@ class HandSession:
     nested: tuple = ()
     core_share: None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
+    block: Block = field(default_factory=functools.partial(Block, None))
     sent: list[Sent] = field(default_factory=list)
     dropped: list[CallSpec] = field(default_factory=list)
     abandoned: list[Future] = field(default_factory=list)

@@ -1,9 +1,8 @@
 """What users do that they should not, and what happens to programs that end badly."""
 
+import importlib
 import os
 import signal
-import sys
-import types
 
 import psutil
 import pytest
@@ -126,18 +125,19 @@ def test_elements_that_refuse_to_be_compared_or_counted():
     assert [type(x).__name__ for x in results] == ["Prickly"] * 2
 
 
+class Importing:
+    """Unpickling it imports a module that is not there."""
+
+    def __reduce__(self):
+        return importlib.import_module, ("only_here",)
+
+
 def test_a_module_that_workers_cannot_import():
-    module = types.ModuleType("only_here")
-    exec("def fn(x): return x", module.__dict__)
-    sys.modules["only_here"] = module
-    try:
-        with (
-            parmap.plan("processes", workers=1),
-            pytest.raises(parmap.SerializationError, match="register_pickle_by_value") as caught,
-        ):
-            parmap.pmap(module.fn, [1])
-    finally:
-        del sys.modules["only_here"]
+    with (
+        parmap.plan("processes", workers=1),
+        pytest.raises(parmap.SerializationError, match="register_pickle_by_value") as caught,
+    ):
+        parmap.pmap(type, [Importing()])
     assert "cannot import 'only_here'" in str(caught.value)
 
 

@@ -198,6 +198,7 @@ MAY_STAY = {
     ("site", "parmap.backends.remote.orders"),  # the module of Python
     ("trips", "parmap.cli.doctor"),  # round trips
     ("trip", "parmap"),  # round_trip
+    ("origin", "parmap.transport.modules"),  # of a module, as importlib has it
     ("trips", "parmap.engine.policies"),
     ("apart", "parmap"),  # large_apart, keep_apart: adverbs
 }

@@ -47,12 +47,12 @@ from parmap.transport.pickle_errors import explained, unreadable
 from parmap.transport.weights import Weight, _weighed, heavy, kind_of, weights, written
 
 MIB = 1 << 20
+FIRST = ".__reduce__()[2][0][0][1]"  # the first type's implementation
 LOCK = "_thread.lock"
 MAKE = "Create it once per worker in setup=, or inside the function"
 PASS = "Make it inside the function, or pass what it is made from"
 OPEN = "Open it inside the function, or once per worker in setup="
 FILE = "Pass its name, and open it inside the function"
-TOP = "define it at the top of a module"
 MAP = "It belongs to args, of type map. Make it a list"
 QUEUE = "It belongs to args[0], of type queue.Queue. Give what is in it as the call's data"
 HANDLER = "It belongs to args, of type logging.StreamHandler. Call logging.getLogger(name)"
@@ -298,9 +298,25 @@ def local_enum():
 
 
 def cached():
+    held = Handle()
+
     @functools.lru_cache
     def fn(x):
+        return held, x
+
+    return fn
+
+
+def dispatching():
+    held = Handle()
+
+    @functools.singledispatch
+    def fn(x):
         return x
+
+    @fn.register
+    def _(x: int):
+        return held, x
 
     return fn
 
@@ -419,8 +435,9 @@ def case(name, make, path, kind=LOCK, advice=MAKE):
         case("partial's argument", lambda: functools.partial(max, lock()), "args.args[0]"),
         case("partial's keyword", partial_with_keyword, "args.keywords['key'].__self__.conn"),
         case("method in C", lambda: lock().acquire, "args.__self__"),
-        case("cached", cached, "args", "functools._lru_cache_wrapper", "its name alone"),
-        case("cached inside", lambda: [cached()], "args[0]", "functools._lru_cache_wrapper", TOP),
+        case("cached", cached, "args.__wrapped__.__closure__['held'].conn"),
+        case("cached inside", lambda: [cached()], "args[0].__wrapped__.__closure__['held'].conn"),
+        case("dispatch", dispatching, f"args{FIRST}.__closure__['held'].conn"),
         # Instances
         case("instance", Handle, "args.conn"),
         case("slots", Slotted, "args.lock"),
@@ -552,7 +569,7 @@ def test_every_kind_in_the_table_exists():
         *(types.GeneratorType, types.AsyncGeneratorType, types.CoroutineType, types.ModuleType),
         *(types.FrameType, types.TracebackType, enumerate, filter, map, zip),
         *(itertools.chain, itertools.islice, type(itertools.tee([])[0])),
-        *(type(cached()), functools.cached_property, weakref.ref, ctypes.c_char_p),
+        *(weakref.ref, ctypes.c_char_p),
         *(contextvars.Context, ssl.SSLSocket, ssl.SSLContext),
         *(open, tempfile._TemporaryFileWrapper, mmap.mmap, zipfile.ZipFile, tarfile.TarFile),
         *(dbm.dumb._Database, tempfile.SpooledTemporaryFile, multiprocessing.connection.Connection),
@@ -1049,22 +1066,23 @@ def test_elements_and_results_that_cannot_be_sent():
 
 
 SCRIPT = """
-    import functools
     import parmap
 
-    @functools.lru_cache
-    def cached(x):
-        return x
+    class Named:
+        def __reduce__(self):
+            return "named"
+
+    named = Named()
 
     with parmap.plan("processes", workers=1):
         try:
-            parmap.pmap(lambda x: cached(x), [1])
+            parmap.pmap(lambda x: named, [1])
         except parmap.SerializationError as error:
             print(error)
 """
 
 
-def test_a_cached_function_of_a_script(run):
+def test_an_object_of_a_script_that_travels_by_its_name(run):
     said = run(SCRIPT)
-    assert "Can't get attribute 'cached'" in said or "has no attribute 'cached'" in said
-    assert "It travels by its name alone, as what functools.lru_cache makes does" in said
+    assert "Can't get attribute 'named'" in said or "has no attribute 'named'" in said
+    assert "It travels by its name alone" in said

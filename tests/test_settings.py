@@ -190,15 +190,18 @@ def apply(one):
 
 @pytest.fixture
 def offered(tmp_path):
-    """Make a package that offers a setting, beside the scripts."""
+    """Install a package that offers a setting; give the folder."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
     module = "import parmap\nimport offering\n"
     module += 'SETTING = parmap.Setting("offering", offering.read, offering.apply, usual="usual")\n'
-    (tmp_path / "offering.py").write_text(OFFERED)
-    (tmp_path / "offering_parmap.py").write_text(module)
-    info = tmp_path / "offering-1.0.dist-info"
+    (folder / "offering.py").write_text(OFFERED)
+    (folder / "offering_parmap.py").write_text(module)
+    info = folder / "offering-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[parmap.settings]\noffer = offering_parmap:SETTING\n")
+    return os.fspath(folder)
 
 
 def test_packages_offer_settings(run, offered):
@@ -223,7 +226,8 @@ def test_packages_offer_settings(run, offered):
                 offering.raises = True
                 print(parmap.pmap(seen, [0]))
             print(*(one.message for one in caught))
-        """
+        """,
+        PYTHONPATH=offered,
     )
     lines = out.splitlines()
     assert lines[:3] == ["['usual']", "['set'] set", "['usual']"]

@@ -80,6 +80,7 @@ def spec_for(
         constants=() if traits.shares_memory else tuple((constants or {}).items()),
         core_share=session.core_share,
         sent_at_once=traits.copies,
+        session=session.block.key,
         # A task in the caller's thread runs in this very context.
         caller=None if traits.same_thread else caller_of(traits, functions or (fn,)),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -16,6 +15,7 @@ from typing import Any
 
 from parmap.engine.naming import ByName
 from parmap.transport.generators import generator_types, name_of_global
+from parmap.transport.modules import is_installed
 
 __all__ = [
     "behind",
@@ -117,21 +117,14 @@ def _is_generator(thing: Any) -> bool:
     )
 
 
-_STDLIB = (os.path.dirname(os.__file__) + os.sep, "<frozen")
-
-
 def _is_librarys(module: ModuleType) -> bool:
     file = vars(module).get("__file__")
-    return type(file) is not str or _is_installed(file)
+    return type(file) is not str or is_installed(file)
 
 
 def is_librarys(code: CodeType) -> bool:
     """Whether code is that of an installed library."""
-    return _is_installed(code.co_filename)
-
-
-def _is_installed(file: str) -> bool:
-    return file.startswith(_STDLIB) or "site-packages" in file or "dist-packages" in file
+    return is_installed(code.co_filename)
 
 
 def behind(thing: Any) -> tuple[Any, ...]:

@@ -190,6 +190,13 @@ class OpenSession(Protocol):
         """The plans for calls inside the tasks."""
 
     @property
+    def block(self) -> Any:
+        """Its `with` block; the ``key`` of that says, in the workers, which session it is.
+
+        What is ``owned`` are globals of the workers' own: functions are packed without them.
+        """
+
+    @property
     def callbacks(self) -> Callbacks:
         """What runs the callbacks of single calls."""
 

@@ -197,7 +197,7 @@ def packed_small(
     tuple of (bytes, bytes) or None
         The pickles of the spec, without the function, and of the function.
     """
-    if session.nested or handles_exist() or forks.generation:
+    if session.nested or session.block.owned or handles_exist() or forks.generation:
         return None
     packed = packed_name(fn)
     if packed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from typing import Any
 
+from parmap.transport.identity import fresh_key
 from parmap.worker import context
 
 __all__ = ["Block", "entered", "left"]
@@ -23,10 +24,16 @@ class Block:
     strayed : bool
         Whether it was left in another context than it was entered in. Then what was around it is
         in force again wherever it still seems to be.
+    key : tuple
+        Says, in the workers, which session it is.
+    owned : mapping or None
+        The globals that `setup=` assigns in the workers.
     """
 
+    owned: Any = None
+
     def __init__(self, outer: Any) -> None:
-        self.outer, self.strayed = outer, False
+        self.outer, self.strayed, self.key = outer, False, fresh_key()
         self._token: contextvars.Token[Any] | None = None
 
     def begin(self, session: Any) -> None:

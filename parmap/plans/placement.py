@@ -31,6 +31,7 @@ from parmap.transport.shared import (
     travelling,
 )
 from parmap.transport.variables import Travelling, Variables
+from parmap.transport.worker_globals import Owned, owned, owning
 from parmap.worker import native_threads
 
 __all__ = ["BroadcastSpec", "Values", "packed", "placed", "sent"]
@@ -89,7 +90,11 @@ class Values:
     ----------
     closed : bool
         Whether all is forgotten: the session is over.
+    owned : mapping or None
+        The globals that are the workers' own; see `parmap.transport.worker_globals`.
     """
+
+    owned: Owned | None = None
 
     def __init__(self, backend: Backend, traits: Traits) -> None:
         self._backend, self._traits, self.closed = backend, traits, False
@@ -197,6 +202,9 @@ def placed(spec: CallSpec, values: Values, *, few: bool, known: Known) -> Broadc
 
     One for `few` chunks travels with each, if it is small and has no handles.
     """
+    if values.owned and owned.get() is not values.owned:
+        with owning(values.owned):
+            return placed(spec, values, few=few, known=known)
     if values.start is not None:
         spec = values.start.followed(spec)
     if spec.caller is not None and spec.caller.variables is not None:
@@ -233,6 +241,9 @@ def sent(
     copies: bool,
 ) -> Future[Outcome]:
     """Pack a chunk of a broadcast spec's call, and submit it with the references that it needs."""
+    if values.owned and owned.get() is not values.owned:
+        with owning(values.owned):
+            return sent(submit, broadcast, chunk, values, copies=copies)
     if broadcast.variables is not None:
         with Travelling(broadcast.variables, spec=False):
             alone = broadcast._replace(variables=None)

@@ -148,7 +148,12 @@ class Plan(ABC):
     @property
     def initializer(self) -> Callable[[], object] | None:
         """What ``setup=`` names, ready to be called."""
-        return None if self.setup is None else functools.partial(_set_up, self.setup, self.nested)
+        if self.setup is None:
+            return None
+        from parmap.transport.worker_globals import Declared
+        from parmap.worker.setup import set_up
+
+        return functools.partial(set_up, self.setup, self.nested, Declared.behind(self.setup))
 
     def __enter__(self) -> Session:
         """Open a session and make it the current one in this context."""
@@ -346,13 +351,6 @@ def _workers(workers: Any) -> Any:
 
 
 _THREADS = "give a whole number, at least 1, or 'auto', or None for no limit"
-
-
-def _set_up(setup: Callable[[], object], nested: tuple[Plan, ...]) -> None:
-    # As part of a task: a call that setup makes must not look for the session that is
-    # waiting for setup.
-    with context.Inside(nested):
-        setup()
 
 
 def _chosen(of: Plan) -> list[tuple[str, Any]]:

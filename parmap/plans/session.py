@@ -24,7 +24,8 @@ from parmap.plans.placement import BroadcastSpec, Values, placed, sent
 from parmap.transport.messages import CallSpec, Chunk, CoreShare, Outcome
 from parmap.transport.payload import Known
 from parmap.transport.shared import Shared, share
-from parmap.worker import native_threads
+from parmap.transport.worker_globals import Declared
+from parmap.worker import context, native_threads
 from parmap.worker.run import run_chunk, run_remote, run_small
 
 __all__ = ["Session"]
@@ -53,8 +54,7 @@ class Session:
         # Of some places the facts are known only when they run: then the executor has them.
         self.traits: Traits = self._backend.traits or plan.traits
         self._values = Values(self._backend, self.traits)
-        if not self.traits.same_thread:
-            find_offered()
+        self._values.owned = self.block.owned = _offered_and_owned(plan, self.traits)
         self._core_shares: dict[int, CoreShare | None] = {}
         self.callbacks, self.loans, self._pid = Callbacks(), Loans(), os.getpid()
 
@@ -222,6 +222,7 @@ class Session:
         if self._values.closed:
             return
         self._values.close()
+        context.kept.pop(self.block.key, None)
         for spare_threads in self.loans.spare_threads:
             spare_threads.end()
         if self._pid == os.getpid():
@@ -246,6 +247,15 @@ def _html(session: Session, *, closed: bool) -> str:
     if not closed and session.dashboard:
         rows += [("dashboard", session.dashboard)]
     return table("Session", rows)
+
+
+def _offered_and_owned(plan: Any, traits: Traits) -> Any:
+    """Find the settings that packages offer; give the globals that `setup=` assigns in workers."""
+    if not traits.same_thread:
+        find_offered()
+    if plan.setup is None or traits.shares_memory:
+        return None
+    return Declared.behind(plan.setup).names
 
 
 def _over(plan: Any) -> SessionClosed:

@@ -13,6 +13,7 @@ and hypothesis, which no other part of parmap imports.
 from parmap.testing.arrays import ArraysContract
 from parmap.testing.callers import CallersContract
 from parmap.testing.causes import CausesContract
+from parmap.testing.code import CodeContract
 from parmap.testing.context_variables import ContextVariablesContract
 from parmap.testing.core_share import CoreShareContract
 from parmap.testing.deaths import DeathsContract
@@ -27,6 +28,7 @@ from parmap.testing.neighbours import NeighboursContract
 from parmap.testing.results import ResultsContract
 from parmap.testing.settings import SettingsContract
 from parmap.testing.sharing import SharingContract
+from parmap.testing.state import StateContract
 from parmap.testing.streams import StreamsContract
 from parmap.testing.surroundings import SurroundingsContract
 from parmap.testing.travel import TravelContract
@@ -43,6 +45,8 @@ class PlanContract(
     LazinessContract,
     FuturesContract,
     TravelContract,
+    CodeContract,
+    StateContract,
     StreamsContract,
     GraphsContract,
     CoreShareContract,

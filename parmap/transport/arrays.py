@@ -139,7 +139,9 @@ def reducer_of(kind: type) -> Callable[[Any], Any] | None:
     """Return the reducer of a class that has one here."""
     if kind is io.TextIOWrapper:
         return reduced_text
-    return refused if HANDLES.get(kind.__name__) == kind.__module__ else None
+    from parmap.transport.decorated import REDUCERS  # only to explain a failure
+
+    return refused if HANDLES.get(kind.__name__) == kind.__module__ else REDUCERS.get(kind)
 
 
 def _pipes_refused() -> dict[Any, Callable[[Any], NoReturn]]:

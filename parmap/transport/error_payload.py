@@ -23,6 +23,12 @@ _READONLY = (
     "what parmap.share gave) are read-only in the workers. Work on a copy: x = x.copy(); or "
     "give the array as an element"
 )
+_NAMES = (
+    "parmap: of a script's globals, only the names that stand in a function's code, or as a "
+    "constant in what it gives to eval, query and the like, are sent to the workers. If this name "
+    "is put together from strings, name it in the function (a line with the name alone will do), "
+    "or pass its value as an argument"
+)
 
 
 class Link(NamedTuple):
@@ -56,6 +62,8 @@ def pack_error(error: BaseException, *, crosses: bool) -> PackedError:
         words = [word for word in ARGS(error) if type(word) is str]
         if words and "read-only" in words[0]:
             add_note(error, _READONLY)
+    if issubclass(type(error), NameError) and not _in_code(error, trace):
+        add_note(error, _NAMES)
     text = _told(error, _trimmed(trace))
     return PackedError(_links(error), text)
 
@@ -151,6 +159,18 @@ def _told(error: BaseException, trace: TracebackType | None) -> str:
     except Exception:  # noqa: BLE001 - a user's class may raise when it is asked for its notes
         text = "".join(traceback.format_tb(trace)) + f"{kind_of(error)}: {said(error)}\n"
     return cut(text, _LONGEST)
+
+
+def _in_code(error: BaseException, trace: TracebackType | None) -> bool:
+    """Tell whether the code that raised a NameError has the name itself, and not in a string."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = _NAME(error)
+    code = None if trace is None else trace.tb_frame.f_code
+    return code is not None and code.co_name != "<module>" and name in code.co_names
+
+
+_NAME: Callable[[Any], Any] = vars(NameError)["name"].__get__
 
 
 def _trimmed(tb: TracebackType | None) -> TracebackType | None:

@@ -136,6 +136,8 @@ class CallSpec(NamedTuple):
         What the worker may use of its node; None: as much as the caller.
     sent_at_once : bool, default False
         Whether an outcome is sent before anything else runs, so that it need not be a copy.
+    session : tuple or None, default None
+        The key of the session: what is computed once in each worker is kept for it.
     caller : Caller or None, default None
         What comes along from the caller; None for most calls.
     """
@@ -155,6 +157,7 @@ class CallSpec(NamedTuple):
     constants: tuple[tuple[int, Any], ...] = ()
     core_share: CoreShare | None = None
     sent_at_once: bool = False
+    session: Key | None = None
     caller: Caller | None = None  # the last, for its variables are found as the function is packed
 
 

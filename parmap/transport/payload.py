@@ -28,6 +28,7 @@ from parmap.transport.arrays import (
 )
 from parmap.transport.arrays import reduced as reduced_array
 from parmap.transport.arrays import result as reduced_result
+from parmap.transport.functions import hidden
 
 __all__ = [
     "ATOMS",
@@ -140,13 +141,17 @@ def dumps(
 def plain_pickle(value: Any, buffer_callback: Callable[[Any], Any] | None) -> bytes:
     """Pickle what a worker sends back, by C pickle."""
     table = dispatch_of_results()
-    if not table:
-        return pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
-    with io.BytesIO() as file:
-        pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
-        pickler.dispatch_table = table
-        pickler.dump(value)
-        return file.getvalue()
+    token = hidden.set(True)
+    try:
+        if not table:
+            return pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
+        with io.BytesIO() as file:
+            pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
+            pickler.dispatch_table = table
+            pickler.dump(value)
+            return file.getvalue()
+    finally:
+        hidden.reset(token)
 
 
 def by_value(
@@ -166,19 +171,79 @@ def by_value(
 
 
 @functools.cache
-def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) -> Any:  # noqa: FBT001
-    """Make cloudpickle's pickler, of functions that know which file they come from.
-
-    From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for it, so that equal
-    functions give equal pickles: a traceback from a worker would have no line of source.
-    """
+def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) -> Any:  # noqa: C901, FBT001
+    """Make cloudpickle's pickler, of functions that know which file they come from."""
     import cloudpickle  # 10 ms, and the sequential plan never needs it
 
-    from parmap.transport.functions import replacements
+    from parmap.transport import captured, functions, modules, worker_globals
+    from parmap.transport.decorated import DISPATCH, reduced_dispatch
 
-    theirs: dict[type, Any] = cloudpickle.Pickler.dispatch_table.maps[0]
-    rebuild = replacements(cloudpickle)
-    by_name = frozenset(rebuild.values())  # else the first of them would need itself
+    table = cloudpickle.Pickler.dispatch_table.maps[0]
+    rebuild = functions.replacements(cloudpickle, result=result)
+    by_name = frozenset([*rebuild.values(), *functions.OTHERS])  # they would need themselves
+    # As cloudpickle's own reducers do, with a call less for each.
+    has_name = cloudpickle.cloudpickle._should_pickle_by_reference  # noqa: SLF001
+    reduced_class = cloudpickle.cloudpickle._class_reduce  # noqa: SLF001
+    reduced_whole = cloudpickle.cloudpickle._dynamic_class_reduce  # noqa: SLF001
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = _Table(
+            {**table, **_reducers(table, rebuild, arrays, result=result)}, generators
+        )
+
+        # All in one: it is called for each object, and a call more costs more than what it does.
+        def reducer_override(self, obj: Any) -> Any:  # noqa: C901
+            # cloudpickle's own asks isinstance(), and so each object for its __class__.
+            kind = type(obj)
+            if kind is FunctionType and obj not in by_name:
+                made = NotImplemented if has_name(obj) else self._dynamic_function_reduce(obj)
+            elif issubclass(kind, type):
+                made = reduced_class(obj)
+            elif kind is ModuleType and not (result or captured.stays(obj)):
+                return captured.whole(obj, self.globals_ref, by_value)
+            else:
+                return NotImplemented
+            if type(made) is not tuple:
+                # A result travels by name wherever it can: the caller knows its own modules.
+                if result or obj.__module__ in modules.installed or modules.by_name(obj.__module__):
+                    return made
+                reduce = self._dynamic_function_reduce if kind is FunctionType else reduced_whole
+                made = reduce(obj)
+            make, arguments, *state = made
+            if kind is FunctionType:
+                code, slots = obj.__code__, state[0][1]
+                if code is DISPATCH:
+                    return reduced_dispatch(obj)
+                # Of most functions all of this is false.
+                if not result and (
+                    not captured.EVALUATES.isdisjoint(code.co_names)
+                    or sys.modules.keys() & code.co_names
+                    or ModuleType in map(type, slots["__globals__"].values())
+                    or CodeType in map(type, code.co_consts)
+                    or code.co_freevars
+                    or obj.__module__ != "__main__"
+                    or worker_globals.owned.get()
+                ):
+                    captured.amend(obj, slots, self.globals_ref, by_value)
+                    if functions.IMPORTS in slots:
+                        make, state[-1] = functions.make_importing, functions.restore
+            if state:  # its last item is a function that sets it
+                state[-1] = rebuild.get(state[-1], state[-1])
+            return rebuild.get(make, make), arguments, *state
+
+    return Pickler
+
+
+def _reducers(
+    theirs: dict[type, Any], rebuild: dict[Any, Any], arrays: type | None, *, result: bool
+) -> dict[type, Any]:
+    """Make the reducers that take the place of cloudpickle's.
+
+    From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for the file that a function comes
+    from, so that equal functions give equal pickles: a traceback from a worker would have no line
+    of source.
+    """
+    from parmap.transport.decorated import REDUCERS
 
     def reduced(code: CodeType) -> Any:
         make, arguments = theirs[CodeType](code)
@@ -188,31 +253,12 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
         made = theirs[type(part)](part)
         return (rebuild.get(made[0], made[0]), *made[1:]) if type(made) is tuple else made
 
-    ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text}
+    ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text, **REDUCERS}
     ours[ContextVar] = _reduced_variable
     ours.update(dict.fromkeys((CellType, ModuleType), reduced_part))
     if arrays is not None:
         ours[arrays] = reduced_result if result else reduced_array
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = _Table({**theirs, **ours}, generators)
-
-        def reducer_override(self, obj: Any) -> Any:
-            # cloudpickle's own asks isinstance(), and so each object for its __class__.
-            if type(obj) is FunctionType and obj not in by_name:
-                made = self._function_reduce(obj)
-            elif issubclass(type(obj), type):
-                made = super().reducer_override(obj)
-            else:
-                return NotImplemented
-            if type(made) is not tuple:
-                return made
-            make, arguments, *state = made
-            if state:  # its last item is a function that sets it
-                state[-1] = rebuild.get(state[-1], state[-1])
-            return rebuild.get(make, make), arguments, *state
-
-    return Pickler
+    return ours
 
 
 def _reduced_variable(variable: ContextVar[Any]) -> Any:
@@ -276,11 +322,15 @@ def packed_name(fn: object) -> bytes | None:
     """Pickle a function by its name, where cloudpickle would, which takes ten times as long."""
     import cloudpickle
 
+    from parmap.transport import modules
+
     if type(fn) is not FunctionType or cloudpickle.list_registry_pickle_by_value():
         return None
     module = fn.__module__
     if type(module) is not str or module == "__main__" or module not in sys.modules:
         return None  # C pickle would import it
+    if module not in modules.installed and not modules.by_name(module):
+        return None
     try:
         return pickle.dumps(fn, PROTOCOL)
     except Exception:  # noqa: BLE001 - another function has its name; a module's __getattr__ raises

@@ -67,13 +67,6 @@ _ADVICE = {
     "builtins.frame": "Pass its text: traceback.format_stack()",
     "builtins.traceback": "Pass its text: traceback.format_exc()",
     "builtins.module": "Make it a file that workers can import, and import it inside the function",
-    "functools._lru_cache_wrapper": (
-        "A cached function travels by its name alone: define it at the top of a module, not "
-        "inside a function"
-    ),
-    "functools.cached_property": (
-        "Before Python 3.12 it holds a lock: define the class in a module that workers can import"
-    ),
     "weakref.ReferenceType": "Pass the object itself, not a weak reference",
     "_contextvars.Context": "Pass those of its values that the function needs",
     "_ctypes._CData": "Pass the values that it points to",
@@ -155,8 +148,8 @@ def unreadable(error: BaseException) -> SerializationError:
         )
     elif isinstance(error, AttributeError) and _lacks_name(error):
         advice = (
-            "It travels by its name alone, as what functools.lru_cache makes does, and the "
-            "worker's module has no such name: define it in a module that workers can import."
+            "It travels by its name alone, and the worker's module has no such name: define it "
+            "in a module that workers can import."
         )
     else:
         advice = (

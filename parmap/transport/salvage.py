@@ -12,6 +12,7 @@ from types import FunctionType, MemberDescriptorType
 from typing import Any, NamedTuple
 
 from parmap.errors import SerializationError, said
+from parmap.transport.functions import hidden
 from parmap.transport.payload import PROTOCOL, Payload, by_value
 from parmap.transport.weights import ATOMS, Reducer, kind_of
 
@@ -281,6 +282,7 @@ class _Reducers:
 
 
 def _plain(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    token = hidden.set(True)
     try:
         with io.BytesIO() as file:
             pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffers.append)
@@ -290,6 +292,8 @@ def _plain(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     except Exception:  # noqa: BLE001 - a local class, say, which must be sent by value
         buffers.clear()
         return by_value(value, buffers.append)
+    finally:
+        hidden.reset(token)
 
 
 def _alone(value: Any) -> Any:

@@ -19,6 +19,7 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, Meth
 from typing import Any, NamedTuple
 
 from parmap.transport.arrays import reducer_of
+from parmap.transport.decorated import amended
 
 __all__ = ["ATOMS", "Part", "Reducer", "Weight", "heavy", "kind_of", "weights", "written"]
 
@@ -80,7 +81,7 @@ class Reducer:
     def reduce(self, value: Any) -> tuple[Any, ...] | None:
         """Give what pickling makes of an object, or raise as it does; None: a name alone."""
         kind = type(value)
-        made = self._pickler.reducer_override(value)
+        made = amended(self._pickler, value)
         if made is NotImplemented:
             if issubclass(kind, type | FunctionType):
                 return None  # cloudpickle has looked it up
@@ -141,7 +142,7 @@ def _is_array(value: Any) -> bool:
 def _known(value: Any, made: tuple[Any, ...] | None) -> Iterator[Part] | None:
     """Give the parts of what is written in other terms than those that it is pickled in."""
     kind = type(value)
-    if kind is FunctionType and made is not None:
+    if kind is FunctionType and made is not None and len(made[1]) > 1:  # else it dispatches
         return _captured(value, *made[2])
     if issubclass(kind, _loaded("numpy", "ndarray")) and value.dtype == object:
         cells = zip(itertools.product(*map(range, value.shape)), value.flat, strict=True)
@@ -395,6 +396,5 @@ def _own_size(value: Any) -> int | None:
         return int(value.nbytes)
     if issubclass(kind, (_loaded("polars", "DataFrame"), _loaded("polars", "Series"))):
         return int(value.estimated_size())
-    if issubclass(kind, _loaded("array", "array")):
-        return len(value) * int(value.itemsize)
-    return None
+    is_array = issubclass(kind, _loaded("array", "array"))
+    return len(value) * int(value.itemsize) if is_array else None

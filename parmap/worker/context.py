@@ -29,7 +29,9 @@ __all__ = [
     "blocks",
     "frame",
     "here",
+    "kept",
     "left",
+    "session",
     "threaded",
     "worker",
 ]
@@ -73,6 +75,14 @@ here = _Here()
 threaded: ContextVar[bool] = ContextVar("parmap.threaded", default=False)
 
 
+# The key of the session that a task belongs to; of those that nest in one thread, the outermost.
+session: ContextVar[Any] = ContextVar("parmap.session", default=None)
+
+# What functions have computed once in this worker, by the keys of sessions: see
+# `parmap.worker.once`. Here, so that a session's end need not load that.
+kept: dict[Any, dict[Any, Any]] = {}
+
+
 class Inside:
     """Runs a block as part of a task.
 
@@ -86,24 +96,34 @@ class Inside:
         Whether other threads of this process run tasks, too.
     cores : int, optional
         How many cores it may use. Default: as many as before.
+    key : tuple, optional
+        The key of its session.
     """
 
-    __slots__ = ("_before", "_cores", "_nested", "_threaded")
+    __slots__ = ("_before", "_cores", "_key", "_nested", "_threaded")
 
     def __init__(
-        self, nested: tuple[Any, ...], *, threaded: bool = False, cores: int | None = None
+        self,
+        nested: tuple[Any, ...],
+        *,
+        threaded: bool = False,
+        cores: int | None = None,
+        key: Any = None,
     ) -> None:
-        self._nested, self._threaded, self._cores = nested, threaded, cores
+        self._nested, self._threaded, self._cores, self._key = nested, threaded, cores, key
 
     def __enter__(self) -> None:
         self._before = (
             frame.set(Task(self._nested)),
             threaded.set(True) if self._threaded else None,
             None if self._cores is None else cores.share.set(self._cores),
+            session.set(self._key) if self._key and session.get() is None else None,
         )
 
     def __exit__(self, *error: object) -> None:
-        here, among, share = self._before
+        here, among, share, key = self._before
+        if key is not None:
+            session.reset(key)
         if share is not None:
             cores.share.reset(share)
         if among is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "renew",
     "seed_globals",
     "torch_of",
+    "unnoticed_rng",
 ]
 
 
@@ -108,7 +109,7 @@ def load(modules: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def isolated_rng(*, load: bool = False) -> Iterator[None]:
+def isolated_rng(*, load: bool = False, seed: int | None = None) -> Iterator[None]:
     """Run the block with global generators of its own, and give the caller's back untouched.
 
     For chunks that run in the caller's thread, and for those that seed the generators.
@@ -118,6 +119,8 @@ def isolated_rng(*, load: bool = False) -> Iterator[None]:
     load : bool, default False
         Whether to load the generators: a block that is going to seed them would do so, and
         what was not there could not be given back.
+    seed : int, optional
+        What its generators are seeded with. Default: by the system.
     """
     if load:
         import random  # noqa: F401
@@ -132,7 +135,7 @@ def isolated_rng(*, load: bool = False) -> Iterator[None]:
         raise
     try:
         if turn.thread == mine.thread:
-            with _swapped():
+            with _swapped(seed):
                 yield
         elif load:
             # Swapping under another thread's swap would give back the wrong ones at the end.
@@ -148,8 +151,8 @@ def isolated_rng(*, load: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _swapped() -> Iterator[None]:
-    own = _spare.pop() if _spare else _Own()
+def _swapped(seed: int | None) -> Iterator[None]:
+    own = _spare.pop() if _spare and seed is None else _Own()
     torch = torch_of()
     try:
         with (
@@ -157,11 +160,23 @@ def _swapped() -> Iterator[None]:
             own.numpy(sys.modules.get("numpy.random")),
             own.torch(torch),
         ):
+            if seed is not None:
+                _seed(seed, torch)
             yield
     finally:
         if torch is None and (late := torch_of()) is not None:
             late.seed(None)  # a task's seed must not stay
-        _spare.append(own)
+        if seed is None:
+            _spare.append(own)
+
+
+def _seed(seed: int, torch: Any) -> None:
+    """Seed those of the global generators that are loaded."""
+    for name in ("random", "numpy.random"):
+        if name in sys.modules:
+            sys.modules[name].seed(seed)
+    if torch is not None:
+        torch.seed(seed)
 
 
 class _Own:
@@ -287,9 +302,12 @@ class RngUseDetector:
         torch = torch_of()
         self._torch = torch.mark() if torch else None
         self._loaded = len(sys.modules)
+        self._last = None if _unnoticed else _last[0]
 
     def moves(self, elements: int) -> tuple[Move, ...]:
         """Name the generators that have been drawn from since, by so many elements."""
+        if _unnoticed or self._last is not _last[0]:
+            return ()
         # One that was loaded meanwhile has not been looked at before: the next chunk will be.
         found: list[tuple[str, bool]] = []
         state = numpy_state()
@@ -302,6 +320,23 @@ class RngUseDetector:
             found.append(("torch", torch.is_within(self._torch, _FEW * elements)))
         loading = len(sys.modules) != self._loaded
         return tuple(Move(name, few, loading) for name, few in found)
+
+
+# Blocks that run now, in any thread, whose draws are not to be noticed; and the last that ended.
+_unnoticed: set[object] = set()
+_last = [object()]
+
+
+@contextmanager
+def unnoticed_rng() -> Iterator[None]:
+    """Have no detector, in any thread, tell of what is drawn while the block runs."""
+    mine = object()
+    _unnoticed.add(mine)
+    try:
+        yield
+    finally:
+        _last[0] = mine
+        _unnoticed.discard(mine)
 
 
 _WORDS = 624  # of a Mersenne twister's state; its position in them follows

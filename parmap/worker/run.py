@@ -153,7 +153,7 @@ def _inside(spec: CallSpec, chunk: Chunk) -> _Ran:
         core_share = core_share.here()
     cores = None if core_share is None else core_share.cores
     guarded = _guarded(core_share)
-    with context.Inside(spec.nested, threaded=spec.threaded, cores=cores):
+    with context.Inside(spec.nested, threaded=spec.threaded, cores=cores, key=spec.session):
         run = _watched if spec.caller is None or not spec.caller.settings else _set_as_there
         if own is guarded:  # neither does anything
             return run(spec, chunk)

@@ -1,4 +1,4 @@
-"""``setup=`` where a backend has no initializer of its own: run before a worker's first task."""
+"""``setup=``: what workers run before their first task, also where a backend has no initializer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from parmap.failures import PoolBroken
 from parmap.transport.identity import is_own
 from parmap.transport.messages import CachedPayload
+from parmap.transport.worker_globals import Declared
+from parmap.worker import context
 from parmap.worker.random_state import renew
 
-__all__ = ["prepared"]
+__all__ = ["prepared", "set_up"]
 
 # What ran in this process, with its error if it failed. Under `_lock`, so that tasks that begin
 # at the same time wait for it. The setup is the user's, and runs under the lock: it must, for no
@@ -54,3 +56,13 @@ def prepared(setup: CachedPayload, fn: Callable[..., Any], *args: Any) -> Any:
     if why is not None:
         raise PoolBroken(f"setup= failed in a worker: {type(why).__name__}: {why}")
     return fn(*args)
+
+
+def set_up(setup: Callable[[], object], nested: tuple[Any, ...], declared: Declared) -> None:
+    """Run a setup, and note which globals it has assigned.
+
+    As part of a task: a call that it makes must not look for the session that waits for it.
+    """
+    with context.Inside(nested):
+        setup()
+    declared.take()

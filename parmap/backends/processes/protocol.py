@@ -107,11 +107,14 @@ class ImportPaths(NamedTuple):
         None if it has been removed.
     trust : Trust, default (None, None)
         What its processes share; see `parmap.worker.family`.
+    sources : tuple, default ()
+        The user's modules that tasks name, as they were loaded: `parmap.transport.modules.Source`.
     """
 
     path: tuple[str, ...]
     directory: str | None
     trust: family.Trust = (None, None)
+    sources: tuple[Any, ...] = ()
 
     @classmethod
     def here(cls) -> ImportPaths:
@@ -120,8 +123,10 @@ class ImportPaths(NamedTuple):
             directory = os.getcwd()
         except OSError:
             directory = None
+        looked_at = sys.modules.get("parmap.transport.modules")  # which most workers need not load
+        sources = () if looked_at is None else looked_at.sources
         # As the class does it, which is one call more for each task.
-        return tuple.__new__(cls, (tuple(sys.path), directory, family.trust()))
+        return tuple.__new__(cls, (tuple(sys.path), directory, family.trust(), sources))
 
 
 def encode(value: Any, what: str) -> list[Buffer]:

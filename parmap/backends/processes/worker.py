@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from parmap import cores
 from parmap.backends.processes.protocol import (
@@ -194,10 +194,30 @@ def _sync_paths(paths: ImportPaths) -> None:
         load_cloudpickle()
     sys.path[:] = paths.path
     family.entrust(paths.trust)
+    _Finder.sources.update({one[0]: one for one in paths.sources})
+    if _Finder.sources and _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
     if paths.directory is not None:
         # Gone meanwhile, or closed to us: a task that needs it will say so.
         with contextlib.suppress(OSError):
             os.chdir(paths.directory)
+
+
+class _Finder:
+    """Finds the caller's own modules as it has loaded them; leaves all others to Python."""
+
+    sources: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG003
+        """Return how to load a module, if its file has changed."""
+        source = cls.sources.get(name)
+        if source is None:
+            return None
+        from parmap.transport.modules import Source
+        from parmap.worker.sources import spec_of  # only where a task names such a module
+
+        return spec_of(Source(*source))
 
 
 def _texts(path: Iterable[object]) -> list[str]:
