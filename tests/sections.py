@@ -28,7 +28,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -50,8 +50,11 @@ from parmap.engine import small as small_calls
 from parmap.engine.small import SmallMap, small_map
 from parmap.plans import current, registry
 from parmap.plans.placement import Values, _Broadcasting
+from parmap.transport import functions
+from parmap.transport.identity import fresh_key
 from parmap.transport.messages import CachedPayload, cached_payload
-from parmap.worker import native_threads, random_state, run, setup, thread_variables
+from parmap.worker import context, native_threads, random_state, run, setup, thread_variables
+from parmap.worker.once import OncePerWorker
 from tests.sweep import GUARD, Finalizer, Sweep, garbage, guard
 
 _mine, _Mine = native_threads._mine, native_threads._Mine
@@ -719,6 +722,8 @@ class Generators(Section):
         with random_state.isolated_rng():
             pass
         random_state.torch_of = torch_of
+        with random_state.isolated_rng(seed=5):
+            random.random()
         with random_state._Own().python(random), random_state._Own().numpy(np.random):
             pass
         with (
@@ -794,6 +799,85 @@ class SetUp(Section):
 
 def _set_up() -> None:
     parmap.pmap(abs, [-1])
+
+
+class Once(Section):
+    """What is computed once in each worker: with a session, and before there is one."""
+
+    functions: ClassVar = [OncePerWorker.__call__, OncePerWorker._result, OncePerWorker._earlier]
+
+    def run(self) -> None:
+        context.kept.clear()
+        self.table = parmap.once_per_worker(_table)
+        parmap.once_per_worker(_other_table)()
+        # As the worker unpickles it for another call.
+        again = parmap.once_per_worker(FunctionType(_table.__code__.replace(), globals(), "_table"))
+        before = self.table()
+        assert self._in_session(again) is before  # the first session takes it over
+        assert self._in_session(again) is not before
+        before = self.table()
+        threaded = context.threaded.set(True)
+        try:
+            assert self._in_session(again) is before
+        finally:
+            context.threaded.reset(threaded)
+
+    def _in_session(self, table: Callable[[], Any]) -> Any:
+        token = context.session.set(fresh_key())
+        try:
+            found = table()
+            assert found is table()
+            return found
+        finally:
+            context.session.reset(token)
+
+    def strike(self) -> None:
+        garbage(Finalizer(parmap.once_per_worker(_other_table)))
+
+    def check(self) -> None:
+        for kept in context.kept.values():
+            for result in kept.values():
+                free(result.lock)
+        assert self.table() == [1]
+
+
+def _table() -> list[int]:
+    return [1]
+
+
+def _other_table() -> list[int]:
+    return [2]
+
+
+class Classes(Section):
+    """A class of the script is made in a worker, and its base does not hear of it."""
+
+    functions: ClassVar = [functions._unheard, functions._hear_again]
+
+    def __init__(self) -> None:
+        heard = self.heard = list[type]()
+
+        class Base:
+            def __init_subclass__(cls) -> None:
+                heard.append(cls)
+
+        self.base = Base
+
+    def run(self) -> None:
+        self._made("Run")
+
+    def strike(self) -> None:
+        garbage(Finalizer(lambda: self._made("Struck")))
+
+    def _made(self, name: str) -> None:
+        with functions._unheard((self.base,), {self.base: None}):
+            type(name, (self.base,), {})
+
+    def check(self) -> None:
+        free(functions._hearing)
+        assert not self.heard
+        type("Heard", (self.base,), {})
+        assert self.heard.pop().__name__ == "Heard"
 
 
 class ProcessWide(Section):
@@ -1082,6 +1166,8 @@ SECTIONS: dict[str, Callable[[], Section]] = {
     "placing": Placing,
     "generators": Generators,
     "setup": SetUp,
+    "once": Once,
+    "classes": Classes,
     "process-wide": ProcessWide,
     "importing": Importing,
     "speaking": Speaking,

@@ -18,6 +18,8 @@ ROOT = Path(parmap.__file__).parent
 LOCKS = {
     ("worker/native_threads.py", "self._lock"): "limits",
     ("worker/setup.py", "_lock"): "setup",
+    ("worker/once.py", "self.lock"): "once",
+    ("transport/functions.py", "_hearing"): "classes",
     ("plans/current.py", "self._lock"): "process-wide",
     ("plans/registry.py", "_importing"): "importing",
     ("backends/joblib/plan.py", "self._lock"): "joblib",
@@ -42,12 +44,14 @@ SWEPT = {name for name in SECTIONS if name not in ("joblib", "ray")}  # those ne
 LEAST_SIGNALS = {"_Limits._drain": 0.9, "Driving._answered": 0.9}
 SIGNALLED = [
     "beginning",
+    "classes",
     "driven",
     "ends",
     "generators",
     "importing",
     "interrupted",
     "limits",
+    "once",
     "placing",
     "process-wide",
     "restored",

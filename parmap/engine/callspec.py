@@ -18,7 +18,7 @@ from parmap.transport.messages import CallSpec
 from parmap.untouched import name_of
 from parmap.worker import context, forks
 
-__all__ = ["caller_of", "refuse_shared_globals", "spec_for"]
+__all__ = ["refuse_shared_globals", "spec_for"]
 
 
 def spec_for(
@@ -82,11 +82,11 @@ def spec_for(
         sent_at_once=traits.copies,
         session=session.block.key,
         # A task in the caller's thread runs in this very context.
-        caller=None if traits.same_thread else caller_of(traits, functions or (fn,)),
+        caller=None if traits.same_thread else _caller_of(traits, functions or (fn,)),
     )
 
 
-def caller_of(traits: Traits, functions: Sequence[Callable[..., Any]]) -> Caller | None:
+def _caller_of(traits: Traits, functions: Sequence[Callable[..., Any]]) -> Caller | None:
     """Make what a call brings along from here; None where that is nothing."""
     context = copy_context()
     if traits.shares_memory:

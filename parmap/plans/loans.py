@@ -67,6 +67,11 @@ class Loans:
             target=self._wait, args=(close,), name="parmap-retire", daemon=True
         ).start()
 
+    def end_threads(self) -> None:
+        """End the threads that watch chunks of other threads: the session is over."""
+        for spare_threads in self.spare_threads:
+            spare_threads.end()
+
     def _wait(self, close: Callable[[], object]) -> None:
         while self._out:
             self._back.get()

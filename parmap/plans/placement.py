@@ -212,11 +212,13 @@ def placed(spec: CallSpec, values: Values, *, few: bool, known: Known) -> Broadc
         with Travelling(variables, spec=True):
             made = _placed_whole(spec, values, known=known)
         return made._replace(variables=variables)
-    if few and not handles_exist():
+    if handles_exist():
+        return _placed_whole(spec, values, known=known)
+    if few:
         carried = _carried(spec)
         if carried is not None:
             return BroadcastSpec(carried, star=spec.star, carried=True, known=known)
-    return _placed_whole(spec, values, known=known)
+    return BroadcastSpec(values.put(spec), star=spec.star, known=known)
 
 
 def _placed_whole(spec: CallSpec, values: Values, *, known: Known) -> BroadcastSpec:

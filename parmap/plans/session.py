@@ -51,8 +51,7 @@ class Session:
         # Any: a Plan, whose file imports this one.
         self.plan, self.executor, self.block = plan, executor, Block(outer)
         self._backend = registry.backend(executor, plan)
-        # Of some places the facts are known only when they run: then the executor has them.
-        self.traits: Traits = self._backend.traits or plan.traits
+        self.traits: Traits = self._backend.traits or plan.traits  # some are known only as it runs
         self._values = Values(self._backend, self.traits)
         self._values.owned = self.block.owned = _offered_and_owned(plan, self.traits)
         self._core_shares: dict[int, CoreShare | None] = {}
@@ -222,12 +221,11 @@ class Session:
         if self._values.closed:
             return
         self._values.close()
-        context.kept.pop(self.block.key, None)
-        for spare_threads in self.loans.spare_threads:
-            spare_threads.end()
+        self.loans.end_threads()
         if self._pid == os.getpid():
             self._backend.shutdown(wait=True, cancel_futures=cancel)
             self.callbacks.join()
+        context.kept.pop(self.block.key, None)  # of threads, which have ended
 
     def __repr__(self) -> str:
         """Show the plan and whether the session is open."""

@@ -257,11 +257,20 @@ def _unheard(bases: tuple[Any, ...], rebuilt: Any) -> Iterator[None]:
                 type.__delattr__(one, "__init_subclass__")
             yield
         finally:
-            for one, listener in listeners.items():
-                type.__setattr__(one, "__init_subclass__", listener)
+            try:
+                _hear_again(listeners)
+            finally:  # Ctrl-C may have struck in that
+                _hear_again(listeners)
 
 
-# Held while some classes do not hear of subclasses. Reentrant: a metaclass is the user's code.
+def _hear_again(listeners: dict[type, Any]) -> None:
+    for one, listener in listeners.items():
+        type.__setattr__(one, "__init_subclass__", listener)
+
+
+# Held while some classes do not hear of subclasses. Reentrant: a metaclass is the user's code, and
+# so is a finalizer, which may unpickle another class. It finds what is deaf here already so, and
+# leaves it so.
 _hearing = threading.RLock()
 
 

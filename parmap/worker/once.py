@@ -37,7 +37,12 @@ _Name = tuple[str, str, Key | None]
 
 
 class _Result:
-    """A result, once there is one."""
+    """A result, once there is one.
+
+    The lock is held while the user's function computes it. It is reentrant: a finalizer or a signal
+    handler may call the same function meanwhile. That call computes another result, which is kept
+    until the first call ends.
+    """
 
     __slots__ = ("lock", "made")
 
