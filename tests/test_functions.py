@@ -324,7 +324,7 @@ def test_all_but_the_first_workers_find_cloudpickle_loaded(run):
 
 
 PICKLING = """
-    import copy, enum, pickle, sys
+    import copy, dataclasses, enum, pickle, sys
     import parmap
 
     class Point:
@@ -340,16 +340,39 @@ PICKLING = """
     class Colour(enum.Enum):
         RED = 1
 
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Slotted:  # there are two classes of this name: one is made from the other
+        x: int
+
+    def other():
+        class Point:
+            pass
+
+        return Point
+
+    other = other()
+
     def pickled(x):
         point = Point(x)
+        assert pickle.loads(pickle.dumps(Slotted(x))) == Slotted(x)
+        assert [Point.Inner.__qualname__, other.__qualname__] == names
         assert pickle.loads(pickle.dumps(point)) == copy.deepcopy(point) == point
         assert type(pickle.loads(pickle.dumps(Point.Inner()))) is Point.Inner
         assert pickle.loads(pickle.dumps(Colour.RED)) is Colour.RED
         return pickle.dumps(point), point
 
+    names = [Point.Inner.__qualname__, other.__qualname__]
+
+    def inside(inner):
+        made = pickle.loads(pickle.dumps(inner))
+        return type(made) is type(inner), type(inner).__qualname__
+
     def copied(point):
         return Point(point.x)
 
+    # In a session of its own, whose workers have not seen the class around it.
+    with parmap.plan(sys.argv[1], workers=2):
+        assert parmap.pmap(inside, [Point.Inner()] * 2) == [(True, "Point.Inner")] * 2
     with parmap.plan(sys.argv[1], workers=2):
         for _ in range(2):
             data, points = zip(*parmap.pmap(pickled, range(4), chunks=1))

@@ -29,8 +29,11 @@ __all__ = [
     "fill_module",
     "hidden",
     "load_cloudpickle",
+    "make_class",
+    "make_enum",
     "make_importing",
     "make_module",
+    "named",
     "replacements",
     "restore",
 ]
@@ -42,17 +45,10 @@ IMPORTS = "_parmap_imports"
 _KNOWN = frozenset({"3.0.0", "3.1.0", "3.1.1", "3.1.2", "3.1.3"})
 
 
-def replacements(cloudpickle: Any, *, result: bool = False) -> dict[object, Callable[..., Any]]:
+def replacements(cloudpickle: Any) -> dict[object, Callable[..., Any]]:
     """Map functions of cloudpickle to the functions here that do the same.
 
     The map is empty for a version that is not known. Workers then import cloudpickle.
-
-    Parameters
-    ----------
-    cloudpickle : module
-        The package.
-    result : bool, default False
-        Whether they are for what a worker sends back.
     """
     if cloudpickle.__version__ not in _KNOWN:
         return {}
@@ -64,8 +60,8 @@ def replacements(cloudpickle: Any, *, result: bool = False) -> dict[object, Call
         theirs._make_empty_cell: make_cell,  # noqa: SLF001
         theirs._builtin_type: builtin_type,  # noqa: SLF001
         theirs.subimport: load,
-        theirs._make_skeleton_class: make_class if result else make_script_class,  # noqa: SLF001
-        theirs._make_skeleton_enum: make_enum if result else make_script_enum,  # noqa: SLF001
+        theirs._make_skeleton_class: make_class,  # noqa: SLF001
+        theirs._make_skeleton_enum: make_enum,  # noqa: SLF001
     }
 
 
@@ -188,45 +184,89 @@ def make_enum(*arguments: Any) -> type:
 
 def make_script_class(*arguments: Any) -> type:
     """Make a class of the script, in a worker, where tasks may pickle its objects themselves."""
-    made = make_class(*arguments)
-    if arguments[3].get("__module__") == "__main__":
-        _let_find(arguments[1], made)
-    return made
+    return _let_find(make_class(*arguments))
 
 
 def make_script_enum(*arguments: Any) -> type:
     """Make an enumeration of the script, as `make_script_class` does."""
-    made = make_enum(*arguments)
-    if arguments[4] == "__main__":
-        _let_find(arguments[1], made)
-    return made
+    return _let_find(make_enum(*arguments))
 
 
-def _let_find(name: str, made: type) -> None:
+def _let_find(made: type) -> type:
     """Have pickle find a class by the name that it has in the script.
 
     As an attribute of this process's own main module, which is another one, but only where that
     has none of this name. A function there gives it, and not its dictionary, since parmap's own
     pickles must not refer to it: the next process that reads one may not have the class.
     """
-    main = vars(sys.modules["__main__"])
-    if name in main:  # it is the script itself, or a fork of it
-        return
+    name, main = _QUALNAME(made), vars(sys.modules["__main__"])
+    if name.partition(".")[0] in main:  # it is the script itself, or a fork of it
+        return made
     if main.setdefault("__getattr__", _script_class) is _script_class:
         _script_classes[name] = made
+    return made
 
 
-def _script_class(name: str) -> type:
-    found = None if hidden.get() else _script_classes.get(name)
-    if found is None:
-        raise AttributeError(f"module '__main__' has no attribute {name!r}", name=name)
-    return found
+_QUALNAME = type.__dict__["__qualname__"].__get__
+
+
+def _script_class(name: str) -> Any:
+    """Return a class of the script; or what has some, if the class around them is not here."""
+    if not hidden.get():
+        found = _script_classes.get(name)
+        if found is not None:
+            return found
+        if any(one.startswith(f"{name}.") for one in list(_script_classes)):
+            return _Around(name)
+    raise AttributeError(f"module '__main__' has no attribute {name!r}", name=name)
+
+
+class _Around:
+    """Stands for a class of the script of which only those inside are here."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return _script_class(f"{self._name}.{name}")
 
 
 _script_classes: MutableMapping[str, type] = WeakValueDictionary()
 
 # Whether classes of the script are not to be found by their names: while a result is packed.
 hidden: ContextVar[bool] = ContextVar("parmap.hidden", default=False)
+
+
+def named(kind: type, make: Any, arguments: tuple[Any, ...], *, result: bool) -> tuple[Any, Any]:
+    """Amend how a class is rebuilt, so that it has its name there, also inside another class.
+
+    Parameters
+    ----------
+    kind : type
+        The class.
+    make : callable
+        What rebuilds it: `make_class` or `make_enum`.
+    arguments : tuple
+        What that takes. cloudpickle has given it the last part of the name.
+    result : bool
+        Whether it is for what a worker sends back: then no task is to find it.
+    """
+    name = _QUALNAME(kind)
+    if make is make_class and name != arguments[1]:
+        first, last, bases, members, *others = arguments
+        arguments = first, last, bases, {**members, "__qualname__": name}, *others
+    if result or _own_of_class(kind).get("__module__") != "__main__":
+        return make, arguments
+    first, *inside = name.split(".")
+    found = vars(sys.modules["__main__"]).get(first)
+    for part in inside:
+        found = _own_of_class(found).get(part) if issubclass(type(found), type) else None
+    if found is kind:
+        make = make_script_class if make is make_class else make_script_enum
+    return make, arguments
+
+
+_own_of_class: Callable[[Any], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
 
 
 def _made(theirs: Any, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
@@ -315,4 +355,4 @@ def load(name: str) -> types.ModuleType:
 
 
 # What rebuilds something else than cloudpickle's own functions do.
-OTHERS = (make_importing, make_module, fill_module, restore)
+OTHERS = (make_importing, make_module, fill_module, restore, make_script_class, make_script_enum)

@@ -179,8 +179,9 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
     from parmap.transport.decorated import DISPATCH, reduced_dispatch
 
     table = cloudpickle.Pickler.dispatch_table.maps[0]
-    rebuild = functions.replacements(cloudpickle, result=result)
+    rebuild = functions.replacements(cloudpickle)
     by_name = frozenset([*rebuild.values(), *functions.OTHERS])  # they would need themselves
+    classes = functions.make_class, functions.make_enum
     # As cloudpickle's own reducers do, with a call less for each.
     has_name = cloudpickle.cloudpickle._should_pickle_by_reference  # noqa: SLF001
     reduced_class = cloudpickle.cloudpickle._class_reduce  # noqa: SLF001
@@ -229,7 +230,10 @@ def _pickler(arrays: type | None, generators: tuple[type, ...], result: bool) ->
                         make, state[-1] = functions.make_importing, functions.restore
             if state:  # its last item is a function that sets it
                 state[-1] = rebuild.get(state[-1], state[-1])
-            return rebuild.get(make, make), arguments, *state
+            make = rebuild.get(make, make)
+            if make in classes:
+                make, arguments = functions.named(obj, make, arguments, result=result)
+            return make, arguments, *state
 
     return Pickler
 
