@@ -285,6 +285,7 @@ class CodeContract(Contract):
                     assert parmap.pmap(fn, range(4)) == [5, 6, 7, 8]
                 (result,) = parmap.pmap(lambda _: loaded.Own(), [0])
                 assert type(result) is loaded.Own
+                assert parmap.pmap(lambda _: "size" in dir(loaded), [0]) == [True]
             finally:
                 sys.modules.pop("loaded_by_path", None)
 

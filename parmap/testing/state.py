@@ -34,6 +34,9 @@ def load():
 def predict(x):
     with lock:
         return model["weight"] * x, late
+
+def evaluated(x):
+    return eval("model['weight'] * x")
 """
 
 
@@ -160,6 +163,7 @@ def value(_):
                 assert parmap.pmap(space["predict"], range(4)) == [
                     (3 * i, "late") for i in range(4)
                 ]
+                assert parmap.pmap(space["evaluated"], range(4)) == [0, 3, 6, 9]
                 assert parmap.submit(space["predict"], 5).result() == (15, "late")
                 assert parmap.pmap(lambda fn: fn(1), [space["predict"]]) == [(3, "late")]
         except parmap.PlanError as error:

@@ -53,12 +53,12 @@ def amend(
     code = function.__code__
     names, strings = _words(code)
     found: dict[str, Any] = slots["__globals__"]
+    space, said = function.__globals__, frozenset[str]()
     if not EVALUATES.isdisjoint(names):
-        space = function.__globals__
         said = strings - set(_NAME.findall(function.__doc__ or ""))
-        said = said & space.keys() - found.keys()
-        found |= {name: space[name] for name in said if _travels(space[name], dumps)}
-    found |= _owned(function.__globals__, names)
+        missing = said & space.keys() - found.keys()
+        found |= {name: space[name] for name in missing if _travels(space[name], dumps)}
+    found |= _owned(space, names | said)
     view = functools.partial(_view, names=names | strings, spaces=spaces, dumps=dumps, made={})
     for name, value in found.items():
         if type(value) is ModuleType and not stays(value):

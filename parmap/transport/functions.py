@@ -347,6 +347,9 @@ class _Module(types.ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         self._namespace[name] = value
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._namespace} - {_MODULE})
+
 
 def load(name: str) -> types.ModuleType:
     """Import a module, also one in a package."""
