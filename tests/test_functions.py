@@ -387,3 +387,44 @@ PICKLING = """
 @pytest.mark.parametrize("plan", ["threads", "processes"])
 def test_tasks_pickle_objects_of_the_script_s_classes(run, plan):
     run(PICKLING, plan)
+
+
+VALIDATED = """
+    import sys, threading
+    import parmap, pydantic
+
+    limit = 3
+    lock = threading.Lock()  # pydantic looks for annotations among the globals, all of them
+
+    class Model(pydantic.BaseModel):
+        a: int
+
+    @pydantic.validate_call(validate_return=True)
+    def validated(x: int, model: Model) -> int:
+        return str(x + model.a + limit)
+
+    class Own:
+        @classmethod
+        @pydantic.validate_call
+        def validated(cls, x: int):
+            return cls.__name__, x
+
+    def both(x):
+        return validated(str(x), {"a": x}), Own.validated(str(x))
+
+    def refused(x):
+        try:
+            return validated("x", {"a": 1})
+        except pydantic.ValidationError as error:
+            return error.error_count()
+
+    with parmap.plan(sys.argv[1], workers=2):
+        assert parmap.pmap(both, range(4)) == [(2 * x + 3, ("Own", x)) for x in range(4)]
+        assert parmap.pmap(refused, range(2)) == [1, 1]
+"""
+
+
+@pytest.mark.parametrize("plan", ["threads", "processes"])
+def test_functions_whose_arguments_pydantic_validates(run, plan):
+    pytest.importorskip("pydantic", reason="pydantic is not installed")
+    run(VALIDATED, plan)

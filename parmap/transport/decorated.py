@@ -6,6 +6,7 @@ made once more, from the function that it was made from; a cache begins empty.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import sys
 from collections.abc import Callable
@@ -15,7 +16,15 @@ from typing import Any
 from parmap.transport import captured, modules
 from parmap.untouched import own
 
-__all__ = ["DISPATCH", "REDUCERS", "amended", "has_name", "reduced_dispatch"]
+__all__ = [
+    "DISPATCH",
+    "REDUCERS",
+    "VALIDATING",
+    "amended",
+    "has_name",
+    "reduced_dispatch",
+    "reduced_validating",
+]
 
 # What the decorators add to a function by themselves.
 _ADDED = frozenset({"__wrapped__", "cache_parameters", "register", "dispatch", "registry"})
@@ -104,6 +113,38 @@ def make_dispatch_method(function: Any) -> functools.singledispatchmethod[Any]:
 def give(method: Any, dispatcher: Any) -> None:
     """Give a method its implementations."""
     method.dispatcher = dispatcher
+
+
+# What pydantic's `validate_call` puts into a function's closure: its class's name, and its module.
+# By their names, since few scripts load them.
+VALIDATING = {"ValidateCallWrapper": "pydantic._internal._validate_call"}
+
+
+_NEW: Callable[..., Any] = vars(copyreg)["__newobj__"]
+
+
+def reduced_validating(wrapper: Any) -> Any:
+    """Reduce what validates a function's arguments.
+
+    The names among which it has looked for annotations, all globals of the script, do not travel.
+    The configuration travels as a dictionary: the object around that cannot be unpickled, since
+    it has a ``__getattr__`` that asks for itself.
+    """
+    kind = type(wrapper)
+    slots = {name: getattr(wrapper, name) for name in kind.__slots__ if hasattr(wrapper, name)}
+    if "config_wrapper" not in slots or not slots.get("__pydantic_complete__"):
+        return wrapper.__reduce_ex__(4)  # of another version
+    slots["config_wrapper"] = slots["config_wrapper"].config_dict
+    slots.pop("ns_resolver", None)
+    return _NEW, (kind,), slots, None, None, set_validating
+
+
+def set_validating(wrapper: Any, slots: dict[str, Any]) -> None:
+    """Give its state to what validates a function's arguments."""
+    made = sys.modules["pydantic._internal._config"].ConfigWrapper
+    slots["config_wrapper"] = made(slots["config_wrapper"], check=False)
+    for name, value in slots.items():
+        setattr(wrapper, name, value)
 
 
 REDUCERS: dict[type, Callable[[Any], Any]] = {

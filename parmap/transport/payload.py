@@ -285,16 +285,20 @@ class _Table(dict[type, Any]):
     """
 
     def __init__(self, table: dict[type, Any], generators: tuple[type, ...]) -> None:
+        from parmap.transport.decorated import VALIDATING, reduced_validating
         from parmap.transport.generators import reduced
 
         super().__init__(table)
         self._generators, self._reduced = generators, reduced
+        self._validating, self._reduced_validating = VALIDATING, reduced_validating
 
     def __missing__(self, kind: type) -> Any:
         if issubclass(kind, self._generators):
             return self._reduced
         if HANDLES.get(kind.__name__) == kind.__module__:
             return refused
+        if self._validating.get(kind.__name__) == kind.__module__:
+            return self._reduced_validating
         return copyreg.dispatch_table[kind]
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from typing import Any
+
+from parmap.backends.hash_seed import VARIABLE, hash_seed
 
 __all__ = ["owning"]
 
@@ -48,9 +51,9 @@ def _backend(joblib: Any) -> Any:
                 raise joblib.parallel.FallbackToBackend(
                     joblib.parallel.SequentialBackend(nesting_level=self.nesting_level)
                 )
-            self._workers = ProcessPoolExecutor(
-                workers, env=self._prepare_worker_env(n_jobs=workers)
-            )
+            environ = self._prepare_worker_env(n_jobs=workers)
+            environ[VARIABLE] = hash_seed(os.environ)
+            self._workers = ProcessPoolExecutor(workers, env=environ)
             self.parallel = parallel
             return workers
 
