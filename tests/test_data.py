@@ -344,7 +344,13 @@ def test_no_copy_is_made_for_a_moment(meeting, start, sizes):
     data = _bytes(COPY)
 
     def setup():
-        import numpy as np  # noqa: F401 - it is not the data's
+        # They are not the data's. Under pytest's filters of warnings, a worker loads the others.
+        import cloudpickle  # noqa: F401
+        import numpy as np  # noqa: F401
+
+        import parmap.transport.error_payload
+        import parmap.worker.ambient
+        import parmap.worker.warning_filters  # noqa: F401
 
         os.environ["BEFORE"] = str(_Peak()._before)
 

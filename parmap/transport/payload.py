@@ -243,9 +243,8 @@ def _reducers(
 ) -> dict[type, Any]:
     """Make the reducers that take the place of cloudpickle's.
 
-    From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for the file that a function comes
-    from, so that equal functions give equal pickles: a traceback from a worker would have no line
-    of source.
+    From version 3.1.3 on cloudpickle writes ``<dynamic-code>`` for the file of a function: a
+    traceback from a worker would have no line of source.
     """
     from parmap.transport.decorated import REDUCERS
 
@@ -257,18 +256,14 @@ def _reducers(
         made = theirs[type(part)](part)
         return (rebuild.get(made[0], made[0]), *made[1:]) if type(made) is tuple else made
 
+    def reduced_variable(variable: ContextVar[Any]) -> Any:
+        from parmap.transport import variables  # few functions name one
+
+        return variables.reduced(variable, by_value)
+
     ours: dict[type, Any] = {CodeType: reduced, io.TextIOWrapper: reduced_text, **REDUCERS}
-    ours[ContextVar] = _reduced_variable
-    ours.update(dict.fromkeys((CellType, ModuleType), reduced_part))
-    if arrays is not None:
-        ours[arrays] = reduced_result if result else reduced_array
-    return ours
-
-
-def _reduced_variable(variable: ContextVar[Any]) -> Any:
-    from parmap.transport.variables import reduced  # few functions name one
-
-    return reduced(variable, by_value)
+    ours |= {CellType: reduced_part, ModuleType: reduced_part, ContextVar: reduced_variable}
+    return ours if arrays is None else {**ours, arrays: reduced_result if result else reduced_array}
 
 
 class _Table(dict[type, Any]):

@@ -26,6 +26,7 @@ from parmap.engine.policies import Policy
 from parmap.engine.retry import Retry
 from parmap.engine.source import Source
 from parmap.engine.traits import Traits
+from parmap.plans.blocks import Block
 from parmap.transport.messages import Chunk, Location, Outcome
 from parmap.worker.elements import _PART
 
@@ -171,7 +172,7 @@ class _World:
         recalls = place is LOCAL
         self.traits = Traits(round_trip=place.told, sees_deaths=True, recalls=recalls)
         self.now = self.busy = 0.0
-        self.chunks = 0
+        self.chunks, self.block = 0, Block(None)
         self._location = Location.here()
         self._numbers = itertools.count()  # which break ties in heaps
         self._coming: list[tuple[float, int, _Flight]] = []  # a heap: when, number, what

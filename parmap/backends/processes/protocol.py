@@ -123,8 +123,7 @@ class ImportPaths(NamedTuple):
             directory = os.getcwd()
         except OSError:
             directory = None
-        looked_at = sys.modules.get("parmap.transport.modules")  # which most workers need not load
-        sources = () if looked_at is None else looked_at.sources
+        sources = getattr(sys.modules.get("parmap.transport.modules"), "sources", ())  # few load it
         # As the class does it, which is one call more for each task.
         return tuple.__new__(cls, (tuple(sys.path), directory, family.trust(), sources))
 
