@@ -97,18 +97,10 @@ _PACKED = frozenset({BroadcastKey, Payload, CachedPayload, CallSpec})
 
 
 class ImportPaths(NamedTuple):
-    """What of a script may change while workers live: where it imports from, its directory.
+    """What of a script may change while workers live: its path, and its directory, if there is one.
 
-    Parameters
-    ----------
-    path : tuple of str
-        ``sys.path``.
-    directory : str or None
-        None if it has been removed.
-    trust : Trust, default (None, None)
-        What its processes share; see `parmap.worker.family`.
-    sources : tuple, default ()
-        The user's modules that tasks name, as they were loaded: `parmap.transport.modules.Source`.
+    Also what its processes share (`parmap.worker.family`), and the user's modules that tasks name,
+    as they were loaded (`parmap.transport.modules.Source`).
     """
 
     path: tuple[str, ...]
