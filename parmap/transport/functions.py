@@ -20,7 +20,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 __all__ = [
@@ -135,7 +135,7 @@ def restore(function: types.FunctionType, state: tuple[dict[str, Any], dict[str,
     # Their only purpose was to be imported while the pickle was read.
     members.pop("_cloudpickle_submodules")
     if IMPORTS in members:
-        own = function.__builtins__  # type: ignore[attr-defined]
+        own = cast("Any", function).__builtins__
         own["__import__"].modules.update(members.pop(IMPORTS))
     cells = members.pop("__closure__") or ()
     for cell, filled in zip(function.__closure__ or (), cells, strict=True):
