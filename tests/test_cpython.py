@@ -236,7 +236,9 @@ class ThreadsShutdownTest(_Shutdown, _Threads, test_shutdown.ThreadPoolShutdownT
     """The end of a thread pool."""
 
     def setUp(self):
-        # Some of these tests make their executor by its class, of these options.
+        # Some of these tests make their executor by its class, of these options. The plan's own
+        # derives from the original: it is loaded before.
+        parmap.plan("threads")
         patch = mock.patch.object(futures, "ThreadPoolExecutor", _threads)
         patch.start()
         self.addCleanup(patch.stop)

@@ -504,8 +504,12 @@ def strike(x, at):
 def held():
     return sorted(os.listdir("/proc/self/fd")), len(psutil.Process().children(recursive=True))
 
+def all_there():
+    while len(session.executor.pids) < 3:
+        assert parmap.pmap(abs, range(-50, 0)) == list(range(50, 0, -1))
+
 with parmap.plan("processes", workers=3) as session:
-    assert parmap.pmap(abs, range(-50, 0)) == list(range(50, 0, -1))
+    all_there()
     before, ended = held(), 0
     for turn in range(int(sys.argv[1])):
         at = [turn * 7 % 100] * 100
@@ -519,8 +523,7 @@ with parmap.plan("processes", workers=3) as session:
         except KeyboardInterrupt:
             ended += 1
         assert parmap.pmap(abs, range(-50, 0)) == list(range(50, 0, -1))
-        while len(session.executor.pids) < 3:  # those that were stopped are replaced
-            assert parmap.pmap(abs, [-1]) == [1]
+        all_there()  # those that were stopped are replaced
     print(ended, held()[1] - before[1], len(held()[0]) - len(before[0]))
 """
     assert _printed(script, times) == f"{times} 0 0\n"
