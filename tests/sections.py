@@ -520,25 +520,37 @@ class Driven(InSession):
         with closed(self.gate):
             self._sent(abs).abandon()
         for others in ({1}, range(small_calls._MOST + 1), [()], [[]], range(0)):
-            assert small_map(session, abs, (others,), star=False) is None
-        assert small_map(session, lambda x: random.random() + x, ([1],), star=False) is None
+            assert not small_map(SmallMap(session), abs, (others,), star=False)
+        draws = SmallMap(session)
+        assert not small_map(draws, lambda x: random.random() + x, ([1],), star=False)
         for star, elements in ((True, [(-1,)]), (False, range(-2, 0))):
-            self._all(small_map(session, abs, (elements,), star=star))
+            self._all(self._begun(abs, elements, star=star))
         small_calls._paces.update(dict.fromkeys(range(small_calls._MOST_PACES), 1.0))
         for _ in range(2):  # the second knows how quick it was
-            self._all(small_map(session, lambda x: x, ([1],), star=False))
+            self._all(self._begun(lambda x: x, [1], star=False))
         with contextlib.closing(Driving(session.executor._queue, selectors.SelectSelector())) as no:
             no.drive(small.sent, seconds=GUARD)
 
     def _sent(self, function: Callable[[int], Any]) -> SmallMap:
         later = functools.partial(_later, self.gate.name, function)
-        small = small_map(self.session, later, ([-1],), star=False)
-        assert small is not None
+        return self._begun(later, [-1], star=False)
+
+    def _begun(self, function: Callable[..., Any], elements: Any, *, star: bool) -> SmallMap:
+        small = SmallMap(self.session)
+        try:
+            assert small_map(small, function, (elements,), star=star)
+        except BaseException:
+            small.abandon()
+            raise
         return small
 
     def _all(self, small: SmallMap) -> None:
         """Get the result; None if what a handler has submitted came before, or the worker died."""
-        assert small.values() in ([1], [2, 1], None)
+        try:
+            assert small.values() in ([1], [2, 1], None)
+        except BaseException:
+            small.abandon()
+            raise
         wait(small.sent, GUARD)
 
     @contextlib.contextmanager

@@ -299,17 +299,23 @@ def collected(
     from parmap.engine.source import Source
 
     small: SmallMap | None = None
-    if session is not None and session.traits.recalls:
-        from parmap.engine.small import small_map
+    try:
+        if session is not None and session.traits.recalls:
+            from parmap.engine.small import SmallMap, small_map
 
-        small = small_map(session, fn, iterables, star=star)
-        values = None if small is None else small.values()
-        if values is not None:
-            return values
-    chosen = settings(name, options, star=star, fn=fn)
-    source = small.source() if small else Source(iterables, star=star, stable=True)
-    call = Call(session or current_session(), fn, source, chosen)
-    results = list(chain.from_iterable(call.results(small.sent if small else None)))
+            small = SmallMap(session)
+            values = small.values() if small_map(small, fn, iterables, star=star) else None
+            if values is not None:
+                return values
+        chosen = settings(name, options, star=star, fn=fn)
+        sent = small.sent if small else None
+        source = small.source() if small and sent else Source(iterables, star=star, stable=True)
+        call = Call(session or current_session(), fn, source, chosen)
+        results = list(chain.from_iterable(call.results(sent)))
+    except BaseException:
+        if small is not None:
+            small.abandon()
+        raise
     if chosen.errors == "group" and call.failures:
         from parmap.failures import FailureGroup
 

@@ -15,7 +15,7 @@ import functools
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -58,52 +58,51 @@ _NUMBERS = frozenset({int, float, complex, bool, type(None)})
 class SmallMap:
     """The chunks of a small map, in flight.
 
+    Made before any is sent, so that Ctrl-C between any two steps finds those that are.
+
     Parameters
     ----------
     session : OpenSession
         Where they are.
-    code : CodeType or None
-        By what the function's pace is kept, if it is.
 
     Attributes
     ----------
+    code : CodeType or None
+        By what the function's pace is kept, if it is.
     sent : dict of Future to ChunkPlan
         The chunks, in the input's order.
     """
 
-    def __init__(self, session: OpenSession, code: CodeType | None) -> None:
-        self._session, self._code = session, code
+    def __init__(self, session: OpenSession) -> None:
+        self.session = session
+        self.code: CodeType | None = None
         self.sent: Sent = {}
 
     def values(self) -> list[Any] | None:
         """Wait a moment for the results; None if the loop has to see to some of them."""
-        try:
-            self._session.drive(self.sent, seconds=_SOON)
-        except BaseException:  # Ctrl-C
-            self.abandon()
-            raise
+        self.session.drive(self.sent, seconds=_SOON)
         values: list[Any] = []
         seconds = 0.0
         for future, chunk_plan in self.sent.items():
             whole = _whole(future, chunk_plan)
             if whole is None:
-                _paces.pop(self._code, None)
+                _paces.pop(self.code, None)
                 return None
             values.extend(whole[0])
             seconds += whole[1]
-        self._session.drop(None)
-        if self._code is not None:
+        self.session.drop(None)
+        if self.code is not None:
             if len(_paces) >= _MOST_PACES:
                 _paces.clear()
-            _paces[self._code] = seconds / len(values)
+            _paces[self.code] = seconds / len(values)
         return values
 
     def abandon(self) -> None:
-        """Stop all chunks."""
-        in_flight = InFlight(self._session)
+        """Stop all chunks; again, it does no harm."""
+        in_flight = InFlight(self.session)
         in_flight.take_over(self.sent)
         in_flight.abandon()
-        self._session.drop(None)
+        self.session.drop(None)
 
     def source(self) -> Source:
         """Make the source for the loop that takes over: all of it has been cut."""
@@ -116,9 +115,12 @@ class SmallMap:
 def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> tuple[list[Any], float] | None:
     """Give the results of a chunk, and its seconds; None if there is more to say of it."""
     try:
-        outcome = future.result(0)  # once: each question of a future takes its lock
-    except BaseException:  # noqa: BLE001 - also one that is not done, or cancelled: the loop asks
+        error = future.exception(0)
+    except (TimeoutError, CancelledError):  # and never Ctrl-C, which may strike here
         return None
+    if error is not None:
+        return None
+    outcome = future.result()
     if type(outcome) is tuple:
         return outcome if len(outcome[0]) == chunk_plan.size else None
     if outcome.element_errors or outcome.moves:
@@ -131,17 +133,17 @@ def _whole(future: Future[Any], chunk_plan: ChunkPlan) -> tuple[list[Any], float
 
 
 def small_map(
-    session: OpenSession, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], *, star: bool
-) -> SmallMap | None:
-    """Send the chunks of a small map; None for a call that is not one.
+    small: SmallMap, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], *, star: bool
+) -> bool:
+    """Send the chunks of a small map; False for a call that is not one.
 
     One that is has few elements, at hand and of Python's plain types, and a small function; and
     elements can be recalled from the workers.
 
     Parameters
     ----------
-    session : OpenSession
-        Where it runs.
+    small : SmallMap
+        Gets the chunks. Whoever made it abandons them if an error comes.
     fn : callable
         The user's function.
     iterables : sequence of iterable
@@ -150,32 +152,29 @@ def small_map(
         Whether the one iterable holds argument tuples.
     """
     if not _SEQUENCES.issuperset(map(type, iterables)):
-        return None
+        return False
     columns: Sequence[Sequence[Any]] = iterables  # type: ignore[assignment]
     count = shortest(columns) or 0
     if not 0 < count <= _MOST or not all(map(_are_rows if star else of_atoms, columns)):
-        return None
+        return False
+    session = small.session
     packed = None if any(look((fn,))) else packed_small(session, fn, star=star)
     if packed is None:
-        return None
+        return False
     session.check(waits=True)
-    code = fn.__code__ if type(fn) is FunctionType else None
-    small, workers = SmallMap(session, code), min(count, session.workers)
+    small.code = code = fn.__code__ if type(fn) is FunctionType else None
+    workers = min(count, session.workers)
     pace = _paces.get(code)
     if pace is not None:
         workers = min(workers, 1 + int(count * pace / _WORTH))
-    try:
-        for place in range(workers):
-            start, stop = count * place // workers, count * (place + 1) // workers
-            parts = tuple([column[start:stop] for column in columns])
-            trial = (_TRIAL, next_number()) if stop - start > 1 else (None, 0)
-            chunk = Chunk(parts, False, (), *trial)
-            future = session.send_small(*packed, chunk)
-            small.sent[future] = ChunkPlan(range(start, stop), chunk)
-    except BaseException:
-        small.abandon()
-        raise
-    return small
+    for place in range(workers):
+        start, stop = count * place // workers, count * (place + 1) // workers
+        parts = tuple([column[start:stop] for column in columns])
+        trial = (_TRIAL, next_number()) if stop - start > 1 else (None, 0)
+        chunk = Chunk(parts, False, (), *trial)
+        future = session.send_small(*packed, chunk)
+        small.sent[future] = ChunkPlan(range(start, stop), chunk)
+    return True
 
 
 def packed_small(
