@@ -2,13 +2,12 @@
 
 import importlib
 import os
-import sys
-import textwrap
 import time
 
 import pytest
 
 import parmap
+from parmap.testing.code import modules_in
 from parmap.transport import modules, payload
 
 USED = "SIZE = {size}\n"
@@ -32,21 +31,9 @@ EDITING = """
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Give what writes a module, and imports it."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     # Files that are written now are older than this interpreter.
     monkeypatch.setattr(modules, "_STARTED", time.time() + 1000)
-    names = []
-
-    def write(name, text):
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
-        importlib.invalidate_caches()
-        names.append(name)
-        return importlib.import_module(name)
-
-    yield write
-    for name in names:
-        sys.modules.pop(name, None)
+    yield from modules_in(tmp_path, monkeypatch)
     monkeypatch.setattr(modules, "sources", ())
 
 

@@ -142,6 +142,13 @@ def test_workers_tell_their_process_numbers_themselves(monkeypatch):
         assert found <= set(session.executor.pids)
 
 
+def test_what_cannot_be_called_is_the_futures_error(one):
+    for wrong, name in ((None, "NoneType"), (3, "int")):
+        future = one.executor.submit(wrong, b"", b"", ([1],), None, 0)
+        with pytest.raises(TypeError, match=f"'{name}' object is not callable"):
+            future.result(GUARD)
+
+
 def test_a_killed_fork_server_is_replaced(one):
     assert parmap.pmap(abs, [-1]) == [1]
     (worker,) = one.executor.pids

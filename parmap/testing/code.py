@@ -173,6 +173,25 @@ def late(i):
 """
 
 
+def modules_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Give what writes a module into a folder, and imports it; forget the modules at the end."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    names: list[str] = []
+
+    def write(name: str, text: str) -> Any:
+        file = folder / f"{name.replace('.', '/')}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+        names.append(name)
+        return importlib.import_module(name)
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
 class CodeContract(Contract):
     """Workers run what the caller has loaded, whatever has made it."""
 
@@ -181,21 +200,7 @@ class CodeContract(Contract):
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[Callable[..., Any]]:
         """Give what writes a module of the user's, and imports it once."""
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)
-        names: list[str] = []
-
-        def write(name: str, text: str) -> Any:
-            file = tmp_path / f"{name.replace('.', '/')}.py"
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(textwrap.dedent(text))
-            importlib.invalidate_caches()
-            names.append(name)
-            return importlib.import_module(name)
-
-        yield write
-        for name in names:
-            sys.modules.pop(name, None)
+        yield from modules_in(tmp_path, monkeypatch)
 
     def test_what_decorators_make_of_functions(self) -> None:
         """A cache, a dispatch on types and a cached property travel with the script's functions."""

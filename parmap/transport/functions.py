@@ -89,16 +89,12 @@ def make_function(
 
 
 def make_importing(
-    code: types.CodeType,
-    namespace: dict[str, Any],
-    name: str | None,
-    defaults: tuple[Any, ...] | None,
-    closure: tuple[types.CellType, ...] | None,
+    code: types.CodeType, namespace: dict[str, Any], *rest: Any
 ) -> types.FunctionType:
-    """Make a function that imports, when it runs, modules that travel with it."""
+    """Make a function that imports, when it runs, modules that travel with it: see above."""
     # A function keeps those builtins that its globals have when it is made.
     namespace["__builtins__"] = {**vars(builtins), "__import__": _Import()}
-    made = types.FunctionType(code, namespace, name, defaults, closure)
+    made = types.FunctionType(code, namespace, *rest)
     namespace["__builtins__"] = vars(builtins)
     return made
 

@@ -97,7 +97,7 @@ _PACKED = frozenset({BroadcastKey, Payload, CachedPayload, CallSpec})
 
 
 class ImportPaths(NamedTuple):
-    """What of a script may change while workers live: its path, and its directory, if there is one.
+    """What a script may change while workers live: its path, its directory (None: it is removed).
 
     Also what its processes share (`parmap.worker.family`), and the user's modules that tasks name,
     as they were loaded (`parmap.transport.modules.Source`).
@@ -135,7 +135,7 @@ def encode_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> l
     """
     ours = type(fn) is FunctionType and str(fn.__module__).startswith("parmap.worker.")
     if ours and fn.__name__ == "run_small":  # all of it is of Python's own plain types
-        return [pickle.dumps((None, args, kwargs), PROTOCOL)]  # its name takes 5 us to look up
+        return [pickle.dumps((args,), PROTOCOL)]  # to look up a name takes the worker 5 us
     if ours and _PACKED.issuperset(map(type, args)) and not kwargs:
         return _plain((fn, args, kwargs))
     return encode((fn, args, kwargs), "call")
@@ -327,8 +327,9 @@ class Inbox:
     def _next(self) -> tuple[Kind, int, Sequence[int], list[Buffer]] | None:
         """Give the next message with the frames that came through the channel itself."""
         if self._large or self._have < _HEADER.size:
-            message = None if self._rest else self._large
-            self._large = self._large if self._rest else None
+            if self._rest:
+                return None
+            message, self._large = self._large, None
             return message
         if self._have > _SINGLE.size:
             kind, key, count, size = _SINGLE.unpack_from(self._scratch)

@@ -119,8 +119,9 @@ class _Child:
     def _perform(self, frames: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:
         """Run a task; give the answer."""
         try:
-            fn, args, kwargs = decode(frames)
-            fn = run_small if fn is None else fn
+            call = decode(frames)
+            # Of a small call only the arguments come.
+            fn, args, kwargs = call if len(call) > 1 else (run_small, *call, {})
             args = [
                 self._broadcast[arg.key].value() if type(arg) is BroadcastKey else arg
                 for arg in args
